@@ -1,0 +1,1 @@
+"""HaloSQL: the query engine for batch agentic workflows."""

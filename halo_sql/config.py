@@ -1,0 +1,170 @@
+"""Settings: typed, ranged, described; and the folders HaloSQL keeps on disk.
+
+A setting's value comes from, in this order: ``SET``, ``connect(config=…)``, the environment
+(``HALO_STORE=off`` for ``halo_store``), the default.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from halo_sql.errors import SettingError, did_you_mean
+
+Value = str | int | float | bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting.
+
+    kind     'text' | 'integer' | 'number' | 'boolean' | 'list' (comma-separated names)
+    minimum  smallest allowed number
+    choices  allowed texts; empty: any
+    """
+
+    name: str
+    kind: str
+    default: Value
+    help: str
+    minimum: float | None = None
+    choices: tuple[str, ...] = ()
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting("halo_default_model", "text", "smollm2", "Model of calls that name none"),
+    Setting("halo_store", "text", "", "Response store: a file, '' for the one in HALO_HOME, or 'off'"),
+    Setting("halo_optimizer", "text", "on", "'off' runs statements as written", choices=("on", "off")),
+    Setting("halo_disabled_rules", "list", "", "Optimizer rules not to use, comma-separated"),
+    Setting("halo_verify", "boolean", False, "Check schema and tree after every optimizer rule"),
+    Setting(
+        "halo_objective", "text", "makespan", "What plans are chosen by", choices=("makespan", "usd", "tokens")
+    ),
+    Setting("halo_max_concurrency", "integer", 0, "Requests in flight per model; 0: the engine's own", 0),
+    Setting("halo_max_calls", "integer", 100_000, "LLM calls one statement may make; 0: no limit", 0),
+    Setting("halo_max_tokens", "integer", 0, "Prompt and output tokens one statement may use; 0: no limit", 0),
+    Setting("halo_max_usd", "number", 0.0, "Money one statement may spend; 0: no limit", 0),
+    Setting("halo_max_seconds", "number", 0.0, "Seconds one statement may take; 0: no limit", 0),
+    Setting(
+        "halo_on_error", "text", "fail", "on_error of calls that name none", choices=("fail", "null", "struct")
+    ),
+    Setting("halo_approximate", "boolean", False, "Allow approximate plan alternatives"),
+    Setting("halo_trace_text", "boolean", False, "Keep prompt and answer texts in halo_calls()"),
+    Setting("halo_progress", "boolean", True, "Show progress of LLM operators in the shell"),
+)
+BY_NAME: Mapping[str, Setting] = {setting.name: setting for setting in SETTINGS}
+
+
+def find(name: str) -> Setting:
+    """The setting of this name (case ignored); SettingError with the nearest name otherwise."""
+    setting = BY_NAME.get(name.lower())
+    if setting is None:
+        raise SettingError(f'unrecognized setting "{name}"', remedy=did_you_mean(name, list(BY_NAME)))
+    return setting
+
+
+def check(setting: Setting, value: object) -> Value:
+    """``value`` as the setting's type, or SettingError that names the setting, the value and what is allowed."""
+    if setting.kind == "boolean":
+        word = str(value).strip().lower()
+        if word in ("true", "on", "1", "yes", "t"):
+            return True
+        if word in ("false", "off", "0", "no", "f"):
+            return False
+        raise _refuse(setting, value, "true or false")
+    if setting.kind in ("integer", "number"):
+        try:
+            number = int(str(value)) if setting.kind == "integer" else float(str(value))
+        except ValueError:
+            raise _refuse(setting, value, f"an {setting.kind}" if setting.kind == "integer" else "a number") from None
+        if setting.minimum is not None and not number >= setting.minimum:
+            raise _refuse(setting, value, f"at least {setting.minimum:g}")
+        return number
+    text = "" if value is None else str(value)
+    if setting.choices and text.lower() not in setting.choices:
+        raise _refuse(setting, value, " or ".join(repr(choice) for choice in setting.choices))
+    return text.lower() if setting.choices else text
+
+
+def _refuse(setting: Setting, value: object, allowed: str) -> SettingError:
+    return SettingError(f"{setting.name} cannot be {value!r}", remedy=f"It takes {allowed}.")
+
+
+class Settings:
+    """The settings of one connection."""
+
+    def __init__(self, config: Mapping[str, object] | None = None) -> None:
+        self._base: dict[str, Value] = {}
+        for setting in SETTINGS:
+            value: object = setting.default
+            from_environment = os.environ.get(setting.name.upper())
+            if from_environment is not None:
+                value = from_environment
+            self._base[setting.name] = check(setting, value)
+        for name, value in (config or {}).items():
+            setting = find(name)
+            self._base[setting.name] = check(setting, value)
+        self._values = dict(self._base)
+
+    def set(self, name: str, value: object) -> None:
+        """Change a setting; SettingError when unknown or out of range."""
+        setting = find(name)
+        self._values[setting.name] = check(setting, value)
+
+    def reset(self, name: str) -> None:
+        """Back to what ``connect`` started with."""
+        setting = find(name)
+        self._values[setting.name] = self._base[setting.name]
+
+    def get(self, name: str) -> Value:
+        """The current value."""
+        return self._values[find(name).name]
+
+    def text(self, name: str) -> str:
+        """The current value as text."""
+        return str(self.get(name))
+
+    def integer(self, name: str) -> int:
+        """The current value as an integer."""
+        return int(str(self.get(name)))
+
+    def number(self, name: str) -> float:
+        """The current value as a number."""
+        return float(str(self.get(name)))
+
+    def flag(self, name: str) -> bool:
+        """The current value as a boolean."""
+        return bool(self.get(name))
+
+    def names(self, name: str) -> frozenset[str]:
+        """The current value of a 'list' setting."""
+        return frozenset(word.strip() for word in self.text(name).split(",") if word.strip())
+
+    def copy(self) -> Settings:
+        """An independent copy (cursors share values, not changes)."""
+        other = Settings.__new__(Settings)
+        other._base, other._values = dict(self._base), dict(self._values)
+        return other
+
+
+def home() -> Path:
+    """The folder of store, models and history: ``HALO_HOME``, else the user's cache folder. Created 0700."""
+    given = os.environ.get("HALO_HOME")
+    if given:
+        folder = Path(given).expanduser()
+    else:
+        import platformdirs
+
+        folder = Path(platformdirs.user_cache_dir("halo_sql", appauthor=False))
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder
+
+
+def store_path(settings: Settings) -> Path | None:
+    """The response store's file; None when it is off."""
+    value = settings.text("halo_store")
+    if value.lower() == "off":
+        return None
+    return Path(value).expanduser() if value else home() / "responses.sqlite"

@@ -1,0 +1,256 @@
+"""The one adapter to DuckDB: tokens, types, schemas, streams, spools and errors.
+
+One ``Duck`` owns one DuckDB connection. DuckDB allows one open result per connection, so a ``Duck`` keeps
+track of the one it has and closes it before anything else runs.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+
+from halo_sql import errors
+from halo_sql.errors import Error, Span
+from halo_sql.ir.expr import quote
+from halo_sql.ir.types import SqlType
+
+BATCH_ROWS = 2048  # DuckDB's own vector size
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token of a SQL text: character offsets, kind as DuckDB names it, text as written."""
+
+    start: int
+    end: int
+    kind: str  # 'identifier' | 'keyword' | 'string_const' | 'numeric_const' | 'operator' | 'comment'
+    text: str
+
+
+def tokenize(sql: str) -> list[Token]:
+    """The tokens of a text with character offsets; white space is not a token, comments are."""
+    raw = duckdb.tokenize(sql)
+    if sql.isascii():
+        starts = [offset for offset, _ in raw]
+    else:  # DuckDB counts bytes
+        position, byte = 0, 0
+        at: dict[int, int] = {}
+        for position, character in enumerate(sql):
+            at[byte] = position
+            byte += len(character.encode("utf-8", "surrogatepass"))
+        at[byte] = len(sql)
+        starts = [at[offset] for offset, _ in raw]
+    ends = [*starts[1:], len(sql)]
+    tokens = []
+    for (_, kind), start, end in zip(raw, starts, ends, strict=True):
+        text = sql[start:end].rstrip()
+        tokens.append(Token(start, start + len(text), kind.name, text))
+    return tokens
+
+
+class Duck:
+    """A DuckDB connection with the operations the layers above need."""
+
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+        self._open: Any = None  # the Arrow reader that owns the connection, if any
+        self._types: dict[str, SqlType] = {}
+        self._builtins: frozenset[str] | None = None
+
+    @classmethod
+    def connect(cls, database: str, read_only: bool, config: Mapping[str, Any]) -> Duck:
+        """Open a database file or ':memory:'; DuckDB's errors become ours."""
+        try:
+            return cls(duckdb.connect(database, read_only=read_only, config=dict(config)))
+        except duckdb.Error as problem:
+            raise convert_error(problem) from None
+
+    def duplicate(self) -> Duck:
+        """Another connection to the same database (no temporary objects, own transaction)."""
+        return Duck(self.connection.cursor())
+
+    def close(self) -> None:
+        """Close the connection; idempotent."""
+        self.release()
+        self.connection.close()
+
+    def release(self) -> None:
+        """Close the open result, if any, so that the connection can run something else."""
+        reader, self._open = self._open, None
+        if reader is not None:
+            reader.close()
+
+    def execute(self, sql: str, params: Any = None) -> Any:
+        """Run a statement; returns DuckDB's connection, which holds the result."""
+        self.release()
+        try:
+            return self.connection.execute(sql) if params is None else self.connection.execute(sql, params)
+        except duckdb.Error as problem:
+            raise convert_error(problem, sql) from None
+        except RuntimeError as problem:  # DuckDB's own Ctrl-C handling
+            raise errors.InterruptedQueryError(str(problem)) from None
+
+    def rows(self, sql: str, params: Any = None) -> list[tuple[Any, ...]]:
+        """Run a statement and fetch everything."""
+        result: list[tuple[Any, ...]] = self.execute(sql, params).fetchall()
+        return result
+
+    def describe(self, query: str, params: Any = None) -> list[tuple[str, SqlType]]:
+        """Names and types of a query's result columns, without running it. Errors point into ``query``."""
+        prefix = "DESCRIBE "
+        try:
+            found = self.rows(prefix + query, params)
+        except Error as problem:
+            if problem.span is not None:
+                problem.span = Span(
+                    max(0, problem.span.start - len(prefix)), max(0, problem.span.end - len(prefix))
+                )
+                problem.sql = query
+            raise
+        return [(row[0], self.sql_type(row[1])) for row in found]
+
+    def sql_type(self, text: str) -> SqlType:
+        """The tree of a type written in DuckDB's syntax; raises duckdb-style errors for unknown types."""
+        known = self._types.get(text)
+        if known is None:
+            self.release()
+            try:
+                known = _type_tree(self.connection.sqltype(text))
+            except duckdb.Error as problem:
+                raise convert_error(problem) from None
+            self._types[text] = known
+        return known
+
+    def stream(self, sql: str, params: Any = None, batch_rows: int = BATCH_ROWS) -> Any:
+        """Run a query; a pyarrow.RecordBatchReader that owns the connection until ``release`` or its end."""
+        result = self.execute(sql, params)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # "makes an extra copy": con.sql would run the query lazily, twice
+            self._open = result.to_arrow_reader(batch_rows)
+        return self._open
+
+    def spool(self, name: str, columns: Sequence[tuple[str, SqlType]], batches: Iterable[Any], schema: Any) -> None:
+        """Create a temporary table of exactly these types and fill it with Arrow batches.
+
+        The rows are inserted without filter or projection (DuckDB 2.0.0 scans Arrow objects wrongly with either).
+        """
+        import pyarrow
+
+        self.release()
+        body = ", ".join(f"{quote(column)} {kind.text}" for column, kind in columns)
+        self.execute(f"CREATE TEMP TABLE {quote(name)} ({body})")
+        reader = pyarrow.RecordBatchReader.from_batches(schema, iter(batches))
+        view = name + "_arrow"
+        self.connection.register(view, reader)
+        try:
+            self.execute(f"INSERT INTO {quote(name)} FROM {quote(view)}").fetchall()
+        finally:
+            self.connection.unregister(view)
+
+    def drop(self, name: str) -> None:
+        """Drop a spool."""
+        self.execute(f"DROP TABLE IF EXISTS temp.{quote(name)}")
+
+    def interrupt(self) -> None:
+        """Stop what the connection runs (from any thread)."""
+        self.connection.interrupt()
+
+    def built_in_functions(self) -> frozenset[str]:
+        """Lower-case names of DuckDB's scalar functions and macros that cannot be redefined by the user's catalog."""
+        if self._builtins is None:
+            found = self.rows(
+                "SELECT DISTINCT lower(function_name) FROM duckdb_functions() "
+                "WHERE internal AND function_type IN ('scalar', 'macro')"
+            )
+            self._builtins = frozenset(row[0] for row in found)
+        return self._builtins
+
+
+def _type_tree(found: Any) -> SqlType:
+    kind = str(found.id)
+    text = str(found)
+    if kind in ("struct", "union", "map"):
+        return SqlType(text, kind, tuple((name, _type_tree(child)) for name, child in found.children))
+    if kind in ("list", "array"):
+        parts = dict(found.children)
+        return SqlType(text, kind, (("", _type_tree(parts["child"])),), size=int(parts.get("size", 0)))
+    if kind == "enum":
+        return SqlType(text, kind, labels=tuple(dict(found.children)["values"]))
+    if text == "JSON":
+        return SqlType(text, "json")
+    return SqlType(text, kind)
+
+
+_CLASSES: tuple[tuple[type[Exception], type[Error]], ...] = (
+    (duckdb.InterruptException, errors.InterruptedQueryError),
+    (duckdb.ParserException, errors.ParserError),
+    (duckdb.BinderException, errors.BinderError),
+    (duckdb.CatalogException, errors.CatalogError),
+    (duckdb.IntegrityError, errors.IntegrityError),
+    (duckdb.NotSupportedError, errors.NotSupportedError),
+    (duckdb.InternalError, errors.InternalError),
+    (duckdb.DataError, errors.DataError),
+    (duckdb.OperationalError, errors.OperationalError),
+    (duckdb.ProgrammingError, errors.ProgrammingError),
+)
+_LINE = re.compile(r"\n\nLINE (\d+): (.*)\n( *)(\^+)", re.DOTALL)
+
+
+def convert_error(problem: Exception, sql: str | None = None) -> Error:
+    """DuckDB's exception as one of ours: same kind, same message, and the position when DuckDB tells one."""
+    text = str(problem)
+    kind, _, message = text.partition(": ")
+    if not message:
+        kind, message = "", text
+    cls = next((ours for theirs, ours in _CLASSES if isinstance(problem, theirs)), errors.DatabaseError)
+    if message.startswith("{"):  # SET errors_as_json
+        try:
+            return cls(json.loads(message)["exception_message"], kind=kind or None)
+        except (ValueError, KeyError):
+            return cls(message, kind=kind or None)
+    message, span = _position(message, sql)
+    return cls(message, kind=kind or None, sql=sql if span else None, span=span)
+
+
+def _position(message: str, sql: str | None) -> tuple[str, Span | None]:
+    """Split DuckDB's caret lines off the message and find the place in the whole statement."""
+    found = _LINE.search(message)
+    if found is None or sql is None:
+        return message, None
+    number, shown, carets = int(found[1]), found[2], found[4]
+    column = len(found[3]) - len(f"LINE {number}: ")
+    lines = sql.split("\n")
+    if number > len(lines) or column < 0:
+        return message, None
+    line_start = sum(len(line) + 1 for line in lines[: number - 1])
+    left_cut = shown.startswith("...")
+    if left_cut:  # DuckDB shows a window of a long line
+        window = shown[3:].removesuffix("...")
+        offset = lines[number - 1].find(window)
+        if offset < 0:
+            return message, None
+        column = column - 3 + offset
+    start = line_start + column
+    return message[: found.start()], Span(start, start + len(carets))
+
+
+def batches(reader: Any) -> Iterator[Any]:
+    """The RecordBatches of a reader, DuckDB's errors converted."""
+    while True:
+        try:
+            yield reader.read_next_batch()
+        except StopIteration:
+            return
+        except duckdb.Error as problem:
+            raise convert_error(problem) from None
+        except OSError as problem:  # errors inside a stream arrive as Arrow's
+            raise errors.OperationalError(str(problem)) from None
+
+
+Reader = Callable[[], Iterator[Any]]

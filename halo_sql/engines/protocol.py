@@ -1,0 +1,195 @@
+"""What an engine is: requests in, results out, matched by id.
+
+An engine knows nothing of SQL, rows or plans. It lives on one asyncio loop (the session's) and never blocks it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from halo_sql.errors import EngineError
+from halo_sql.ir.prompt import Sampling
+from halo_sql.metrics import NodeMetrics
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The form a model's answer is held to by constrained decoding.
+
+    kind     'text' (free), 'json' (``schema`` is a JSON-schema text) or 'choice' (one of ``choices``, verbatim)
+    """
+
+    kind: str = "text"
+    schema: str = ""
+    choices: tuple[str, ...] = ()
+
+
+TEXT = Answer()
+YES_NO = Answer("choice", choices=("yes", "no"))
+
+
+@dataclass(frozen=True, slots=True)
+class GenRequest:
+    """One request.
+
+    id        unique among the requests in flight on an engine; results carry it back
+    user      the user message, rendered
+    system    the system message or None
+    sampling  decoding options, resolved
+    answer    the form of the answer
+    priority  lower is earlier
+    """
+
+    id: int
+    user: str
+    system: str | None = None
+    sampling: Sampling = Sampling()
+    answer: Answer = TEXT
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class GenResult:
+    """The outcome of one request: either a text or an error, never both.
+
+    text               the answer as the model wrote it (without end tokens)
+    finish             'stop' | 'length' | 'error'
+    prompt_tok         tokens of the rendered prompt; 0 if the engine does not tell
+    prompt_tok_cached  of these taken from the prefix cache
+    output_tok         generated tokens
+    retries            attempts beyond the first that this request took
+    """
+
+    id: int
+    text: str = ""
+    finish: str = "stop"
+    prompt_tok: int = 0
+    prompt_tok_cached: int = 0
+    output_tok: int = 0
+    retries: int = 0
+    error: EngineError | None = None
+
+
+Deliver = Callable[[Sequence[GenResult]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What a started engine says of itself.
+
+    identity         everything that fixes its answers: engine kind, URL, model, revision, dtype, template hash
+                     (part of the response store's key)
+    context_tok      prompt + output limit; 0 when unknown
+    kv_capacity_tok  tokens its KV cache holds; 0 when unknown
+    window_tok       tokens worth keeping in flight (the start of the adaptive window)
+    window_requests  requests worth keeping in flight
+    storable         whether its answers may enter the response store (echo's may not)
+    devices          e.g. 'cpu', 'cuda:0'
+    """
+
+    identity: str
+    context_tok: int = 0
+    kv_capacity_tok: int = 0
+    window_tok: int = 65_536
+    window_requests: int = 256
+    storable: bool = True
+    device: str = ""
+
+
+class Engine(Protocol):
+    """One model behind one worker or server. All methods run on the session's loop."""
+
+    async def start(self) -> EngineInfo:
+        """Make ready (idempotent, concurrent callers share one start).
+
+        Raises EngineError('unavailable') with a remedy when it cannot."""
+        ...
+
+    def submit(self, requests: Sequence[GenRequest], deliver: Deliver) -> None:
+        """Hand over requests, in the order in which they should enter the engine; never blocks.
+
+        ``deliver`` is called on the loop with finished ones, in any order and grouping, exactly once per
+        request, also for failed and aborted ones (``error`` set). It may be called before ``submit`` returns.
+        """
+        ...
+
+    def abort(self, ids: Sequence[int]) -> None:
+        """Stop these requests as soon as possible; each is still delivered (error code 'cancelled')."""
+        ...
+
+    def count_tok(self, request: GenRequest) -> int:
+        """Tokens of the rendered prompt: exact where the engine has a tokenizer, else characters / 4."""
+        ...
+
+    async def close(self) -> None:
+        """Abort what is in flight and release everything; idempotent."""
+        ...
+
+
+def estimate_tok(text: str) -> int:
+    """Tokens of a text without a tokenizer: characters / 4, at least 1."""
+    return len(text) // 4 + 1
+
+
+def failure(request_id: int, message: str, code: str, *, retryable: bool = False, retries: int = 0) -> GenResult:
+    """A failed result."""
+    return GenResult(
+        request_id, finish="error", retries=retries, error=EngineError(message, code=code, retryable=retryable)
+    )
+
+
+# --- what operators see: a channel to one model, with store, coalescing and window behind it ---
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The outcome of one prompt for the operator that asked: a valid text, or an error."""
+
+    text: str = ""
+    error: EngineError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelSpec:
+    """What all requests of one LLM node have in common.
+
+    model     catalog name of the model, as in ``LlmCall.model``
+    cache     may be answered by and written to the response store (also needs ``EngineInfo.storable``)
+    ordered   send in prefix order within what is queued; False: in the order of ``put`` (a LIMIT is waiting)
+    """
+
+    model: str
+    system: str | None
+    sampling: Sampling
+    answer: Answer = TEXT
+    cache: bool = True
+    priority: int = 0
+    ordered: bool = True
+
+
+Validate = Callable[[str, str], EngineError | None]  # (text, finish) -> None when the answer is complete and valid
+DeliverOutcomes = Callable[[Sequence[tuple[int, Outcome]]], None]
+
+
+class Channel(Protocol):
+    """One LLM node's way to its model."""
+
+    def put(self, prompts: Sequence[tuple[int, str]]) -> None:
+        """Ask these user messages; the numbers come back with the outcomes (each exactly once, any order)."""
+        ...
+
+    async def close(self) -> None:
+        """No more outcomes are wanted: what is in flight is aborted; idempotent."""
+        ...
+
+
+class Channels(Protocol):
+    """Opens channels; one object per run of a query."""
+
+    async def open(
+        self, spec: ChannelSpec, validate: Validate, metrics: NodeMetrics, deliver: DeliverOutcomes
+    ) -> Channel:
+        """Starts the engine if needed; EngineError('unavailable') when it cannot."""
+        ...

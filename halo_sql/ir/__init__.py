@@ -1,0 +1,1 @@
+"""Intermediate representation: types, expressions, prompts, logical and physical plans. Pure data, no I/O."""

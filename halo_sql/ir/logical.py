@@ -1,0 +1,154 @@
+"""The logical algebra: frozen nodes over column ids.
+
+Children sit in the field ``input`` or ``inputs``; ``halo_sql.ir.walk`` reads and replaces them. No node
+holds run-time state, names of tables it does not print, or anything of the optimizer's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from halo_sql.ir.expr import Column, ColumnId, SqlExpr
+from halo_sql.ir.prompt import LlmCall
+
+
+@dataclass(frozen=True, slots=True)
+class InputRef:
+    """In a fragment's text: the relation produced by ``inputs[index]``, with the visible names it has there.
+
+    Rendered as ``(SELECT <column> AS "<name>", … FROM <input>)``.
+    """
+
+    index: int
+    names: tuple[tuple[str, ColumnId], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Fragment:
+    """An opaque piece of the user's SQL: a query text, run by DuckDB as it stands.
+
+    parts    text and references to inputs; the text is a complete query (``SELECT … FROM t``)
+    columns  its output columns, by position
+    inputs   plans whose results the text reads
+    label    as shown by EXPLAIN (``Scan t``, ``Aggregate``)
+    """
+
+    parts: tuple[str | InputRef, ...]
+    columns: tuple[Column, ...]
+    inputs: tuple[LogicalPlan, ...] = ()
+    label: str = "Fragment"
+    volatile: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Rows of the input for which ``predicate`` is TRUE."""
+
+    input: LogicalPlan
+    predicate: SqlExpr
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """Exactly these columns, each computed from the input's."""
+
+    input: LogicalPlan
+    exprs: tuple[tuple[Column, SqlExpr], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SortKey:
+    """``modifiers`` is the user's text behind the key: '', 'DESC', 'ASC NULLS FIRST', …"""
+
+    expr: SqlExpr
+    modifiers: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sort:
+    """The input's rows in the order of the keys."""
+
+    input: LogicalPlan
+    keys: tuple[SortKey, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """At most ``count`` rows after the first ``offset``, in the input's order; count None: no limit."""
+
+    input: LogicalPlan
+    count: int | None
+    offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Distinct:
+    """The input without duplicate rows."""
+
+    input: LogicalPlan
+
+
+@dataclass(frozen=True, slots=True)
+class CteScan:
+    """One reading of a common table expression: the plan's columns under new ids.
+
+    Equal ``cte`` numbers are one computation, however often they are read.
+    """
+
+    input: LogicalPlan
+    cte: int
+    name: str
+    columns: tuple[Column, ...]  # by position of the plan's output
+
+
+@dataclass(frozen=True, slots=True)
+class LlmMap:
+    """The input's rows with one new column per call, rows and order unchanged.
+
+    distinct  evaluate once per distinct combination of the calls' columns (set by a rule)
+    """
+
+    input: LogicalPlan
+    calls: tuple[LlmCall, ...]
+    distinct: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LlmFilter:
+    """The rows for which the call (kind 'filter') answers TRUE; the call's column is not kept."""
+
+    input: LogicalPlan
+    call: LlmCall
+    distinct: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Sink:
+    """A statement that consumes the input whole: CREATE TABLE AS, INSERT … SELECT.
+
+    prefix, suffix  the user's text around the query; the query's place is taken by the input's rows
+    """
+
+    input: LogicalPlan
+    prefix: str
+    suffix: str
+    names: tuple[tuple[str, ColumnId], ...]
+    kind: str  # 'ctas' | 'insert'
+
+
+LogicalPlan = Fragment | Filter | Project | Sort | Limit | Distinct | CteScan | LlmMap | LlmFilter | Sink
+
+
+@dataclass(frozen=True, slots=True)
+class BoundStatement:
+    """What the binder hands over: a plan and the result's columns in order.
+
+    columns   output columns (name as DuckDB would give it, exact type)
+    order     whether the user asked for a row order (ORDER BY at the top)
+    warnings  sentences to show the user
+    """
+
+    plan: LogicalPlan
+    columns: tuple[Column, ...]
+    ordered: bool = False
+    warnings: tuple[str, ...] = ()

@@ -1,0 +1,188 @@
+"""The physical DAG: operators by id, edges by id, estimates beside them. Frozen; run-time state lives elsewhere.
+
+Between operators flow Arrow RecordBatches whose columns are named ``c<id>`` (``batch_name``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from halo_sql.ir.expr import Column, ColumnId
+from halo_sql.ir.logical import LogicalPlan
+from halo_sql.ir.prompt import LlmCall
+
+
+def batch_name(column: ColumnId) -> str:
+    """The name of a column in the batches between operators and in generated SQL."""
+    return f"c{column}"
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """Leaf of a fragment's tree: the rows of the operator's ``index``-th input."""
+
+    index: int
+    columns: tuple[Column, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DuckFragmentExec:
+    """A run of relational nodes as one DuckDB query.
+
+    tree       relational logical nodes over ``Input`` leaves (``halo_sql.ir.sql`` renders it)
+    streaming  row-wise (filters and projections of built-in functions over one input): runs batch by batch;
+               otherwise its inputs are spooled first
+    """
+
+    tree: LogicalPlan | Input
+    streaming: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SelectExec:
+    """Columns picked and reordered without computing anything (no DuckDB involved)."""
+
+    columns: tuple[tuple[Column, ColumnId], ...]  # (output column, input column)
+
+
+@dataclass(frozen=True, slots=True)
+class LlmMapExec:
+    """Streams batches through LLM calls: one request per distinct rendered prompt, rows leave in input order.
+
+    distinct    rows with equal arguments are grouped before prompts are rendered
+    lookahead   rows that may be read ahead of the first unfinished one (bounds the calls under a LIMIT)
+    worker      engine worker, as placed by the schedule
+    """
+
+    calls: tuple[LlmCall, ...]
+    distinct: bool = False
+    lookahead: int = 4096
+    worker: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LlmFilterExec:
+    """Streams batches through one yes/no call and keeps the rows answered yes."""
+
+    call: LlmCall
+    distinct: bool = False
+    lookahead: int = 4096
+    worker: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixClusterExec:
+    """Rows ordered so that equal leading prompt values are neighbours; remembers the old place in ``position``.
+
+    keys      columns in the order in which they appear in the prompt
+    position  BIGINT column added: the row's place before
+    """
+
+    keys: tuple[ColumnId, ...]
+    position: Column
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreOrderExec:
+    """Rows sorted back by ``position``, which is dropped."""
+
+    position: ColumnId
+
+
+@dataclass(frozen=True, slots=True)
+class LimitExec:
+    """At most ``count`` rows after ``offset``; closes its input when it has them."""
+
+    count: int | None
+    offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MaterializeExec:
+    """The input's rows kept (spooled to disk past a limit) for several consumers."""
+
+
+@dataclass(frozen=True, slots=True)
+class SinkExec:
+    """CREATE TABLE AS or INSERT: the input is spooled whole, then one DuckDB statement consumes it."""
+
+    prefix: str
+    suffix: str
+    names: tuple[tuple[str, ColumnId], ...]
+    kind: str
+
+
+PhysicalOp = (
+    DuckFragmentExec
+    | SelectExec
+    | LlmMapExec
+    | LlmFilterExec
+    | PrefixClusterExec
+    | RestoreOrderExec
+    | LimitExec
+    | MaterializeExec
+    | SinkExec
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a node or plan is expected to take; all parts add up.
+
+    gpu_s   seconds of engine time (prefill + decode at the planned batch size)
+    cpu_s   seconds of DuckDB and operator time
+    tokens  tokens computed: uncached prompt tokens + output tokens
+    usd     price of hosted calls
+    """
+
+    gpu_s: float = 0.0
+    cpu_s: float = 0.0
+    tokens: float = 0.0
+    usd: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            self.gpu_s + other.gpu_s, self.cpu_s + other.cpu_s, self.tokens + other.tokens, self.usd + other.usd
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Expectations of one physical node (self, inputs excluded)."""
+
+    rows: float = 0.0
+    llm_calls: float = 0.0
+    prompt_tok: float = 0.0
+    prompt_tok_cached: float = 0.0
+    output_tok: float = 0.0
+    cost: Cost = field(default_factory=Cost)
+
+
+@dataclass(frozen=True, slots=True)
+class PhysicalNode:
+    """One operator of the DAG. ``inputs`` are ids of nodes that stand earlier in ``PhysicalDag.nodes``."""
+
+    id: int
+    op: PhysicalOp
+    inputs: tuple[int, ...]
+    columns: tuple[Column, ...]
+    estimate: Estimate = Estimate()
+
+
+@dataclass(frozen=True, slots=True)
+class PhysicalDag:
+    """Nodes in a topological order (inputs first).
+
+    root       id of the node whose rows are the result
+    notes      sentences about the planning itself (a limit reached, rules disabled), for EXPLAIN
+    prefixes   shared prompt prefixes planned over all LLM nodes: (text, expected calls)
+    """
+
+    nodes: tuple[PhysicalNode, ...]
+    root: int
+    notes: tuple[str, ...] = ()
+    prefixes: tuple[tuple[str, float], ...] = ()
+
+    def node(self, node_id: int) -> PhysicalNode:
+        """The node with this id."""
+        return next(node for node in self.nodes if node.id == node_id)

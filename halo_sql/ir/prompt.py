@@ -1,0 +1,117 @@
+"""Prompts as segments, and LLM calls over columns.
+
+Static text is known when the plan is made, holes are columns: this is what prefix sharing is planned on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from halo_sql.ir.expr import ColumnId
+from halo_sql.ir.types import VARCHAR, SqlType
+
+
+@dataclass(frozen=True, slots=True)
+class Hole:
+    """A VARCHAR column whose value is inserted as it is; NULL makes the call's result NULL without a request."""
+
+    column: ColumnId
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectHole:
+    """A JSON object of VARCHAR columns that hold JSON texts: ``{"name": value, …}``; NULL renders as null.
+
+    The order of the fields is the optimizer's to choose.
+    """
+
+    fields: tuple[tuple[str, ColumnId], ...]
+
+
+Segment = str | Hole | ObjectHole
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What is sent: an optional system message and the user message, as segments."""
+
+    user: tuple[Segment, ...]
+    system: str | None = None
+
+    def columns(self) -> tuple[ColumnId, ...]:
+        """The columns of the holes, in order of first appearance."""
+        seen: dict[ColumnId, None] = {}
+        for segment in self.user:
+            if isinstance(segment, Hole):
+                seen.setdefault(segment.column)
+            elif isinstance(segment, ObjectHole):
+                for _, column in segment.fields:
+                    seen.setdefault(column)
+        return tuple(seen)
+
+    def remap(self, columns: Mapping[ColumnId, ColumnId]) -> Prompt:
+        """The same prompt over renamed columns."""
+        return replace(self, user=tuple(_remap(segment, columns) for segment in self.user))
+
+
+def _remap(segment: Segment, columns: Mapping[ColumnId, ColumnId]) -> Segment:
+    if isinstance(segment, Hole):
+        return Hole(columns.get(segment.column, segment.column))
+    if isinstance(segment, ObjectHole):
+        return ObjectHole(tuple((name, columns.get(column, column)) for name, column in segment.fields))
+    return segment
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Resolved decoding options. Deterministic when temperature is 0 or a seed is given."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    max_tokens: int = 256
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+    @property
+    def deterministic(self) -> bool:
+        return self.temperature == 0.0 or self.seed is not None
+
+
+@dataclass(frozen=True, slots=True)
+class LlmCall:
+    """One LLM call per row.
+
+    output      the new column; its type is ``returns``, or STRUCT(value, error) under on_error 'struct'
+    kind        'map' (answer converted to ``returns``) or 'filter' (BOOLEAN by yes / no)
+    prompt      segments over columns of the input
+    model       catalog name of the model; equal names in one plan are the same version
+    returns     type of the answer
+    on_error    'fail' | 'null' | 'struct'
+    cache       may be answered by and stored in the response store
+    guard       BOOLEAN column: rows where it is not TRUE make no request and get NULL
+    label       as shown by EXPLAIN, e.g. ``LLM_MAP('Summarise: {{ body }}')``
+    """
+
+    output: ColumnId
+    kind: str
+    prompt: Prompt
+    model: str
+    returns: SqlType = VARCHAR
+    sampling: Sampling = field(default_factory=Sampling)
+    on_error: str = "fail"
+    cache: bool = True
+    priority: int = 0
+    guard: ColumnId | None = None
+    label: str = ""
+
+    def columns(self) -> frozenset[ColumnId]:
+        """Columns of the input that the call reads."""
+        read = set(self.prompt.columns())
+        if self.guard is not None:
+            read.add(self.guard)
+        return frozenset(read)
+
+    def same_request(self, other: LlmCall) -> bool:
+        """Whether two calls over one input ask the same of the same model (guards and names aside)."""
+        return replace(self, output=other.output, guard=other.guard, label=other.label, priority=other.priority) == other

@@ -1,0 +1,70 @@
+"""Reading and rebuilding plan trees, generic over the node classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+from halo_sql.ir.expr import Column
+from halo_sql.ir.logical import CteScan, Fragment, LlmMap, LogicalPlan, Project
+from halo_sql.ir.types import SqlType
+
+
+def children(node: Any) -> tuple[Any, ...]:
+    """The node's inputs, in order."""
+    inputs = getattr(node, "inputs", None)
+    if inputs is not None:
+        return tuple(inputs)
+    single = getattr(node, "input", None)
+    return () if single is None else (single,)
+
+
+def with_children(node: Any, inputs: tuple[Any, ...]) -> Any:
+    """The same node over other inputs (itself when they are the same objects)."""
+    if all(old is new for old, new in zip(children(node), inputs, strict=True)):
+        return node
+    if hasattr(node, "inputs"):
+        return replace(node, inputs=inputs)
+    return replace(node, input=inputs[0])
+
+
+def walk(node: Any) -> Iterator[Any]:
+    """The node and everything below it, parents first; a shared sub-tree is met once per parent."""
+    stack = [node]
+    while stack:
+        current = stack.pop()
+        yield current
+        stack.extend(reversed(children(current)))
+
+
+def transform_up(node: Any, change: Callable[[Any], Any]) -> Any:
+    """``change`` applied to every node, children first."""
+    inputs = tuple(transform_up(child, change) for child in children(node))
+    return change(with_children(node, inputs))
+
+
+def output_columns(node: LogicalPlan) -> tuple[Column, ...]:
+    """The columns a node produces, in order. Anything with a ``columns`` field answers for itself."""
+    if isinstance(node, Fragment | CteScan):
+        return node.columns
+    if isinstance(node, Project):
+        return tuple(column for column, _ in node.exprs)
+    if isinstance(node, LlmMap):
+        added = tuple(Column(call.output, call.label or call.kind, call_type(call)) for call in node.calls)
+        return output_columns(node.input) + added
+    own = getattr(node, "columns", None)
+    if own is not None:
+        return tuple(own)
+    return output_columns(children(node)[0])
+
+
+def call_type(call: Any) -> SqlType:
+    """The type of a call's output column (STRUCT(value, error) under on_error 'struct')."""
+    if call.on_error != "struct":
+        returns: SqlType = call.returns
+        return returns
+    from halo_sql.ir.types import VARCHAR
+
+    text = f"STRUCT(\"value\" {call.returns.text}, error VARCHAR)"
+    return SqlType(text, "struct", (("value", call.returns), ("error", VARCHAR)))

@@ -1,0 +1,92 @@
+"""Counters of a run: one set per physical node, summed into the totals of LANGUAGE.md section 5."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+
+from halo_sql.ir.physical import PhysicalDag
+
+
+@dataclass(slots=True)
+class NodeMetrics:
+    """What one node did. Written by the operator that runs it, read by progress and EXPLAIN ANALYZE.
+
+    rows, batches         produced
+    self_s                time spent computing in the node itself
+    wait_s                time spent waiting for inputs, engines or the consumer
+    llm_calls             requests that reached an engine
+    llm_calls_coalesced   answered by an equal request of this run
+    llm_calls_from_store  answered by the response store
+    rows_total            rows expected by progress so far (rows read by an LLM node)
+    """
+
+    rows: int = 0
+    batches: int = 0
+    self_s: float = 0.0
+    wait_s: float = 0.0
+    llm_calls: int = 0
+    llm_calls_coalesced: int = 0
+    llm_calls_from_store: int = 0
+    prompt_tok: int = 0
+    prompt_tok_cached: int = 0
+    output_tok: int = 0
+    tool_calls: int = 0
+    tool_calls_coalesced: int = 0
+    model_loads: int = 0
+    retries: int = 0
+    errors: int = 0
+    usd: float = 0.0
+    rows_total: int = 0
+    in_flight: int = 0
+
+
+#: Keys of the totals, in the order in which they are shown.
+TOTAL_KEYS = (
+    "llm_calls",
+    "llm_calls_coalesced",
+    "llm_calls_from_store",
+    "prompt_tok",
+    "prompt_tok_cached",
+    "output_tok",
+    "tool_calls",
+    "tool_calls_coalesced",
+    "model_loads",
+    "retries",
+    "errors",
+    "usd",
+)
+
+
+def totals(nodes: list[NodeMetrics], elapsed_s: float) -> dict[str, float]:
+    """The sums over all nodes, with the query's elapsed seconds."""
+    result: dict[str, float] = {key: sum(getattr(node, key) for node in nodes) for key in TOTAL_KEYS}
+    result["elapsed_s"] = round(elapsed_s, 6)
+    return result
+
+
+def as_dict(node: NodeMetrics) -> dict[str, float]:
+    """All counters of a node by name."""
+    return {item.name: getattr(node, item.name) for item in fields(node)}
+
+
+@dataclass(slots=True)
+class Profile:
+    """A finished (or failed) run: the plan, what each node did, how long it took.
+
+    statement  the SQL text
+    nodes      physical node id -> counters
+    planning_s, elapsed_s  seconds from text to plan, and from the call to the last row
+    engines    model name -> what the engine said of itself (identity, device)
+    """
+
+    statement: str
+    dag: PhysicalDag
+    nodes: dict[int, NodeMetrics]
+    planning_s: float = 0.0
+    elapsed_s: float = 0.0
+    status: str = "running"  # 'running' | 'done' | 'failed' | 'cancelled'
+    engines: dict[str, str] = field(default_factory=dict)
+
+    def totals(self) -> dict[str, float]:
+        """The totals of LANGUAGE.md section 5."""
+        return totals(list(self.nodes.values()), self.elapsed_s)
