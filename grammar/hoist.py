@@ -1,0 +1,285 @@
+"""Lifting calls out of expressions: holes and guards become columns of a Project, calls an LlmMap above it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from halo_sql.errors import BinderError, NotSupportedError
+from halo_sql.grammar.binding import Binding
+from halo_sql.grammar.calls import CallSite, HoleField, HoleSite
+from halo_sql.grammar.expressions import Aliases, grouping, resolved, typed, verbatim
+from halo_sql.grammar.guards import Term, guard_terms
+from halo_sql.grammar.names import Scope
+from halo_sql.grammar.source import Source
+from halo_sql.ir.expr import Column, ColumnId, ColumnRef, SqlExpr, column_expr, join_text, quote
+from halo_sql.ir.logical import LlmFilter, LlmMap, LogicalPlan, Project
+from halo_sql.ir.prompt import Hole, LlmCall, ObjectHole, Prompt, Segment
+from halo_sql.ir.types import BOOLEAN, VARCHAR
+from halo_sql.ir.walk import call_type, output_columns
+
+SHOWN_LABEL = 60
+
+
+@dataclass(slots=True)
+class _Layer:
+    """Columns to compute, then calls to make on them."""
+
+    exprs: list[tuple[Column, SqlExpr]] = field(default_factory=list)
+    calls: list[LlmCall] = field(default_factory=list)
+
+
+class Hoister:
+    """Lifts the calls of one SELECT block onto a plan.
+
+    ``outputs`` maps each lifted call to its column; equal deterministic calls under the same guard share one.
+    """
+
+    def __init__(self, binding: Binding, plan: LogicalPlan, scope: Scope, aliases: Aliases) -> None:
+        self.binding = binding
+        self.plan = plan
+        self.scope = scope
+        self.aliases = aliases
+        self.outputs: dict[int, ColumnId] = {}  # id() of the CallSite
+        self._sites: list[CallSite] = []  # keeps the keys of ``outputs`` alive
+        self._known: dict[object, ColumnId] = {}
+        self._level: dict[ColumnId, int] = {}
+        self._layers: list[_Layer] = []
+
+    def output_of(self, site: CallSite) -> ColumnId:
+        """The column of a call lifted before."""
+        return self.outputs[id(site)]
+
+    def lift(self, sites: Sequence[CallSite], within: Callable[[CallSite], tuple[int, int]]) -> None:
+        """Lift calls of the statement's text; ``within`` gives the token range of the expression around each."""
+        for site in sites:
+            self._require(site, within(site), [])
+        self._flush()
+
+    def filter(self, site: CallSite) -> None:
+        """Keep the rows for which a call (a whole WHERE condition) answers yes."""
+        for nested in site.nested():
+            self._require(nested, None, [])
+        self._flush()
+        layer = _Layer()
+        call = self._call(site, None, layer)
+        self._project(layer)
+        self.plan = LlmFilter(self.plan, call)
+
+    def _require(self, site: CallSite, within: tuple[int, int] | None, outer: list[SqlExpr]) -> ColumnId:
+        """The output column of a call, lifting it and what it depends on."""
+        if id(site) in self.outputs:
+            return self.outputs[id(site)]
+        guards = [*outer, *self._guards(site, within)]
+        for hole in site.holes():
+            for item in hole.fields:
+                for nested in item.calls:
+                    self._require(nested, (0, len(item.source.lexed.tokens)), guards)
+        guard = self._guard(guards)
+        key = (site.text, site.source.sql if site.source is not self.binding.source else "", guard)
+        if site.sampling.deterministic and key in self._known:
+            self._remember(site, self._known[key])
+            return self._known[key]
+        reads = [guard] if guard else []
+        level = self._level_of(reads)
+        for hole in site.holes():
+            for item in hole.fields:
+                level = max([level, *(self._level[self.outputs[id(nested)]] for nested in item.calls)])
+        while len(self._layers) <= level:
+            self._layers.append(_Layer())
+        call = self._call(site, guard, self._layers[level])
+        self._layers[level].calls.append(call)
+        self._level[call.output] = level + 1
+        self._known[key] = call.output
+        self._remember(site, call.output)
+        return call.output
+
+    def _remember(self, site: CallSite, column: ColumnId) -> None:
+        self.outputs[id(site)] = column
+        self._sites.append(site)
+
+    def _level_of(self, exprs: Sequence[SqlExpr]) -> int:
+        read = [column for expr in exprs for column in expr.columns()]
+        return max((self._level.get(column, 0) for column in read), default=0)
+
+    def _guards(self, site: CallSite, within: tuple[int, int] | None) -> list[SqlExpr]:
+        if within is None:
+            return []
+        source = site.source
+        aggregates = self.binding.duck.aggregate_functions()
+
+        def is_barrier(opening: int) -> bool:
+            return source.lexed.word(opening - 1).lower() in aggregates
+
+        terms = guard_terms(source.lexed, site.first, *within, is_barrier)
+        found = [self._term(source, term) for term in terms]
+        return [expr for expr in found if expr is not None]
+
+    def _term(self, source: Source, term: Term) -> SqlExpr | None:
+        """A guard term as an expression; None when it cannot be evaluated row by row (then more rows ask)."""
+        calls = self._calls_of(source)
+        parts: list[str | ColumnRef] = []
+        flags: list[SqlExpr] = []
+        for piece in term:
+            if isinstance(piece, str):
+                parts.append(piece)
+                continue
+            first, end = piece
+            if grouping(source, first, end, self.binding.duck):
+                return None
+            for call in calls:
+                if first <= call.first and call.end <= end:
+                    self._require(call, (first, end), [])
+            expr = self._expr(source, first, end, calls)
+            flags.append(expr)
+            parts += expr.parts
+        if any(expr.volatile for expr in flags):
+            return None
+        scopes = [expr.scope for expr in flags if expr.scope]
+        row_wise = all(expr.row_wise for expr in flags)
+        return SqlExpr(join_text(parts), BOOLEAN, scopes[0] if scopes else (), False, row_wise)
+
+    def _calls_of(self, source: Source) -> Sequence[CallSite]:
+        if source is self.binding.source:
+            return self.binding.calls
+        stack = list(self.binding.calls)
+        while stack:
+            call = stack.pop()
+            for hole in call.holes():
+                for item in hole.fields:
+                    if item.source is source:
+                        return item.calls
+                    stack += item.calls
+        return ()
+
+    def _expr(self, source: Source, first: int, end: int, calls: Sequence[CallSite]) -> SqlExpr:
+        found = resolved(source, first, end, self.scope, calls, self.output_of, self.aliases, self.binding.duck)
+        return found or verbatim(source, first, end, self.scope, calls, self.output_of)
+
+    def _guard(self, guards: list[SqlExpr]) -> SqlExpr | None:
+        if not guards:
+            return None
+        unique = list(dict.fromkeys(guards))
+        parts: list[str | ColumnRef] = []
+        for position, guard in enumerate(unique):
+            parts += [" AND " if position else "", *guard.parts]
+        scopes = [guard.scope for guard in unique if guard.scope]
+        return SqlExpr(
+            join_text(parts), BOOLEAN, scopes[0] if scopes else (), False, all(guard.row_wise for guard in unique)
+        )
+
+    def _call(self, site: CallSite, guard: SqlExpr | None, layer: _Layer) -> LlmCall:
+        """The call over columns; its holes and guard are added to the layer's expressions."""
+        segments: list[Segment] = []
+        for piece in site.pieces:
+            segments.append(piece if isinstance(piece, str) else self._segment(site, piece, layer))
+        guard_column = None
+        if guard is not None:
+            guard_column = guard.as_column() or self._add(layer, "guard", guard, BOOLEAN)
+        call = LlmCall(
+            self.binding.new_id(),
+            site.kind,
+            Prompt(tuple(segments), site.system),
+            site.model.name,
+            site.returns,
+            site.sampling,
+            site.on_error,
+            site.cache,
+            site.priority,
+            guard_column,
+            _label(site),
+        )
+        if not any(not isinstance(segment, str) for segment in segments) and self.scope.tables:
+            self.binding.warnings.append(
+                f"{_label(site)}: the prompt has no hole, so every row gets the same answer (one call is made)"
+            )
+        return call
+
+    def _segment(self, site: CallSite, hole: HoleSite, layer: _Layer) -> Segment:
+        if hole.star:
+            columns = self.scope.star() or ()
+            if not columns:
+                raise BinderError("{{ * }} needs a FROM clause", span=site.origin(), remedy="Name the values.")
+            return ObjectHole(
+                tuple((column.name, self._json(layer, column.name, column_expr(column))) for column in columns)
+            )
+        fields = [(item.name, self._field(item)) for item in hole.fields]
+        if hole.is_object:
+            return ObjectHole(tuple((name, self._json(layer, name, expr)) for name, expr in fields))
+        name, expr = fields[0]
+        single = expr.as_column()
+        if single is not None and self._type_of(single) == VARCHAR:
+            return Hole(single)
+        return Hole(self._add(layer, name, _wrap("CAST(", expr, " AS VARCHAR)"), VARCHAR))
+
+    def _type_of(self, column: ColumnId) -> object:
+        known = {item.id: item.type for item in self.scope.columns()}
+        for layer in self._layers:
+            for call in layer.calls:
+                known[call.output] = call_type(call)
+        for item in output_columns(self.plan):
+            known[item.id] = item.type
+        return known.get(column)
+
+    def _json(self, layer: _Layer, name: str, expr: SqlExpr) -> ColumnId:
+        return self._add(layer, name, _wrap("CAST(to_json(", expr, ") AS VARCHAR)"), VARCHAR)
+
+    def _field(self, item: HoleField) -> SqlExpr:
+        source = item.source
+        kind = grouping(source, 0, len(source.lexed.tokens), self.binding.duck)
+        if kind:
+            raise NotSupportedError(
+                f"a hole cannot hold an {kind} function of its own SELECT in this version",
+                span=source.origin(source.lexed.span(0, len(source.lexed.tokens))),
+                remedy="Compute it in a sub-query in FROM and use its column in the hole.",
+            )
+        return self._expr(source, 0, len(source.lexed.tokens), item.calls)
+
+    def _add(self, layer: _Layer, name: str, expr: SqlExpr, sql_type: object) -> ColumnId:
+        for column, known in layer.exprs:
+            if known.parts == expr.parts and known.scope == expr.scope and not expr.volatile:
+                return column.id
+        column = self.binding.new_column(name, VARCHAR if sql_type == VARCHAR else BOOLEAN)
+        layer.exprs.append((column, expr))
+        return column.id
+
+    def _flush(self) -> None:
+        """Put the collected layers onto the plan."""
+        for layer in self._layers:
+            self._project(layer)
+            if layer.calls:
+                self.plan = LlmMap(self.plan, tuple(layer.calls))
+        self._layers = []
+        self._level = {}
+        self._known = dict(self._known)
+
+    def _project(self, layer: _Layer) -> None:
+        if not layer.exprs:
+            return
+        kept = output_columns(self.plan)
+        checked = typed(self.binding.duck, [expr for _, expr in layer.exprs], kept)
+        if checked is None:
+            layer.exprs = [(column, self._rescue(column, expr)) for column, expr in layer.exprs]
+        passed = tuple((column, column_expr(column)) for column in kept)
+        self.plan = Project(self.plan, (*passed, *layer.exprs))
+
+    def _rescue(self, column: Column, expr: SqlExpr) -> SqlExpr:
+        """An expression that DuckDB takes over the rebuilt tables; an error that says which one it does not."""
+        kept = output_columns(self.plan)
+        if typed(self.binding.duck, [expr], kept) is not None:
+            return expr
+        names = {item.id: item.name for item in kept}
+        text = expr.text(lambda item: quote(names.get(item, f"c{item}")))
+        raise NotSupportedError(
+            f"the expression {text[:80]} of a prompt cannot be evaluated for each row here",
+            remedy="Compute it in a sub-query in FROM and use its column in the hole.",
+        )
+
+
+def _wrap(before: str, expr: SqlExpr, after: str) -> SqlExpr:
+    return SqlExpr(join_text((before, *expr.parts, after)), VARCHAR, expr.scope, expr.volatile, expr.row_wise)
+
+
+def _label(site: CallSite) -> str:
+    text = " ".join(site.text.split())
+    return text if len(text) <= SHOWN_LABEL else text[: SHOWN_LABEL - 1] + "…"

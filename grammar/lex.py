@@ -1,0 +1,143 @@
+"""A SQL text as a bracket-matched token sequence: spans of clauses, items and calls without a grammar.
+
+The tokens are DuckDB's own, so every boundary found here is one DuckDB sees too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from halo_sql.duck import Token, tokenize
+from halo_sql.errors import ParserError, Span
+
+OPENING = {"(": ")", "[": "]", "{": "}"}
+MAX_DEPTH = 900  # deeper nesting is refused before any recursion
+
+
+@dataclass(frozen=True, slots=True)
+class Lexed:
+    """A text, its tokens without comments, and for each bracket (CASE … END included) its partner."""
+
+    sql: str
+    tokens: tuple[Token, ...]
+    partner: dict[int, int]
+    parent: tuple[int, ...]  # index of the innermost opening token around each token; -1 at the top
+
+    def word(self, index: int) -> str:
+        """Upper-case text of an unquoted word; '' for everything else and outside the text."""
+        if 0 <= index < len(self.tokens):
+            token = self.tokens[index]
+            if token.kind in ("keyword", "identifier") and not token.text.startswith('"'):
+                return token.text.upper()
+        return ""
+
+    def text(self, index: int) -> str:
+        """The token's text; '' outside the text."""
+        return self.tokens[index].text if 0 <= index < len(self.tokens) else ""
+
+    def span(self, first: int, end: int) -> Span:
+        """Character span of the tokens ``first`` to ``end`` (exclusive)."""
+        if end <= first:
+            at = self.tokens[first].start if first < len(self.tokens) else len(self.sql)
+            return Span(at, at)
+        return Span(self.tokens[first].start, self.tokens[end - 1].end)
+
+    def slice(self, first: int, end: int) -> str:
+        """The text of the tokens ``first`` to ``end`` (exclusive), comments between them included."""
+        span = self.span(first, end)
+        return self.sql[span.start : span.end]
+
+    def level(self, first: int, end: int) -> Iterator[int]:
+        """Indices of the tokens of a range that are outside any bracket opened within it; of a bracket pair
+        only the opening token."""
+        index = first
+        while index < end:
+            yield index
+            index = self.partner[index] + 1 if self.is_opening(index) else index + 1
+
+    def is_opening(self, index: int) -> bool:
+        """Whether a bracket (or CASE) opens here."""
+        return self.partner.get(index, -1) > index
+
+    def split(self, first: int, end: int, separator: str = ",") -> list[tuple[int, int]]:
+        """The pieces of a range between separators at its own level."""
+        pieces, start = [], first
+        for index in self.level(first, end):
+            if self.tokens[index].text == separator:
+                pieces.append((start, index))
+                start = index + 1
+        pieces.append((start, end))
+        return pieces
+
+    def at(self, position: int) -> int:
+        """Index of the token that starts at or next after a character position."""
+        low, high = 0, len(self.tokens)
+        while low < high:
+            middle = (low + high) // 2
+            if self.tokens[middle].start < position:
+                low = middle + 1
+            else:
+                high = middle
+        return low
+
+    def column_label(self, index: int) -> bool:
+        """Whether a word here is only a name: behind AS or a dot."""
+        return self.word(index - 1) == "AS" or self.text(index - 1) == "."
+
+
+def lex(sql: str) -> Lexed:
+    """Tokens and brackets of a text. ParserError for an unmatched bracket or nesting over 900 levels."""
+    tokens = tuple(token for token in tokenize(sql) if token.kind != "comment")
+    partner: dict[int, int] = {}
+    parents: list[int] = []
+    stack: list[int] = []
+    for index, token in enumerate(tokens):
+        text = token.text
+        if text in (")", "]", "}"):
+            while stack and tokens[stack[-1]].text not in OPENING:
+                stack.pop()  # a CASE that never ended: DuckDB says it better
+            if not stack or OPENING[tokens[stack[-1]].text] != text:
+                raise ParserError(
+                    f'unmatched "{text}"', sql=sql, span=Span(token.start, token.end), remedy="Check the brackets."
+                )
+            opening = stack.pop()
+            partner[opening], partner[index] = index, opening
+        elif _is_end(tokens, index) and stack and tokens[stack[-1]].text not in OPENING:
+            opening = stack.pop()
+            partner[opening], partner[index] = index, opening
+        parents.append(stack[-1] if stack else -1)
+        if text in OPENING or _is_case(tokens, index):
+            stack.append(index)
+            if len(stack) > MAX_DEPTH:
+                raise ParserError(
+                    f"nested deeper than {MAX_DEPTH} levels",
+                    sql=sql,
+                    span=Span(token.start, token.end),
+                    remedy="Split the expression, for example with common table expressions.",
+                )
+    for opening in stack:
+        if tokens[opening].text in OPENING:
+            token = tokens[opening]
+            raise ParserError(
+                f'"{token.text}" is never closed',
+                sql=sql,
+                span=Span(token.start, token.end),
+                remedy="Check the brackets.",
+            )
+    return Lexed(sql, tokens, partner, tuple(parents))
+
+
+def _plain_word(tokens: tuple[Token, ...], index: int, word: str) -> bool:
+    if tokens[index].kind != "keyword" or tokens[index].text.upper() != word:
+        return False
+    previous = tokens[index - 1] if index else None
+    return previous is None or not (previous.text == "." or previous.text.upper() == "AS")
+
+
+def _is_case(tokens: tuple[Token, ...], index: int) -> bool:
+    return _plain_word(tokens, index, "CASE")
+
+
+def _is_end(tokens: tuple[Token, ...], index: int) -> bool:
+    return _plain_word(tokens, index, "END")

@@ -1,0 +1,138 @@
+"""What sqlglot's stock DuckDB parser knows about a query, by position: column references, aliases, tables.
+
+Only positions are taken from the syntax tree; the text itself is never printed back. When sqlglot cannot
+parse a query, nothing is known and the binder falls back to evaluating the user's text over rebuilt tables.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from bisect import bisect_left
+from dataclasses import dataclass
+from typing import Any
+
+#: words DuckDB takes and sqlglot does not; blanked before parsing (positions stay)
+_UNKNOWN_TO_SQLGLOT = re.compile(r"\bEXPORT_STATE\b|\bUSING\s+KEY\s*\([^()]*(\([^()]*\)[^()]*)*\)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """One identifier: the name it stands for and its character span."""
+
+    name: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class TableName:
+    """An unqualified table name in a FROM clause, and whether an alias follows it."""
+
+    name: str
+    start: int
+    end: int
+    alias: str
+
+
+@dataclass(frozen=True, slots=True)
+class Syntax:
+    """Facts about one text.
+
+    parsed   whether sqlglot understood it
+    columns  column references in order of position, each as its dotted parts
+    aliases  start positions of the aliases of SELECT items
+    tables   unqualified table names in order of position
+    opaque   positions inside constructs whose names cannot be resolved one by one (list comprehensions, stars)
+    selects  first and last leaf position of every SELECT, with its node
+    """
+
+    parsed: bool
+    columns: tuple[tuple[Name, ...], ...] = ()
+    aliases: frozenset[int] = frozenset()
+    tables: tuple[TableName, ...] = ()
+    opaque: tuple[int, ...] = ()
+    selects: tuple[tuple[int, int, Any], ...] = ()
+
+    def columns_in(self, start: int, end: int) -> list[tuple[Name, ...]] | None:
+        """References within a span; None when the span holds something opaque or nothing was parsed."""
+        if not self.parsed:
+            return None
+        first = bisect_left(self.opaque, start)
+        if first < len(self.opaque) and self.opaque[first] < end:
+            return None
+        return [parts for parts in self.columns if start <= parts[0].start < end]
+
+    def select_in(self, start: int, end: int) -> Any:
+        """The outermost SELECT node whose leaves all lie in a span; None when there is none."""
+        inside = [(last - first, node) for first, last, node in self.selects if start <= first and last <= end]
+        return max(inside, key=lambda pair: pair[0])[1] if inside else None
+
+
+def analyse(sql: str, offset: int = 0) -> Syntax:
+    """Facts about the query ``sql``; positions are shifted by ``offset``."""
+    import sqlglot
+    from sqlglot import exp
+    from sqlglot.errors import SqlglotError
+
+    logger = logging.getLogger("sqlglot")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # falling back to Command is no news: the binder handles it
+    try:
+        text = _UNKNOWN_TO_SQLGLOT.sub(lambda found: " " * len(found[0]), sql)
+        tree = sqlglot.parse_one(text, dialect="duckdb")
+    except (SqlglotError, RecursionError, ValueError, AttributeError, TypeError):
+        return Syntax(False)
+    finally:
+        logger.setLevel(level)
+    if isinstance(tree, exp.Command):
+        return Syntax(False)
+
+    columns: list[tuple[Name, ...]] = []
+    aliases: set[int] = set()
+    tables: list[TableName] = []
+    opaque: set[int] = set()
+    selects: list[tuple[int, int, Any]] = []
+    for node in tree.walk():
+        if isinstance(node, exp.Column):
+            names = [_name(part, offset) for part in node.parts]
+            known = tuple(part for part in names if part is not None)
+            if isinstance(node.this, exp.Star) or len(known) < len(names):
+                opaque.update(part.start for part in known)
+            else:
+                columns.append(known)
+        elif isinstance(node, exp.Alias):
+            named = _name(node.args.get("alias"), offset)
+            if named:
+                aliases.add(named.start)
+        elif isinstance(node, exp.Table) and not node.args.get("db"):
+            named = _name(node.this, offset)
+            if named:
+                tables.append(TableName(named.name, named.start, named.end, node.alias))
+        elif isinstance(node, exp.Comprehension | exp.Columns) or (isinstance(node, exp.Star) and _modified(node)):
+            opaque.update(_leaves(node, offset))
+        elif isinstance(node, exp.Dot) and isinstance(node.this, exp.Identifier):
+            opaque.update(_leaves(node, offset))  # x.function(): the first part is no Column node
+        elif isinstance(node, exp.Select):
+            clauses = (child for child in node.iter_expressions() if not isinstance(child, exp.With))
+            leaves = [leaf for clause in clauses for leaf in _leaves(clause, offset)]
+            if leaves:
+                selects.append((min(leaves), max(leaves), node))
+    columns.sort(key=lambda parts: parts[0].start)
+    tables.sort(key=lambda table: table.start)
+    return Syntax(True, tuple(columns), frozenset(aliases), tuple(tables), tuple(sorted(opaque)), tuple(selects))
+
+
+def _name(node: Any, offset: int) -> Name | None:
+    start = node.meta.get("start") if node is not None and hasattr(node, "meta") else None
+    if start is None:
+        return None
+    return Name(node.name, start + offset, node.meta["end"] + 1 + offset)
+
+
+def _modified(star: Any) -> bool:
+    return any(star.args.get(key) for key in ("except_", "except", "replace", "rename"))
+
+
+def _leaves(node: Any, offset: int) -> list[int]:
+    return [leaf.meta["start"] + offset for leaf in node.walk() if "start" in leaf.meta]

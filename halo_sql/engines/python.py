@@ -1,0 +1,173 @@
+"""The python engine: a callable of the user's, messages in, text out."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import importlib
+import inspect
+import types
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from halo_sql.engines.options import Option, resolve
+from halo_sql.engines.protocol import Deliver, EngineInfo, GenRequest, GenResult, estimate_tok, failure
+from halo_sql.engines.tasks import Shared, TaskQueue
+from halo_sql.errors import EngineError
+
+OPTIONS: tuple[Option, ...] = (
+    Option("concurrency", "integer", 16, "Calls at once", 1, 1024),
+    Option("timeout_s", "number", 120.0, "Deadline of a call", 0.01, 86_400),
+    Option("storable", "boolean", None, "Whether answers may enter the response store"),
+)
+Messages = list[dict[str, str]]
+Function = Callable[[Messages], "str | Awaitable[str]"]
+
+
+class PythonEngine:
+    """Calls a function with the messages (``[{'role': 'system' | 'user', 'content': text}]``), takes its text.
+
+    function  a callable, or 'module:function' (imported at the start); a sync one runs in ``concurrency`` threads
+    options   those of ``OPTIONS``; answers may be stored unless the function is a closure, a method or an object
+              (what those depend on may change unseen)
+
+    An exception becomes that request's error (code 'engine'), another type than str one of code 'invalid_output'.
+    A sync call that was aborted or ran past its deadline cannot be stopped: its thread ends when the function does.
+    """
+
+    def __init__(self, function: str | Function, options: Mapping[str, object]) -> None:
+        values = resolve("python", options, OPTIONS)
+        self._source = function
+        self._function: Function | None = None
+        self._timeout_s: float = values["timeout_s"]
+        self._concurrency: int = values["concurrency"]
+        self._storable: bool | None = values["storable"]
+        self._name = function if isinstance(function, str) else _name(function)
+        self._threads: ThreadPoolExecutor | None = None
+        self._queue = TaskQueue(self._run, self._concurrency)
+        self._start = Shared(self._load)
+
+    async def start(self) -> EngineInfo:
+        """Import the function; EngineError('unavailable') names what is missing."""
+        return await self._start.get()
+
+    async def _load(self) -> EngineInfo:
+        function = await asyncio.to_thread(load, self._source) if isinstance(self._source, str) else self._source
+        self._function = function
+        if not _is_async(function):
+            self._threads = ThreadPoolExecutor(self._concurrency, thread_name_prefix="halo-python")
+        plain = isinstance(function, types.FunctionType) and function.__closure__ is None
+        return EngineInfo(
+            f"python|{self._name}|{_digest(function)}",
+            window_tok=1_000_000,
+            window_requests=self._concurrency,
+            storable=plain if self._storable is None else self._storable,
+            device="cpu",
+        )
+
+    def submit(self, requests: Sequence[GenRequest], deliver: Deliver) -> None:
+        """Call at most ``concurrency`` at once, the rest waits here."""
+        self._queue.submit(requests, deliver)
+
+    def abort(self, ids: Sequence[int]) -> None:
+        """Cancel these calls."""
+        self._queue.abort(ids)
+
+    def count_tok(self, request: GenRequest) -> int:
+        """Characters / 4."""
+        return estimate_tok(request.user) + (0 if request.system is None else estimate_tok(request.system))
+
+    async def close(self) -> None:
+        """Cancel what is in flight; threads end with the calls they run."""
+        self._start.cancel()
+        await self._queue.close()
+        threads, self._threads = self._threads, None
+        if threads is not None:
+            threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _run(self, request: GenRequest) -> GenResult:
+        messages = [{"role": "user", "content": request.user}]
+        if request.system is not None:
+            messages.insert(0, {"role": "system", "content": request.system})
+        assert self._function is not None, "started"
+        try:
+            async with asyncio.timeout(self._timeout_s) as deadline:
+                answer = await self._call(messages)
+        except Exception as problem:
+            if isinstance(problem, TimeoutError) and deadline.expired():
+                message = f"{self._name} took longer than timeout_s = {self._timeout_s:g}"
+                return failure(request.id, message, "timeout", retryable=True)
+            return failure(request.id, f"{self._name} raised {type(problem).__name__}: {problem}", "engine")
+        if not isinstance(answer, str):
+            message = f"{self._name} returned {type(answer).__name__}, not str"
+            return failure(request.id, message, "invalid_output")
+        return GenResult(request.id, answer, "stop", self.count_tok(request), 0, estimate_tok(answer))
+
+    async def _call(self, messages: Messages) -> object:
+        function = self._function
+        assert function is not None, "started"
+        if self._threads is None:
+            answer: object = function(messages)
+        else:
+            loop = asyncio.get_running_loop()
+            answer = await loop.run_in_executor(self._threads, _shielded, function, messages)
+        if inspect.isawaitable(answer):
+            answer = await answer
+        return answer
+
+
+def _shielded(function: Function, messages: Messages) -> object:
+    try:
+        return function(messages)
+    except Exception:
+        raise
+    except BaseException as problem:  # sys.exit() in a thread must not end the loop that waits for it
+        raise RuntimeError(f"{type(problem).__name__}: {problem}") from None
+
+
+def load(source: str) -> Function:
+    """The function that 'module:function' names; EngineError('unavailable') says what is missing."""
+    module_name, _, path = source.partition(":")
+    try:
+        found: Any = importlib.import_module(module_name)
+        for name in path.split("."):
+            found = getattr(found, name)
+    except Exception as problem:  # importing runs the user's code: it may raise anything
+        raise EngineError(
+            f"cannot load {source!r}: {type(problem).__name__}: {problem}",
+            code="unavailable",
+            remedy="USING python takes 'module:function' of a module that Python can import here.",
+        ) from None
+    if not callable(found):
+        raise EngineError(
+            f"{source!r} is {type(found).__name__}, not a function",
+            code="unavailable",
+            remedy="It takes a list of messages and returns a text.",
+        )
+    function: Function = found
+    return function
+
+
+def _is_async(function: object) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
+
+
+def _name(function: object) -> str:
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    return f"{getattr(function, '__module__', '')}:{name}"
+
+
+def _digest(function: object) -> str:
+    """A digest of what the function's own code says, so that an edited function has new answers."""
+    digest = hashlib.sha256()
+    pending = [getattr(function, "__code__", None)]
+    while pending:
+        code = pending.pop()
+        if code is None:
+            continue
+        inner = [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
+        plain = [constant for constant in code.co_consts if not isinstance(constant, types.CodeType | frozenset)]
+        digest.update(repr((code.co_code, plain, code.co_names)).encode("utf-8", "backslashreplace"))
+        pending += inner
+    return digest.hexdigest()[:16]

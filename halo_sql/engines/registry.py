@@ -1,0 +1,170 @@
+"""The engines by name: what each needs of a model definition, and how one is made. Nothing heavy is imported."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from halo_sql.engines.budget import FREE, Price
+from halo_sql.engines.options import resolve
+from halo_sql.engines.protocol import Engine
+from halo_sql.errors import CatalogError, did_you_mean
+
+Functions = Mapping[str, Callable[..., Any]]  # lower-case model name -> the callable registered for it
+
+
+class Definition(Protocol):
+    """What engines need of a model definition (``catalog.objects.ModelDef`` is one; engines know no catalog)."""
+
+    @property
+    def name(self) -> str:
+        """As created; lookups ignore case."""
+        ...
+
+    @property
+    def source(self) -> str:
+        """Hub id, directory, URL, 'module:function' or ``bundled:name``."""
+        ...
+
+    @property
+    def engine(self) -> str:
+        """A key of ENGINES."""
+        ...
+
+    @property
+    def options(self) -> Mapping[str, object]:
+        """WITH (…) options."""
+        ...
+
+    @property
+    def version(self) -> int:
+        """Counts replacements."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One engine: its module and the two things the registry does with a definition."""
+
+    module: str
+    check: Callable[[Any, Definition], None]
+    make: Callable[[Any, Definition, Functions], Engine]
+
+
+def check_model(model: Definition) -> None:
+    """Check a definition without starting anything; CatalogError names the option (or source) and the remedy."""
+    kind = _kind(model)
+    kind.check(importlib.import_module(kind.module), model)
+
+
+def create(model: Definition, functions: Functions | None = None) -> Engine:
+    """The engine of a model, not started. CatalogError as ``check_model``, or when a registered callable is missing."""
+    kind = _kind(model)
+    return kind.make(importlib.import_module(kind.module), model, functions or {})
+
+
+def price(model: Definition) -> Price:
+    """What the model's calls cost by its options ``price_in`` and ``price_out``; free without them."""
+    if model.engine != "openai":
+        return FREE
+    values = resolve("openai", model.options, importlib.import_module(ENGINES["openai"].module).OPTIONS)
+    return Price(values["price_in"], values["price_out"])
+
+
+def _kind(model: Definition) -> Kind:
+    if model.engine == "ray":
+        raise CatalogError(
+            f'model "{model.name}" uses the engine ray, which is not available in this version',
+            remedy="Run vLLM's OpenAI-compatible server on the cluster and use it: FROM 'http://…/v1' USING openai.",
+        )
+    kind = ENGINES.get(model.engine)
+    if kind is None:
+        raise CatalogError(
+            f'model "{model.name}" uses an unknown engine "{model.engine}"',
+            remedy=did_you_mean(model.engine, list(ENGINES)),
+        )
+    return kind
+
+
+def _check_plain(module: Any, model: Definition) -> None:
+    """Engines that have a table of options and take any source."""
+    resolve(model.engine, model.options, module.OPTIONS)
+
+
+def _check_replay(module: Any, model: Definition) -> None:
+    _check_plain(module, model)
+    if not model.source:
+        raise CatalogError(
+            f'model "{model.name}" names no recording', remedy="USING replay takes the path of a JSONL file."
+        )
+
+
+def _check_python(module: Any, model: Definition) -> None:
+    _check_plain(module, model)
+    name, colon, path = model.source.partition(":")
+    words = [*name.split("."), *path.split(".")] if colon else []
+    named = bool(words) and all(word.isidentifier() for word in words)
+    if not named and model.source.lower() != model.name.lower():
+        raise CatalogError(
+            f'model "{model.name}": {model.source!r} does not name a Python function',
+            remedy="USING python takes 'module:function', or register a callable with create_model().",
+        )
+
+
+def _check_vllm(module: Any, model: Definition) -> None:
+    check = getattr(module, "check_options", None)
+    if check is not None:
+        check(model.options)
+    if not model.source:
+        raise CatalogError(
+            f'model "{model.name}" names no weights',
+            remedy="USING vllm takes a directory, a hub id or 'bundled:smollm2'.",
+        )
+
+
+def _make_echo(module: Any, model: Definition, functions: Functions) -> Engine:
+    _check_plain(module, model)
+    engine: Engine = module.EchoEngine()
+    return engine
+
+
+def _make_replay(module: Any, model: Definition, functions: Functions) -> Engine:
+    _check_replay(module, model)
+    engine: Engine = module.ReplayEngine(model.source)
+    return engine
+
+
+def _make_openai(module: Any, model: Definition, functions: Functions) -> Engine:
+    engine: Engine = module.OpenAIEngine(model.source, model.options)
+    return engine
+
+
+def _make_python(module: Any, model: Definition, functions: Functions) -> Engine:
+    function = functions.get(model.name.lower())
+    if function is None and ":" not in model.source:
+        raise CatalogError(
+            f'model "{model.name}" is a Python callable that this session has not registered',
+            remedy=f'Call connection.create_model("{model.name}", function) first.',
+        )
+    engine: Engine = module.PythonEngine(model.source if function is None else function, model.options)
+    return engine
+
+
+def _make_vllm(module: Any, model: Definition, functions: Functions) -> Engine:
+    engine: Engine = module.VllmEngine(model.source, model.options)
+    return engine
+
+
+def _check_openai(module: Any, model: Definition) -> None:
+    module.check(model.source, model.options)
+
+
+ENGINES: Mapping[str, Kind] = {
+    "vllm": Kind("halo_sql.engines.vllm", _check_vllm, _make_vllm),
+    "openai": Kind("halo_sql.engines.openai", _check_openai, _make_openai),
+    "python": Kind("halo_sql.engines.python", _check_python, _make_python),
+    "echo": Kind("halo_sql.engines.echo", _check_plain, _make_echo),
+    "replay": Kind("halo_sql.engines.replay", _check_replay, _make_replay),
+}

@@ -1,0 +1,395 @@
+"""The vLLM engine: chats rendered here, answered by a worker process, matched by number.
+
+The worker (``vllm_worker``) is a child process, so this process never imports vllm or torch, a crash of vLLM costs
+nothing but a restart, and a plain script needs no ``__main__`` guard.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import itertools
+import sys
+from collections import deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from halo_sql.engines import bundled, frames
+from halo_sql.engines.chat import ChatTokenizer
+from halo_sql.engines.model_dir import fingerprint, resolve_model_dir
+from halo_sql.engines.protocol import Deliver, EngineInfo, GenRequest, GenResult, estimate_tok, failure
+from halo_sql.engines.vllm_options import (
+    VLLM_OPTIONS,
+    check_options,
+    cpu_build,
+    engine_arguments,
+    not_installed,
+    worker_environment,
+)
+from halo_sql.engines.vllm_process import WorkerProcess
+from halo_sql.errors import EngineError
+
+__all__ = ["VLLM_OPTIONS", "VllmEngine", "check_options"]
+
+_BATCH_REQUESTS = 256
+_MAX_RESTARTS = 2
+_PARENT_MODULES = ("tokenizers", "jinja2", "msgpack")
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A request that is not delivered yet.
+
+    sent      the worker has it
+    attempts  how often it was sent
+    """
+
+    request: GenRequest
+    deliver: Deliver
+    sent: bool = False
+    attempts: int = 0
+
+
+class VllmEngine:
+    """One model on vLLM in a worker process (``engines.protocol.Engine``).
+
+    source    hub id, model folder or ``bundled:name``
+    options   WITH (…) options, see VLLM_OPTIONS
+    python    interpreter that has vLLM; default this one
+    progress  gets a line per step when a bundled model is fetched
+    Raises CatalogError for a wrong option.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        options: Mapping[str, object] | None = None,
+        *,
+        python: str = sys.executable,
+        progress: bundled.Progress = bundled.to_stderr,
+    ) -> None:
+        self.source = source
+        self.restarts = 0
+        self._options = check_options(options or {})
+        self._python = python
+        self._progress = progress
+        self._starting: asyncio.Task[EngineInfo] | None = None
+        self._worker: WorkerProcess | None = None
+        self._chat: ChatTokenizer | None = None
+        self._info: EngineInfo | None = None
+        self._pending: dict[int, _Pending] = {}
+        self._queue: deque[int] = deque()
+        self._by_id: dict[int, int] = {}
+        self._numbers = itertools.count(1)
+        self._pump_task: asyncio.Task[None] | None = None
+        self._closed = False
+        self._encoder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="halo-encode")
+
+    @property
+    def worker_pid(self) -> int | None:
+        """The worker's process id (and its process group's); None while none runs."""
+        return self._worker.pid if self._worker is not None else None
+
+    async def start(self) -> EngineInfo:
+        """Fetch the model if needed, start the worker, load the model; see ``Engine.start``."""
+        if self._closed:
+            raise EngineError(f"The engine of {self.source} is closed", code="unavailable")
+        if self._starting is None:
+            self._starting = asyncio.get_running_loop().create_task(self._start())
+            self._starting.add_done_callback(self._started)
+        # Shielded: the start goes on for the other callers, and for the next query, when this one is cancelled.
+        return await asyncio.shield(self._starting)
+
+    def _started(self, task: asyncio.Task[EngineInfo]) -> None:
+        if task.cancelled() or task.exception() is not None:
+            self._starting = None  # the next caller tries again
+
+    async def _start(self) -> EngineInfo:
+        for module in (*_PARENT_MODULES, *(("vllm",) if self._python == sys.executable else ())):
+            if importlib.util.find_spec(module) is None:
+                raise not_installed(module)
+        folder = await asyncio.to_thread(self._folder)
+        cpu = await asyncio.to_thread(cpu_build)
+        environment = worker_environment(self._options, cpu, folder is not None)
+        arguments = engine_arguments(str(folder) if folder else self.source, self._options, cpu)
+        spawning = asyncio.ensure_future(
+            WorkerProcess.spawn(
+                self._python,
+                environment,
+                {"args": arguments, "hub": folder is None},
+                self._on_results,
+                self._on_lost,
+            )
+        )
+        try:
+            weights = ""
+            if folder is not None:
+                if self._chat is None:
+                    self._chat = await asyncio.to_thread(ChatTokenizer.load, folder)
+                weights = await asyncio.to_thread(fingerprint, folder)
+            worker = await spawning
+        except BaseException:
+            spawning.cancel()
+            with suppress(BaseException):
+                await (await spawning).close()
+            raise
+        try:
+            if self._chat is None:
+                self._chat = await asyncio.to_thread(ChatTokenizer.load, Path(worker.ready["tokenizer_dir"]))
+            info = self._describe(worker.ready, weights, self._chat)
+            if worker.lost:
+                raise EngineError(f"the vLLM worker died: {worker.tail()}", code="unavailable")
+        except BaseException:
+            await worker.close()
+            raise
+        self._worker = worker
+        return info
+
+    def _describe(self, ready: Mapping[str, Any], weights: str, chat: ChatTokenizer) -> EngineInfo:
+        identity = "|".join(
+            (
+                "vllm",
+                self.source,
+                ready["revision"] or weights,
+                ready["dtype"],
+                self._options["quantization"] or "",
+                chat.identity,
+            )
+        )
+        if self._info is not None and self._info.identity != identity:
+            raise EngineError(
+                f"The model {self.source} changed while it was in use",
+                code="unavailable",
+                remedy="Run the query again to use the new one.",
+            )
+        capacity = int(ready["kv_capacity_tok"])
+        self._info = EngineInfo(
+            identity=identity,
+            context_tok=int(ready["context_tok"]),
+            kv_capacity_tok=capacity,
+            window_tok=max(8_192, capacity),
+            window_requests=2 * int(ready["max_num_seqs"]),
+            device=str(ready["device"]),
+        )
+        return self._info
+
+    def _folder(self) -> Path | None:
+        """The model's folder, made if it is a bundled one; None for a hub id."""
+        scheme, colon, name = self.source.partition(":")
+        if colon and scheme.lower() == "bundled":
+            return bundled.ensure(name, self._progress)
+        return resolve_model_dir(self.source)
+
+    def submit(self, requests: Sequence[GenRequest], deliver: Deliver) -> None:
+        """See ``Engine.submit``. Prompts that cannot fit the context are refused one by one, before sending."""
+        if self._closed:
+            deliver([failure(request.id, "the engine is closed", "unavailable") for request in requests])
+            return
+        for request in requests:
+            number = next(self._numbers)
+            assert request.id not in self._by_id, f"request {request.id} is in flight already"
+            self._by_id[request.id] = number
+            self._pending[number] = _Pending(request, deliver)
+            self._queue.append(number)
+        self._wake_pump()
+
+    def _wake_pump(self) -> None:
+        if self._queue and (self._pump_task is None or self._pump_task.done()):
+            self._pump_task = asyncio.get_running_loop().create_task(self._pump())
+            self._pump_task.add_done_callback(self._pumped)
+
+    def _pumped(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:  # no request may wait for ever
+            self._fail_all(EngineError(f"rendering the prompts failed: {error!r}", code="engine"))
+
+    async def _pump(self) -> None:
+        """Render and send what is queued, in order, a batch at a time."""
+        loop = asyncio.get_running_loop()
+        while self._queue:
+            numbers: list[int] = []
+            try:
+                info = await self.start()
+                worker, chat = self._worker, self._chat
+                if worker is None or chat is None:
+                    continue  # it died in this moment: start again
+                while self._queue and len(numbers) < _BATCH_REQUESTS:
+                    number = self._queue.popleft()
+                    if number in self._pending:  # else aborted meanwhile
+                        numbers.append(number)
+                requests = [self._pending[number].request for number in numbers]
+                prompts = await loop.run_in_executor(self._encoder, chat.render_batch, requests)
+            except EngineError as error:
+                self._fail_all(error)
+                return
+            if worker is not self._worker:  # it died while we rendered: these go to its successor, first
+                self._queue.extendleft(reversed(numbers))
+                continue
+            self._send(worker, info, dict(zip(numbers, prompts, strict=True)))
+            await worker.drain()
+
+    def _send(self, worker: WorkerProcess, info: EngineInfo, prompts: Mapping[int, list[int]]) -> None:
+        params: dict[Any, int] = {}
+        items: list[list[Any]] = []
+        refused: list[tuple[int, GenResult]] = []
+        for number, prompt in prompts.items():
+            pending = self._pending.get(number)
+            if pending is None:
+                continue
+            request = pending.request
+            if len(prompt) + request.sampling.max_tokens > info.context_tok:
+                refused.append((number, _too_long(request, len(prompt), info.context_tok)))
+                continue
+            pending.sent = True
+            pending.attempts += 1
+            index = params.setdefault((request.sampling, request.answer), len(params))
+            items.append([number, index, request.priority, frames.pack_tokens(prompt)])
+        if items:
+            specs = [_sampling(sampling, answer) for sampling, answer in params]
+            worker.send({"op": "generate", "params": specs, "items": items})
+        self._deliver(refused)
+
+    def _on_results(self, items: list[list[Any]]) -> None:
+        results: list[tuple[int, GenResult]] = []
+        for number, text, finish, prompt_tok, cached_tok, output_tok, code, message in items:
+            pending = self._pending.get(number)
+            if pending is None:
+                continue
+            error = EngineError(message, code=code, retryable=code == "engine") if code else None
+            retries = pending.attempts - 1
+            result = GenResult(
+                pending.request.id, text, finish, prompt_tok, cached_tok, output_tok, max(0, retries), error
+            )
+            results.append((number, result))
+        self._deliver(results)
+
+    def _deliver(self, results: Sequence[tuple[int, GenResult]]) -> None:
+        """Hand results over, grouped by who asked; each request leaves the books first, so it is delivered once."""
+        groups: dict[Deliver, list[GenResult]] = {}
+        for number, result in results:
+            pending = self._pending.pop(number, None)
+            if pending is not None:
+                self._by_id.pop(pending.request.id, None)
+                groups.setdefault(pending.deliver, []).append(result)
+        for deliver, group in groups.items():
+            try:
+                deliver(group)
+            except Exception as error:  # one caller's mistake must not stop the others' results
+                context = {"message": "a result could not be delivered", "exception": error}
+                asyncio.get_running_loop().call_exception_handler(context)
+
+    def _fail_all(self, error: EngineError) -> None:
+        self._queue.clear()
+        message = f"{error.message} {error.remedy}".strip()
+        self._deliver(
+            [
+                (number, failure(pending.request.id, message, error.code, retries=max(0, pending.attempts - 1)))
+                for number, pending in self._pending.items()
+            ]
+        )
+
+    def _on_lost(self) -> None:
+        """The worker died. Start another one and send again what is unfinished, a limited number of times."""
+        worker, self._worker, self._starting = self._worker, None, None
+        if worker is None or self._closed:
+            return
+        if self.restarts >= _MAX_RESTARTS:
+            remedy = f"It was restarted {self.restarts} times; the log is in {worker.log}."
+            error = EngineError(f"the vLLM worker died: {worker.tail()}", code="unavailable", remedy=remedy)
+            self.restarts = 0  # a later query may try again
+            self._fail_all(error)
+            return
+        self.restarts += 1
+        again = [number for number, pending in self._pending.items() if pending.sent]
+        for number in again:
+            self._pending[number].sent = False
+        self._queue.extendleft(reversed(again))
+        self._wake_pump()
+
+    def abort(self, ids: Sequence[int]) -> None:
+        """See ``Engine.abort``."""
+        sent: list[int] = []
+        unsent: list[tuple[int, GenResult]] = []
+        for request_id in ids:
+            number = self._by_id.get(request_id)
+            if number is None:
+                continue
+            if self._pending[number].sent:
+                sent.append(number)
+            else:
+                unsent.append((number, failure(request_id, "the request was aborted", "cancelled")))
+        if sent and self._worker is not None:
+            self._worker.send({"op": "abort", "seqs": sent})
+        self._deliver(unsent)
+
+    def count_tok(self, request: GenRequest) -> int:
+        """Tokens of the rendered prompt; an estimate before the first start."""
+        if self._chat is None:
+            return estimate_tok((request.system or "") + request.user)
+        return self._chat.count(request)
+
+    async def stats(self) -> dict[str, float]:
+        """Counters of the worker: requests, prompt_tok, prompt_tok_cached, output_tok, in_flight, kv_used, …"""
+        found: dict[str, float] = await self._call("stats")
+        return found
+
+    async def reset_prefix_cache(self) -> bool:
+        """Forget all cached prefixes; False while requests run."""
+        return bool(await self._call("reset_prefix_cache"))
+
+    async def sleep(self) -> None:
+        """Move the weights to host memory and drop the KV cache (GPU, option sleep_mode)."""
+        await self._call("sleep")
+
+    async def wake(self) -> None:
+        """Undo ``sleep``."""
+        await self._call("wake")
+
+    async def _call(self, name: str) -> Any:
+        await self.start()
+        assert self._worker is not None
+        return await self._worker.call(name)
+
+    async def close(self) -> None:
+        """See ``Engine.close``."""
+        if self._closed:
+            return
+        self._closed = True
+        for task in (self._pump_task, self._starting):
+            if task is not None and not task.done():
+                task.cancel()
+                with suppress(asyncio.CancelledError, EngineError):
+                    await task
+        self._fail_all(EngineError("the engine was closed", code="cancelled"))
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            await worker.close()
+        self._encoder.shutdown(wait=False, cancel_futures=True)
+
+
+def _sampling(sampling: Any, answer: Any) -> dict[str, Any]:
+    spec: dict[str, Any] = {
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "max_tokens": sampling.max_tokens,
+        "seed": sampling.seed,
+        "stop": list(sampling.stop),
+    }
+    if answer.kind == "json":
+        spec["json"] = answer.schema
+    elif answer.kind == "choice":
+        spec["choice"] = list(answer.choices)
+    return spec
+
+
+def _too_long(request: GenRequest, prompt_tok: int, context_tok: int) -> GenResult:
+    wanted = request.sampling.max_tokens
+    error = EngineError(
+        f"a prompt of {prompt_tok} tokens and max_tokens {wanted} exceed the model's context of {context_tok} tokens",
+        code="context",
+        remedy="Shorten the prompt or lower max_tokens.",
+    )
+    return GenResult(request.id, finish="error", prompt_tok=prompt_tok, error=error)

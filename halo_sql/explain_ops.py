@@ -1,0 +1,202 @@
+"""How operators, calls, expressions and logical nodes are spelled in plans. Stable: golden plans hold it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from halo_sql.ir import sql
+from halo_sql.ir.expr import ColumnId, SqlExpr
+from halo_sql.ir.logical import (
+    CteScan,
+    Distinct,
+    Filter,
+    Fragment,
+    Limit,
+    LlmFilter,
+    LlmMap,
+    LogicalPlan,
+    Project,
+    Sink,
+    Sort,
+)
+from halo_sql.ir.physical import (
+    DuckFragmentExec,
+    LimitExec,
+    LlmFilterExec,
+    LlmMapExec,
+    MaterializeExec,
+    PhysicalDag,
+    PhysicalNode,
+    PhysicalOp,
+    PrefixClusterExec,
+    RestoreOrderExec,
+    SelectExec,
+    SinkExec,
+)
+from halo_sql.ir.prompt import Hole, LlmCall, ObjectHole, Prompt, Sampling
+from halo_sql.ir.walk import children, output_columns, walk
+
+Names = Callable[[ColumnId], str]
+Properties = list[tuple[str, str]]  # (key, value); an empty key: the value speaks for itself
+
+
+def operator_name(op: PhysicalOp) -> str:
+    """The class name without its suffix: ``LlmMap``, ``DuckFragment``, …"""
+    return type(op).__name__.removesuffix("Exec")
+
+
+def one_line(text: str, width: int) -> str:
+    """White space collapsed, cut to ``width`` characters (0: not cut)."""
+    flat = " ".join(text.split())
+    return flat if not width or len(flat) <= width else flat[: width - 1] + "…"
+
+
+def _names(plans: list[Any]) -> Names:
+    """``name#id`` for every column of these trees or nodes; ``llm#id`` for the answers of calls (their names are
+    whole call texts)."""
+    known: dict[ColumnId, str] = {}
+    for node in (node for plan in plans for node in walk(plan)):
+        known.update((column.id, str(column)) for column in output_columns(node))
+    for node in (node for plan in plans for node in walk(plan)):
+        known.update((call.output, f"llm#{call.output}") for call in getattr(node, "calls", ()))
+    return lambda column: known.get(column, f"#{column}")
+
+
+def _dag_names(dag: PhysicalDag) -> Names:
+    known: dict[ColumnId, str] = {}
+    for node in dag.nodes:
+        known.update((column.id, str(column)) for column in node.columns)
+    for node in dag.nodes:
+        known.update((call.output, f"llm#{call.output}") for call in getattr(node.op, "calls", ()))
+    return lambda column: known.get(column, f"#{column}")
+
+
+def properties(node: PhysicalNode, dag: PhysicalDag, full: bool = False) -> Properties:
+    """What a physical node does, in a fixed order; ``full`` texts are not shortened."""
+    name_of = _dag_names(dag)
+    op, width = node.op, 0 if full else 100
+    if isinstance(op, LlmMapExec | LlmFilterExec):
+        texts = llm_texts(op, name_of)
+        found: Properties = [("", one_line(text, 0 if full else 160)) for text in texts]
+        found += [("", "distinct")] if op.distinct else []
+        return found + ([("worker", op.worker)] if op.worker else [])
+    if isinstance(op, DuckFragmentExec):
+        plain = isinstance(op.tree, Fragment) and not op.tree.inputs  # then the user's own text says it best
+        text = "".join(op.tree.parts) if plain else sql.render(op.tree, [f"#{source}" for source in node.inputs])
+        label = op.tree.label if isinstance(op.tree, Fragment) else ""
+        found = [("", label)] if label and label != "Fragment" else []
+        return [*found, *([("", "streaming")] if op.streaming else []), ("sql", one_line(text, width))]
+    if isinstance(op, SelectExec):
+        items = [str(new) if new.id == old else f"{new} = {name_of(old)}" for new, old in op.columns]
+        return [("", one_line(", ".join(items), width))]
+    if isinstance(op, PrefixClusterExec):
+        return [("by", ", ".join(name_of(key) for key in op.keys)), ("position", str(op.position))]
+    if isinstance(op, RestoreOrderExec):
+        return [("by", name_of(op.position))]
+    if isinstance(op, LimitExec):
+        return [("", _limit(op))]
+    if isinstance(op, SinkExec):
+        return [("kind", op.kind), ("sql", one_line(f"{op.prefix} … {op.suffix}", width))]
+    assert isinstance(op, MaterializeExec), op
+    return []
+
+
+def _limit(limit: Any) -> str:
+    count = "all" if limit.count is None else str(limit.count)
+    return count + (f" offset {limit.offset}" if limit.offset else "")
+
+
+def prompt_text(prompt: Prompt, name_of: Names) -> str:
+    """The segments one after the other; holes as ``{name#id}``, objects as ``{a: name#id, …}``."""
+    parts = []
+    for segment in prompt.user:
+        if isinstance(segment, Hole):
+            parts.append("{" + name_of(segment.column) + "}")
+        elif isinstance(segment, ObjectHole):
+            fields = ", ".join(f"{name}: {name_of(column)}" for name, column in segment.fields)
+            parts.append("{" + fields + "}")
+        else:
+            parts.append(segment)
+    return json.dumps("".join(parts), ensure_ascii=False)
+
+
+def call_text(call: LlmCall, name_of: Names) -> str:
+    """``LLM_MAP(model, "Summarise: {body#2}")`` with the options that are not the defaults."""
+    said = [call.model, prompt_text(call.prompt, name_of)]
+    if call.prompt.system is not None:
+        said.append(f"system={json.dumps(call.prompt.system, ensure_ascii=False)}")
+    if call.kind == "map" and call.returns.kind != "varchar":
+        said.append(f"returns={call.returns}")
+    plain = Sampling()
+    for option in ("temperature", "top_p", "max_tokens", "seed", "stop"):
+        value = getattr(call.sampling, option)
+        if value != getattr(plain, option):
+            said.append(f"{option}={value}")
+    said += [f"on_error={call.on_error}"] if call.on_error != "fail" else []
+    said += [] if call.cache else ["cache=false"]
+    said += [f"priority={call.priority}"] if call.priority else []
+    said += [f"guard={name_of(call.guard)}"] if call.guard is not None else []
+    return f"LLM_{call.kind.upper()}({', '.join(said)})"
+
+
+def llm_texts(node: Any, name_of: Names) -> list[str]:
+    """The calls of an LlmMap (with their output columns) or LlmFilter, logical or physical."""
+    if isinstance(node, LlmFilter | LlmFilterExec):
+        return [call_text(node.call, name_of)]
+    return [f"llm#{call.output} = {call_text(call, name_of)}" for call in node.calls]
+
+
+def expr_text(expr: SqlExpr, name_of: Names) -> str:
+    """The user's text with columns as ``name#id``; a scope as ``over alias``."""
+    text = one_line(expr.text(name_of), 0)
+    return text + (f" over {', '.join(table.alias for table in expr.scope)}" if expr.scope else "")
+
+
+def render_logical(plan: LogicalPlan) -> str:
+    """A logical plan as a tree, one node per line, columns as ``name#id``.
+
+    A CTE's plan is written below its first reading; later readings point to it.
+    """
+    found: list[str] = []
+    name_of, seen = _names([plan]), set[int]()
+    stack: list[tuple[Any, str, str]] = [(plan, "", "")]
+    while stack:
+        node, drawing, indent = stack.pop()
+        inputs = children(node)
+        again = isinstance(node, CteScan) and node.cte in seen
+        if isinstance(node, CteScan):
+            seen.add(node.cte)
+        found.append(f"{drawing}{'→ ' if again else ''}{type(node).__name__} {_logical(node, name_of)}".rstrip())
+        if not again:
+            for place in range(len(inputs) - 1, -1, -1):
+                corner, below = ("└─ ", "   ") if place == len(inputs) - 1 else ("├─ ", "│  ")
+                stack.append((inputs[place], indent + corner, indent + below))
+    return "\n".join(found)
+
+
+def _logical(node: Any, name_of: Names) -> str:
+    if isinstance(node, Fragment):
+        text = "".join(part if isinstance(part, str) else f"<{part.index}>" for part in node.parts)
+        volatile = " volatile" if node.volatile else ""
+        return f"[{', '.join(map(str, node.columns))}]{volatile} {one_line(text, 0)}"
+    if isinstance(node, Filter):
+        return expr_text(node.predicate, name_of)
+    if isinstance(node, Project):
+        return ", ".join(
+            str(column) if expr.as_column() == column.id else f"{column} = {expr_text(expr, name_of)}"
+            for column, expr in node.exprs
+        )
+    if isinstance(node, Sort):
+        return ", ".join(f"{expr_text(key.expr, name_of)} {key.modifiers}".rstrip() for key in node.keys)
+    if isinstance(node, Limit):
+        return _limit(node)
+    if isinstance(node, CteScan):
+        return f"{node.name} cte={node.cte} [{', '.join(map(str, node.columns))}]"
+    if isinstance(node, LlmMap | LlmFilter):
+        return ("distinct " if node.distinct else "") + ", ".join(llm_texts(node, name_of))
+    if isinstance(node, Sink):
+        return f"{node.kind} {one_line(f'{node.prefix} … {node.suffix}', 0)}"
+    assert isinstance(node, Distinct), node
+    return ""

@@ -1,0 +1,98 @@
+"""Between the binder, the optimizer and the operators: statistics for one, a run context for the other."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any
+
+from halo_sql.catalog.objects import ModelDef, Snapshot
+from halo_sql.config import Settings
+from halo_sql.duck import Duck
+from halo_sql.engines.budget import Budget
+from halo_sql.engines.dispatch import Dispatcher
+from halo_sql.engines.protocol import Engine, EngineInfo
+from halo_sql.engines.store import ResponseStore
+from halo_sql.errors import Error
+from halo_sql.ir.logical import BoundStatement, Fragment
+from halo_sql.ir.physical import PhysicalDag
+from halo_sql.ir.sql import render
+from halo_sql.ir.walk import walk
+from halo_sql.metrics import Profile
+from halo_sql.operators.build import build
+from halo_sql.operators.context import RunContext
+from halo_sql.optimizer.context import FragmentStats, OptimizerContext
+from halo_sql.runtime import Runtime
+
+
+def optimizer_context(bound: BoundStatement, duck: Duck, settings: Settings, snapshot: Snapshot) -> OptimizerContext:
+    """What the optimizer may know of a statement: settings, DuckDB's row estimates of the sources."""
+    stats: dict[Fragment, FragmentStats] = {}
+    for node in walk(bound.plan):
+        if isinstance(node, Fragment) and not node.inputs and node not in stats:
+            rows = estimated_rows(duck, render(node, []))
+            if rows is not None:
+                stats[node] = FragmentStats(rows)
+    return OptimizerContext(
+        enabled=settings.text("halo_optimizer") == "on",
+        disabled_rules=settings.names("halo_disabled_rules"),
+        verify=settings.flag("halo_verify"),
+        objective=settings.text("halo_objective"),
+        stats=stats,
+    )
+
+
+def estimated_rows(duck: Duck, sql: str) -> float | None:
+    """DuckDB's estimate of a query's rows; None when it gives none."""
+    try:
+        plan = json.loads(duck.rows(f"EXPLAIN (FORMAT json) {sql}")[0][1])
+    except (Error, ValueError, IndexError):
+        return None
+    nodes = plan if isinstance(plan, list) else [plan]
+    while nodes:
+        node = nodes[0]
+        known = node.get("extra_info", {}).get("Estimated Cardinality")
+        if known is not None:
+            try:
+                return float(known)
+            except (TypeError, ValueError):
+                return None
+        nodes = node.get("children", [])
+    return None
+
+
+async def start_run(
+    duck: Duck,
+    runtime: Runtime,
+    dag: PhysicalDag,
+    models: Mapping[str, ModelDef],
+    store: ResponseStore | None,
+    settings: Settings,
+    profile: Profile,
+) -> tuple[AsyncIterator[Any], Callable[[], Awaitable[None]]]:
+    """The root iterator of a plan and a closer; on the runtime's loop."""
+    pool = runtime.pool
+    held: dict[str, Engine] = {}
+
+    async def engine_of(model: str) -> tuple[Engine, EngineInfo]:
+        engine = held.get(model)
+        if engine is None:
+            engine = held[model] = pool.get(models[model])
+        info = await engine.start()
+        profile.engines[model] = f"{info.identity} ({info.device})" if info.device else info.identity
+        return engine, info
+
+    budget = Budget(
+        settings.integer("halo_max_calls"),
+        settings.integer("halo_max_tokens"),
+        settings.number("halo_max_seconds"),
+        settings.number("halo_max_usd"),
+    )
+    dispatcher = Dispatcher(engine_of, store, budget, settings.integer("halo_max_concurrency"))
+    context = RunContext(duck=duck, channels=dispatcher, metrics=profile.nodes)
+
+    async def close() -> None:
+        await dispatcher.close()
+        context.close()
+
+    return build(dag, context), close

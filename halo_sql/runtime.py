@@ -1,0 +1,99 @@
+"""What all connections of one ``connect`` share: the event loop, the engines, the response store.
+
+LLM work happens on one asyncio loop in a background thread. It is started with the first LLM statement, so a
+session of plain SQL never pays for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from halo_sql.engines.pool import EnginePool
+    from halo_sql.engines.store import ResponseStore
+
+T = TypeVar("T")
+CLOSE_S = 15.0  # how long closing waits for engines to end
+
+
+class Runtime:
+    """Loop, engine pool and response stores; closed when the last session that uses it is."""
+
+    def __init__(self) -> None:
+        self.functions: dict[str, Callable[..., Any]] = {}  # lower-case model name -> the user's callable
+        self._lock = threading.Lock()
+        self._users = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._pool: EnginePool | None = None
+        self._stores: dict[Path, ResponseStore] = {}
+
+    def acquire(self) -> Runtime:
+        """Count a user."""
+        with self._lock:
+            self._users += 1
+        return self
+
+    def release(self) -> None:
+        """A user is gone; the last one closes everything."""
+        with self._lock:
+            self._users -= 1
+            if self._users:
+                return
+        self._close()
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop, running."""
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(target=self._loop.run_forever, name="halo-runtime", daemon=True)
+                self._thread.start()
+            return self._loop
+
+    @property
+    def pool(self) -> EnginePool:
+        """The engines."""
+        loop = self.loop
+        with self._lock:
+            if self._pool is None:
+                from halo_sql.engines.pool import EnginePool
+
+                self._pool = EnginePool(loop, self.functions)
+            return self._pool
+
+    def store(self, path: Path) -> ResponseStore:
+        """The response store in a file."""
+        with self._lock:
+            known = self._stores.get(path)
+            if known is None:
+                from halo_sql.engines.store import ResponseStore
+
+                known = self._stores[path] = ResponseStore(path)
+            return known
+
+    def begin(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Run a coroutine on the loop."""
+        return asyncio.run_coroutine_threadsafe(work, self.loop)
+
+    def _close(self) -> None:
+        loop, thread = self._loop, self._thread
+        if loop is not None and thread is not None:
+            if self._pool is not None:
+                asyncio.run_coroutine_threadsafe(self._pool.close(), loop).result(CLOSE_S)
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join(CLOSE_S)
+            if not thread.is_alive():
+                loop.run_until_complete(loop.shutdown_asyncgens())
+                loop.run_until_complete(loop.shutdown_default_executor())
+                loop.close()
+        for store in self._stores.values():
+            store.close()
+        self._loop = self._thread = self._pool = None
+        self._stores = {}

@@ -1,0 +1,366 @@
+"""A session: one connection's statements, from text to result. The only place that wires the layers together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any
+
+from halo_sql import config
+from halo_sql.config import Settings
+from halo_sql.duck import Duck
+from halo_sql.errors import Error, InterfaceError, ProgrammingError, Span
+from halo_sql.grammar.classify import Kind, classify
+from halo_sql.grammar.split import StatementText, split
+from halo_sql.metrics import NodeMetrics, Profile
+from halo_sql.result import BatchResult, DuckResult, Result
+from halo_sql.runtime import Runtime
+
+if TYPE_CHECKING:
+    from halo_sql.catalog.objects import ModelDef, Snapshot
+    from halo_sql.grammar.statements.nodes import Explain, Statement
+    from halo_sql.ir.logical import BoundStatement
+    from halo_sql.optimizer.optimize import Optimized
+    from halo_sql.running import QueryRun
+
+PROFILES_KEPT = 100
+
+
+class Stage(IntEnum):
+    """How far ``Session.compile`` goes."""
+
+    BIND = 1
+    OPTIMIZE = 2
+
+
+class Session:
+    """Statements of one connection. Not thread-safe but for ``interrupt`` and ``progress``.
+
+    duck      the DuckDB connection
+    settings  the ``halo_`` settings
+    warnings  sentences for the user, drained by whoever shows them
+    """
+
+    def __init__(self, duck: Duck, settings: Settings, runtime: Runtime) -> None:
+        self.duck = duck
+        self.settings = settings
+        self.warnings: list[str] = []
+        self._runtime = runtime.acquire()
+        self._catalog: Any = None
+        self._run: QueryRun | None = None
+        self._profiles: list[Profile] = []
+        self._closed = False
+
+    @classmethod
+    def open(cls, database: str, read_only: bool, config: Mapping[str, object]) -> Session:
+        """Open a database; ``halo_…`` keys of ``config`` are settings, the rest is DuckDB's."""
+        own = {name: value for name, value in config.items() if name.lower().startswith("halo_")}
+        settings = Settings(own)
+        duck = Duck.connect(database, read_only, {name: value for name, value in config.items() if name not in own})
+        return cls(duck, settings, Runtime())
+
+    def duplicate(self) -> Session:
+        """Another connection to the same database, with the same engines, store and settings (copied)."""
+        return Session(self.duck.duplicate(), self.settings.copy(), self._runtime)
+
+    def close(self) -> None:
+        """End what runs, close the connection; idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        self._end_run()
+        self.duck.close()
+        self._runtime.release()
+
+    # --- statements ---
+
+    def execute(self, sql: str, params: object = None) -> Result:
+        """Run a statement or a script; the result of its last statement.
+
+        Returns when the first rows are ready, or when a statement without rows is done.
+        """
+        self._end_run()
+        pieces = split(sql)
+        kinds = [classify(piece.text) for piece in pieces]
+        if all(kind is Kind.PLAIN for kind in kinds):
+            self.duck.execute(sql, params)
+            return DuckResult(self.duck.connection)
+        result: Result | None = None
+        for piece, kind in zip(pieces, kinds, strict=True):
+            if result is not None:
+                result.close()
+            try:
+                result = self._execute_one(piece, kind, params if piece is pieces[-1] else None)
+            except Error as problem:
+                _relocate(problem, piece, sql)
+                raise
+        assert result is not None
+        return result
+
+    def execute_many(self, sql: str, rows: Sequence[object]) -> Result:
+        """Run a statement once for each set of parameters; the last one's result."""
+        if not rows:
+            raise ProgrammingError("executemany needs at least one set of parameters")
+        if classify(sql) is Kind.PLAIN:
+            self._end_run()
+            with self.duck.converted(sql):
+                self.duck.connection.executemany(sql, [list(row) if isinstance(row, tuple) else row for row in rows])
+            return DuckResult(self.duck.connection)
+        result = self.execute(sql, rows[0])
+        for row in rows[1:]:
+            result.close()
+            result = self.execute(sql, row)
+        return result
+
+    def _execute_one(self, piece: StatementText, kind: Kind, params: object) -> Result:
+        if kind is Kind.PLAIN:
+            self.duck.execute(piece.text, params)
+            return DuckResult(self.duck.connection)
+        if kind is Kind.LLM:
+            return self._run_plan(piece.text, params)[0]
+        from halo_sql.grammar.statements.parse import parse_statement
+
+        statement = parse_statement(piece.text)
+        return self._run_statement(statement, piece.text, params)
+
+    def _run_statement(self, statement: Statement, sql: str, params: object) -> Result:
+        """A statement of HaloSQL's own."""
+        from halo_sql import statements
+        from halo_sql.grammar.statements.nodes import Explain
+
+        if isinstance(statement, Explain):
+            return self._explain(statement, sql, params)
+        try:
+            return statements.run(statement, self.catalog, self.settings, self._runtime.functions)
+        except Error as problem:
+            span = getattr(statement, "name_span", None)
+            raise problem.locate(sql, span) from None
+
+    # --- LLM queries ---
+
+    @property
+    def catalog(self) -> Any:
+        """The catalog as this connection sees it."""
+        if self._catalog is None:
+            from halo_sql.catalog.store import Catalog
+
+            self._catalog = Catalog(self.duck)
+        return self._catalog
+
+    def bind(self, sql: str, params: object = None) -> BoundStatement:
+        """The logical plan of a statement with LLM calls, as written."""
+        return self._bind(sql, params)[0]
+
+    def compile(self, sql: str, params: object = None, until: Stage = Stage.OPTIMIZE) -> BoundStatement | Optimized:
+        """The plan of a statement with LLM calls after a stage; nothing is executed."""
+        bound, snapshot = self._bind(sql, params)
+        return bound if until is Stage.BIND else self._optimize(bound, snapshot)
+
+    def _bind(self, sql: str, params: object) -> tuple[BoundStatement, Snapshot]:
+        from halo_sql.grammar.bind import bind
+
+        snapshot = self.catalog.snapshot()
+        return bind(sql, self.duck, snapshot, self.settings, params), snapshot
+
+    def _optimize(self, bound: BoundStatement, snapshot: Snapshot) -> Optimized:
+        from halo_sql.optimizer.optimize import optimize
+        from halo_sql.planning import optimizer_context
+
+        context = optimizer_context(bound, self.duck, self.settings, snapshot)
+        return optimize(bound.plan, bound.columns, context)
+
+    def _run_plan(self, sql: str, params: object, profile_only: bool = False) -> tuple[Result, Profile]:
+        began = time.perf_counter()
+        bound, snapshot = self._bind(sql, params)
+        models = _models(bound, snapshot)
+        for model in models.values():
+            self._runtime.pool.start(model)
+        optimized = self._optimize(bound, snapshot)
+        profile = Profile(sql, optimized.dag, {node.id: NodeMetrics() for node in optimized.dag.nodes})
+        profile.planning_s = time.perf_counter() - began
+        self.warnings += bound.warnings
+        run = self._begin(optimized, models, profile)
+        batches = run.batches()
+        if _is_sink(bound):
+            counted = [batch for batch in batches]
+            changed = sum(batch.column(0)[0].as_py() for batch in counted if batch.num_rows)
+            self._run = None
+            return BatchResult(bound.columns, counted, rowcount=changed), profile
+        return BatchResult(bound.columns, _primed(run, batches), run.close), profile
+
+    def _begin(self, optimized: Optimized, models: Mapping[str, ModelDef], profile: Profile) -> QueryRun:
+        from halo_sql.planning import start_run
+        from halo_sql.running import QueryRun
+
+        self._profiles = [*self._profiles[-PROFILES_KEPT + 1 :], profile]
+        path = config.store_path(self.settings)
+        store = None if path is None else self._runtime.store(path)
+        warned = 0 if store is None else len(store.warnings)
+
+        def start() -> Any:
+            return start_run(self.duck, self._runtime, optimized.dag, models, store, self.settings, profile)
+
+        run = QueryRun(self._runtime, self.duck, start, profile)
+        self._run = run
+        run.prefetch()
+        if store is not None:
+            self.warnings += store.warnings[warned:]
+        return run
+
+    def _end_run(self) -> None:
+        run, self._run = self._run, None
+        if run is not None:
+            run.close()
+
+    # --- EXPLAIN ---
+
+    def _explain(self, statement: Explain, sql: str, params: object) -> Result:
+        inner = statement.statement
+        if classify(inner) is not Kind.LLM:
+            self.duck.execute(("EXPLAIN ANALYZE " if statement.analyze else "EXPLAIN ") + inner, params)
+            return DuckResult(self.duck.connection)
+        from halo_sql.statements import text_result
+
+        try:
+            text = self._explain_text(inner, params, statement.analyze, statement.format, statement.sections)
+        except Error as problem:
+            if problem.span is not None and problem.sql == inner:
+                problem.span = Span(problem.span.start + statement.start, problem.span.end + statement.start)
+                problem.sql = sql
+            raise
+        key = "analyzed_plan" if statement.analyze else "physical_plan"
+        return text_result([("explain_key", "VARCHAR"), ("explain_value", "VARCHAR")], [(key, text)])
+
+    def explain(self, sql: str, analyze: bool = False, format: str = "text", params: object = None) -> str:
+        """The plan of a statement as text; with ``analyze`` it is run, and the plan shows what happened."""
+        if classify(sql) is Kind.LLM:
+            self._end_run()
+            return self._explain_text(sql, params, analyze, format, ())
+        prefix = "EXPLAIN (ANALYZE, FORMAT " if analyze else "EXPLAIN (FORMAT "
+        rows = self.duck.rows(f"{prefix}{format}) {sql}", params)
+        return "\n".join(row[-1] for row in rows)
+
+    def _explain_text(self, sql: str, params: object, analyze: bool, form: str, sections: Sequence[str]) -> str:
+        from halo_sql import explain, explain_sections
+
+        if not analyze:
+            bound, snapshot = self._bind(sql, params)
+            optimized = self._optimize(bound, snapshot)
+            return explain_sections.render(bound, optimized, form, sections, sql)
+        result, profile = self._run_plan(sql, params)
+        try:
+            for _ in result.reader():
+                pass
+        finally:
+            result.close()
+        return explain.render(profile.dag, profile, form, sql)
+
+    # --- what else a connection offers ---
+
+    def interrupt(self) -> None:
+        """Cancel what runs, from any thread."""
+        run = self._run
+        if run is not None:
+            run.interrupt()
+        else:
+            self.duck.interrupt()
+
+    def progress(self) -> list[tuple[str, NodeMetrics]]:
+        """Label and live counters of the LLM operators of the running query."""
+        run = self._run
+        if run is None:
+            return []
+        from halo_sql.ir.physical import LlmFilterExec, LlmMapExec
+
+        found = []
+        for node in run.profile.dag.nodes:
+            if isinstance(node.op, LlmMapExec | LlmFilterExec):
+                calls = (node.op.call,) if isinstance(node.op, LlmFilterExec) else node.op.calls
+                found.append((", ".join(call.label for call in calls), run.profile.nodes[node.id]))
+        return found
+
+    def last_profile(self) -> Profile | None:
+        """What the last LLM query did."""
+        return self._profiles[-1] if self._profiles else None
+
+    def register(self, name: str, obj: object) -> None:
+        """Make an Arrow or dataframe object a table of this connection."""
+        self._end_run()
+        with self.duck.converted():
+            self.duck.connection.register(name, obj)
+
+    def unregister(self, name: str) -> None:
+        """Undo ``register``."""
+        self._end_run()
+        with self.duck.converted():
+            self.duck.connection.unregister(name)
+
+    def create_function(self, *args: Any, **options: Any) -> None:
+        """DuckDB's ``create_function``."""
+        with self.duck.converted():
+            self.duck.connection.create_function(*args, **options)
+
+    def create_model(self, name: str, fn: Callable[..., Any]) -> None:
+        """A temporary MODEL answered by a Python callable (messages in, text out)."""
+        from halo_sql.catalog.objects import ModelDef
+
+        if not callable(fn):
+            raise InterfaceError(f"create_model({name!r}, …) needs a callable, not {type(fn).__name__}")
+        self._runtime.functions[name.lower()] = fn
+        self.catalog.create_model(ModelDef(name, name, "python", temp=True), or_replace=True)
+
+    def begin(self) -> None:
+        """BEGIN TRANSACTION."""
+        self.execute("BEGIN TRANSACTION").close()
+
+    def commit(self) -> None:
+        """COMMIT."""
+        self.execute("COMMIT").close()
+
+    def rollback(self) -> None:
+        """ROLLBACK."""
+        self.execute("ROLLBACK").close()
+
+
+def _models(bound: BoundStatement, snapshot: Snapshot) -> dict[str, ModelDef]:
+    """The models a plan calls, by the name its calls use."""
+    from halo_sql.ir.logical import LlmFilter, LlmMap
+    from halo_sql.ir.walk import walk
+
+    names: dict[str, ModelDef] = {}
+    for node in walk(bound.plan):
+        calls = node.calls if isinstance(node, LlmMap) else (node.call,) if isinstance(node, LlmFilter) else ()
+        for call in calls:
+            names[call.model] = snapshot.models[call.model.lower()]
+    return names
+
+
+def _is_sink(bound: BoundStatement) -> bool:
+    from halo_sql.ir.logical import Sink
+
+    return isinstance(bound.plan, Sink)
+
+
+def _primed(run: QueryRun, batches: Any) -> Any:
+    """The batches with the first one fetched, so that errors before it are raised by ``execute``."""
+    first = next(batches, None)
+
+    def rest() -> Any:
+        try:
+            if first is not None:
+                yield first
+                yield from batches
+        finally:
+            with suppress(Exception):
+                batches.close()
+
+    return rest()
+
+
+def _relocate(problem: Error, piece: StatementText, sql: str) -> None:
+    """Positions inside one statement of a script become positions in the script."""
+    if problem.span is not None and problem.sql == piece.text and piece.text != sql:
+        problem.span = Span(problem.span.start + piece.start, problem.span.end + piece.start)
+        problem.sql = sql

@@ -1,0 +1,1 @@
+"""The ``halo`` shell."""

@@ -1,0 +1,179 @@
+"""One LLM call of a running node: its channel, the answers that came, the rows that wait for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from halo_sql.engines.protocol import Channel, ChannelSpec, Outcome
+from halo_sql.errors import EngineError
+from halo_sql.ir.prompt import LlmCall
+from halo_sql.metrics import NodeMetrics
+from halo_sql.operators.context import RunContext
+from halo_sql.operators.convert import Converter, answer_form
+from halo_sql.operators.readahead import gather_all
+from halo_sql.operators.render import Renderer
+from halo_sql.operators.text_cast import TextCast
+
+#: Errors that end the query whatever on_error says: every other row would meet them, or the user set the limit.
+ENDING = frozenset({"auth", "budget", "cancelled"})
+#: A smaller lookahead means that a LIMIT waits for the first rows: requests are then sent in row order.
+ORDERED_FROM_ROWS = 1024
+
+
+class _Pending:
+    """The place of an answer that has not come."""
+
+
+PENDING: Final = _Pending()
+
+
+class Asking:
+    """Answers of one call, for rows ``first … first + len`` of the rows in the window.
+
+    notify   called when answers have come
+    failure  (row, error) of the earliest row known that ends the query
+    """
+
+    def __init__(
+        self, call: LlmCall, distinct: bool, metrics: NodeMetrics, notify: Callable[[], None], cast: TextCast
+    ) -> None:
+        self.call = call
+        self.failure: tuple[int, EngineError] | None = None
+        self.channel: Channel | None = None
+        self._renderer = Renderer(call)
+        self._converter = Converter(call, cast)
+        self._metrics = metrics
+        self._notify = notify
+        self._grouped = distinct and call.sampling.deterministic
+        self._twins: dict[int, list[int]] = {}  # row that asks -> rows with the same prompt
+        self._answers: list[str | _Pending | None] = []
+        self._errors: dict[int, EngineError] = {}
+        self._first = 0  # number of the row at _answers[0]
+        self._pending = 0
+        self._done = 0  # leading answers known to have come
+
+    # --- asking
+
+    def admit(self, chunk: Any, first: int) -> list[tuple[int, str]]:
+        """Take the next rows in; the requests they need."""
+        rows = chunk.num_rows
+        requests: list[tuple[int, str]]
+        if self._grouped:
+            prompts, indices = self._renderer.distinct(chunk)
+            leaders: list[int | None] = [None] * len(prompts)
+            requests = []
+            for row, place in enumerate(indices, first):
+                prompt = prompts[place]
+                if prompt is None:
+                    self._answers.append(None)
+                    continue
+                self._answers.append(PENDING)
+                leader = leaders[place]
+                if leader is None:
+                    leaders[place] = row
+                    requests.append((row, prompt))
+                else:
+                    self._twins.setdefault(leader, []).append(row)
+                    self._metrics.llm_calls_coalesced += 1
+            self._pending += sum(1 for place in indices if prompts[place] is not None)
+            return requests
+        prompts = self._renderer.prompts(chunk)
+        if None in prompts:
+            self._answers.extend(None if prompt is None else PENDING for prompt in prompts)
+            requests = [(row, prompt) for row, prompt in enumerate(prompts, first) if prompt is not None]
+        else:
+            self._answers.extend([PENDING] * rows)
+            requests = list(enumerate(prompts, first))  # type: ignore[arg-type]  # no None among them
+        self._pending += len(requests)
+        return requests
+
+    def put(self, requests: Sequence[tuple[int, str]]) -> None:
+        """Send what ``admit`` gave; the channel is open."""
+        if requests:
+            assert self.channel is not None
+            self.channel.put(requests)
+
+    async def open(self, lookahead: int, ctx: RunContext) -> None:
+        """Open the channel once; EngineError('unavailable') when the model cannot start."""
+        if self.channel is not None:
+            return
+        call = self.call
+        spec = ChannelSpec(
+            model=call.model,
+            system=call.prompt.system,
+            sampling=call.sampling,
+            answer=answer_form(call),
+            cache=call.cache,
+            priority=call.priority,
+            ordered=lookahead >= ORDERED_FROM_ROWS,
+        )
+        self.channel = await ctx.channels.open(spec, self._converter.validate, self._metrics, self._deliver)
+
+    async def close(self) -> None:
+        """Nothing more is wanted."""
+        if self.channel is not None:
+            await self.channel.close()
+
+    # --- answers
+
+    def _deliver(self, outcomes: Sequence[tuple[int, Outcome]]) -> None:
+        answers, first, twins = self._answers, self._first, self._twins
+        for row, outcome in outcomes:
+            if outcome.error is None:
+                answers[row - first] = outcome.text
+            else:
+                self._fail(row, outcome.error)
+            if twins:
+                self._answer_twins(row, outcome)
+        self._pending -= len(outcomes)
+        self._notify()
+
+    def _answer_twins(self, row: int, outcome: Outcome) -> None:
+        for twin in self._twins.pop(row, ()):
+            self._pending -= 1
+            if outcome.error is None:
+                self._answers[twin - self._first] = outcome.text
+            else:
+                self._metrics.errors += 1
+                self._fail(twin, outcome.error)
+
+    def _fail(self, row: int, error: EngineError) -> None:
+        self._answers[row - self._first] = None
+        if self.call.on_error == "fail" or error.code in ENDING:
+            if self.failure is None or row < self.failure[0]:
+                self.failure = (row, error)
+        else:
+            self._errors[row] = error
+
+    def ready(self) -> int:
+        """How many leading rows are finished."""
+        answers = self._answers
+        if not self._pending:
+            return len(answers)
+        done, end = self._done, len(answers)
+        while done < end and answers[done] is not PENDING:
+            done += 1
+        self._done = done
+        return done
+
+    def take(self, rows: int) -> tuple[list[str | None], dict[int, str]]:
+        """The answers and error messages of the next ``rows`` rows (finished), by place; they are forgotten here."""
+        texts: list[Any] = self._answers[:rows]
+        del self._answers[:rows]
+        errors: dict[int, str] = {}
+        if self._errors:
+            for row in range(self._first, self._first + rows):
+                error = self._errors.pop(row, None)
+                if error is not None:
+                    errors[row - self._first] = error.message
+        self._first += rows
+        self._done = max(0, self._done - rows)
+        return texts, errors
+
+
+async def open_channels(askings: Sequence[Asking], lookahead: int, ctx: RunContext) -> None:
+    """Open the channels of a node together: models start side by side."""
+    closed = [asking for asking in askings if asking.channel is None]
+    if closed:
+        await gather_all([asking.open(lookahead, ctx) for asking in closed])

@@ -1,0 +1,116 @@
+"""RecordBatches kept for later: in memory, past a limit in a temporary Arrow IPC file. Read any number of times."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from halo_sql.errors import OperationalError
+from halo_sql.operators.context import Batches, RunContext
+
+
+class Spool:
+    """Append batches of one schema, ``finish``, then read. ``close`` deletes the file.
+
+    rows, schema  of what was appended; schema is None while nothing was
+    """
+
+    def __init__(self, limit_bytes: int, folder: str) -> None:
+        self.rows = 0
+        self.schema: Any = None
+        self._limit_bytes = limit_bytes
+        self._folder = folder
+        self._bytes = 0
+        self._kept: list[Any] = []
+        self._path: Path | None = None
+        self._writer: Any = None
+        self._file: Any = None
+
+    def append(self, batch: Any) -> None:
+        """Add a batch; OperationalError when the disk refuses."""
+        if self.schema is None:
+            self.schema = batch.schema
+        self.rows += batch.num_rows
+        if self._writer is None:
+            self._kept.append(batch)
+            self._bytes += batch.nbytes
+            if self._bytes > self._limit_bytes:
+                self._guard(self._move_to_file)
+        else:
+            self._guard(lambda: self._writer.write_batch(batch))
+
+    def _guard(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except OSError as problem:
+            self.close()
+            raise OperationalError(
+                f"Cannot spool rows to {self._folder}: {problem}",
+                kind="IO Error",
+                remedy="Free space there, or set TMPDIR to another folder.",
+            ) from None
+
+    def _move_to_file(self) -> None:
+        import pyarrow as pa
+
+        handle, path = tempfile.mkstemp(prefix="halo_spool_", suffix=".arrows", dir=self._folder)
+        os.close(handle)
+        self._path = Path(path)
+        self._file = pa.OSFile(path, "wb")
+        self._writer = pa.ipc.new_stream(self._file, self.schema)
+        kept, self._kept = self._kept, []
+        for batch in kept:
+            self._writer.write_batch(batch)
+
+    def finish(self) -> None:
+        """No more batches will come."""
+        if self._writer is not None:
+            self._guard(self._end_file)
+
+    def _end_file(self) -> None:
+        self._writer.close()
+        self._file.close()
+
+    @property
+    def in_file(self) -> bool:
+        """Whether the rows are on disk."""
+        return self._path is not None
+
+    def batches(self) -> Iterator[Any]:
+        """All batches, in order; every call is a pass of its own."""
+        if self._path is None:
+            yield from self._kept
+            return
+        import pyarrow as pa
+
+        with pa.memory_map(str(self._path)) as source, pa.ipc.open_stream(source) as reader:
+            yield from reader
+
+    def close(self) -> None:
+        """Forget the rows, delete the file; idempotent."""
+        self._kept = []
+        if self._path is None:
+            return
+        with contextlib.suppress(OSError):
+            self._end_file()
+        self._path.unlink(missing_ok=True)
+
+
+def new_spool(ctx: RunContext) -> Spool:
+    """An empty spool that is deleted when the run ends, at the latest."""
+    spool = Spool(ctx.spool_limit_bytes, ctx.folder)
+    ctx.cleanups.append(spool.close)
+    return spool
+
+
+async def fill(spool: Spool, source: Batches) -> Spool:
+    """Append everything a stream gives and finish."""
+    async for batch in source:
+        if batch.num_rows:
+            spool.append(batch)
+    spool.finish()
+    return spool

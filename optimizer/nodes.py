@@ -1,0 +1,190 @@
+"""Questions about logical nodes that several rules ask."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from halo_sql.ir.expr import Column, ColumnId, ColumnRef, SqlExpr, column_expr, substitute
+from halo_sql.ir.logical import (
+    CteScan,
+    Distinct,
+    Filter,
+    Fragment,
+    Limit,
+    LlmFilter,
+    LlmMap,
+    LogicalPlan,
+    Project,
+    Sink,
+    Sort,
+)
+from halo_sql.ir.prompt import LlmCall
+from halo_sql.ir.walk import children, output_columns
+
+RELATIONAL = (Fragment, Filter, Project, Sort, Limit, Distinct)
+
+#: Pieces of text around column references that cannot raise an error at run time, whatever the value.
+_CANNOT_FAIL = re.compile(
+    r"(?:\0|'(?:[^']|'')*+'|\s|\(|\)|,|\|\||::\s*VARCHAR\b(?!\s*\[)|\bCAST\(|\bAS\s+VARCHAR\b(?!\s*\[)"
+    r"|\bIS\s+(?:NOT\s+)?NULL\b|\b(?:coalesce|concat|upper|lower|trim|to_json)\()*+",
+    re.IGNORECASE,
+)
+_WINDOW = re.compile(r"\bover\b", re.IGNORECASE)
+
+
+def walk_once(plan: Any) -> Iterator[Any]:
+    """Every node of a plan, parents before their inputs where first met; a shared sub-tree once."""
+    seen: set[int] = set()
+    stack = [plan]
+    while stack:
+        node = stack.pop()
+        if id(node) not in seen:
+            seen.add(id(node))
+            yield node
+            stack.extend(reversed(children(node)))
+
+
+def calls_of(node: Any) -> tuple[LlmCall, ...]:
+    """The LLM calls a node makes itself."""
+    if isinstance(node, LlmMap):
+        return node.calls
+    return (node.call,) if isinstance(node, LlmFilter) else ()
+
+
+def is_llm(node: Any) -> bool:
+    """Whether the node makes LLM calls itself."""
+    return isinstance(node, LlmMap | LlmFilter)
+
+
+def is_volatile(node: LlmMap | LlmFilter) -> bool:
+    """Whether asking twice may give two answers (temperature above 0, no seed)."""
+    return not all(call.sampling.deterministic for call in calls_of(node))
+
+
+def outputs(node: LlmMap) -> frozenset[ColumnId]:
+    """The columns the map adds."""
+    return frozenset(call.output for call in node.calls)
+
+
+def calls_columns(calls: Iterable[LlmCall]) -> frozenset[ColumnId]:
+    """Columns that calls read."""
+    read: set[ColumnId] = set()
+    for call in calls:
+        read |= call.columns()
+    return frozenset(read)
+
+
+def column_ids(node: LogicalPlan) -> frozenset[ColumnId]:
+    """Ids of the node's output columns."""
+    return frozenset(column.id for column in output_columns(node))
+
+
+def reads(node: Any, index: int = 0) -> frozenset[ColumnId]:
+    """The columns that a node itself reads of its ``index``-th input (not those it only passes on)."""
+    if isinstance(node, Filter):
+        return node.predicate.columns()
+    if isinstance(node, Project):
+        return frozenset().union(*(expr.columns() for _, expr in node.exprs))
+    if isinstance(node, Sort):
+        return frozenset().union(*(key.expr.columns() for key in node.keys))
+    if isinstance(node, LlmMap | LlmFilter):
+        return calls_columns(calls_of(node))
+    if isinstance(node, Fragment):
+        refs = [part for part in node.parts if not isinstance(part, str) and part.index == index]
+        return frozenset(column for ref in refs for _, column in ref.names)
+    if isinstance(node, Sink):
+        return frozenset(column for _, column in node.names)
+    if isinstance(node, CteScan | Distinct):
+        return column_ids(node.input)
+    assert isinstance(node, Limit), type(node).__name__
+    return frozenset()
+
+
+def produces_own_columns(node: Any) -> bool:
+    """Whether nothing of the input's columns passes through by id."""
+    return isinstance(node, Project | Fragment | CteScan | Sink)
+
+
+def is_pick(project: Project) -> bool:
+    """Whether the projection only picks, reorders and renames columns."""
+    return all(expr.as_column() is not None for _, expr in project.exprs)
+
+
+def is_row_wise(expr: SqlExpr) -> bool:
+    """Whether the expression looks at one row only, gives one value and needs no names rebuilt."""
+    return expr.row_wise and not expr.scope
+
+
+def sees_one_row(expr: SqlExpr) -> bool:
+    """Whether a predicate's value cannot depend on which other rows there are (no window)."""
+    return expr.row_wise or not any(isinstance(part, str) and _WINDOW.search(part) for part in expr.parts)
+
+
+def cannot_fail(expr: SqlExpr) -> bool:
+    """Whether evaluating it on more rows than the statement says can raise no error and changes nothing.
+
+    True for references, casts to VARCHAR, string literals and a few functions over these.
+    """
+    if expr.volatile or expr.scope:
+        return False
+    text = "".join(part if isinstance(part, str) else "\0" for part in expr.parts)
+    return _CANNOT_FAIL.fullmatch(text) is not None
+
+
+def is_cheap(expr: SqlExpr) -> bool:
+    """Whether repeating the expression is no loss: a reference or a cast of one."""
+    return len([part for part in expr.parts if isinstance(part, ColumnRef)]) <= 1 and cannot_fail(expr)
+
+
+def pick(columns: Iterable[Column]) -> tuple[tuple[Column, SqlExpr], ...]:
+    """Projection items that pass columns on as they are."""
+    return tuple((column, column_expr(column)) for column in columns)
+
+
+def through_project(expr: SqlExpr, project: Project) -> SqlExpr | None:
+    """``expr`` over the projection's output as an expression over its input; None when that is not allowed.
+
+    Refused: names to rebuild on either side, and volatile values (they would be computed again).
+    """
+    if not expr.columns():
+        return expr
+    values: dict[ColumnId, SqlExpr] = {column.id: value for column, value in project.exprs}
+    read = [values[column] for column in expr.columns()]
+    if expr.scope:
+        renames = {column: value.as_column() for column, value in values.items()}
+        if any(value.as_column() is None for value in read):
+            return None
+        return expr.remap({column: inner for column, inner in renames.items() if inner is not None})
+    if any(value.volatile or (value.scope and value.as_column() is None) for value in read):
+        return None
+    return substitute(expr, values)
+
+
+def remap_call(call: LlmCall, columns: Mapping[ColumnId, ColumnId]) -> LlmCall:
+    """The same call over renamed input columns."""
+    guard = None if call.guard is None else columns.get(call.guard, call.guard)
+    return replace(call, prompt=call.prompt.remap(columns), guard=guard)
+
+
+def label(node: Any) -> str:
+    """A short text for one node, as shown by EXPLAIN (RULES, MEMO)."""
+    if isinstance(node, Fragment):
+        return node.label
+    if isinstance(node, CteScan):
+        return f"CteScan {node.name}"
+    if isinstance(node, Project):
+        return "Project " + ", ".join(str(column) for column, _ in node.exprs)
+    if isinstance(node, Filter):
+        return f"Filter {node.predicate.text(lambda column: f'#{column}')}"
+    if isinstance(node, Sort):
+        keys = (f"{key.expr.text(lambda column: f'#{column}')} {key.modifiers}".rstrip() for key in node.keys)
+        return "Sort " + ", ".join(keys)
+    if isinstance(node, Limit):
+        return f"Limit {node.count}" + (f" offset {node.offset}" if node.offset else "")
+    if isinstance(node, LlmMap | LlmFilter):
+        names = ", ".join(f"{call.label or call.kind}#{call.output}" for call in calls_of(node))
+        return f"{type(node).__name__}{' distinct' if node.distinct else ''} {names}"
+    return type(node).__name__

@@ -1,0 +1,99 @@
+"""The normalize stage: rewrites that are always good, to a fixpoint.
+
+Node rules are offered every node, inputs first; what a rule returns is normalized again at once. Rules over
+the whole plan follow, and if one of them changed something everything is repeated. No recursion: deep
+plans are planned like shallow ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from time import perf_counter
+from typing import Any
+
+from halo_sql.ir.logical import LogicalPlan
+from halo_sql.ir.walk import children, with_children
+from halo_sql.optimizer.nodes import label
+from halo_sql.optimizer.plan_context import PlanContext
+from halo_sql.optimizer.rules.rule import Rule, Stage
+from halo_sql.optimizer.verify import check_same_columns, check_tree
+
+
+def normalize(plan: LogicalPlan, rules: Sequence[Rule], ctx: PlanContext) -> LogicalPlan:
+    """The plan after the rules of stages NORMALIZE (to a fixpoint) and FINISH (once)."""
+    active = [rule for rule in rules if ctx.allows(rule.name)]
+    node_rules = [rule for rule in active if rule.stage is Stage.NORMALIZE and not rule.plan_wide]
+    plan_rules = [rule for rule in active if rule.stage is Stage.NORMALIZE and rule.plan_wide]
+    passes = ctx.options.limits.passes
+    for _ in range(passes):
+        before = plan
+        ctx.refresh(plan)
+        plan = _Fixpoint(node_rules, ctx).run(plan)
+        for rule in plan_rules:
+            plan = _offer(rule, plan, ctx) or plan
+        if plan is before:
+            break
+    else:
+        ctx.recorder.note(f"optimizer limit reached: {passes} normalize passes")
+    for rule in active:
+        if rule.stage is Stage.FINISH:
+            plan = _offer(rule, plan, ctx) or plan
+    ctx.refresh(plan)
+    return plan
+
+
+def _offer(rule: Rule, node: Any, ctx: PlanContext) -> LogicalPlan | None:
+    started = perf_counter()
+    result: LogicalPlan | None = rule.function(node, ctx)
+    if result is node:
+        result = None
+    where = () if result is None else (label(node),)
+    ctx.recorder.record(rule.name, rule.stage.value, perf_counter() - started, where)
+    if result is not None and ctx.options.verify:
+        check_same_columns(rule.name, node, result)
+        check_tree(rule.name, result)
+    return result
+
+
+class _Fixpoint:
+    """One pass: every node until no node rule applies. ``_clean`` holds nodes known to be in normal form."""
+
+    FIRINGS_PER_NODE = 50
+
+    def __init__(self, rules: Sequence[Rule], ctx: PlanContext) -> None:
+        self._rules = rules
+        self._ctx = ctx
+        self._clean: dict[int, tuple[Any, Any]] = {}  # id -> (node, its normal form); nodes are kept alive
+
+    def run(self, plan: LogicalPlan) -> Any:
+        """The plan in normal form."""
+        fuel = 0
+        # a frame: [the node a parent waits for, the current form of it]
+        stack: list[list[Any]] = [[plan, plan]]
+        seen = 0
+        while stack:
+            original, current = stack[-1]
+            waiting = [child for child in children(current) if id(child) not in self._clean]
+            if waiting:
+                stack += [[child, child] for child in waiting]
+                seen += len(waiting)
+                continue
+            current = with_children(current, tuple(self._clean[id(child)][1] for child in children(current)))
+            rewritten = None if fuel > self.FIRINGS_PER_NODE * (seen + 1) else self._apply(current)
+            if rewritten is not None:
+                fuel += 1
+                stack[-1][1] = rewritten
+                continue
+            stack.pop()
+            self._clean[id(current)] = (current, current)
+            self._clean[id(original)] = (original, current)
+        if fuel > self.FIRINGS_PER_NODE * (seen + 1):
+            self._ctx.recorder.note(f"optimizer limit reached: {fuel} rewrites in one normalize pass")
+        return self._clean[id(plan)][1]
+
+    def _apply(self, node: Any) -> LogicalPlan | None:
+        for rule in self._rules:
+            result = _offer(rule, node, self._ctx)
+            if result is not None:
+                return result
+        return None

@@ -1,0 +1,139 @@
+"""From a bound plan to a physical DAG, in stages: normalize, memo search, extract and share, schedule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import Any
+
+from halo_sql.ir.expr import Column
+from halo_sql.ir.logical import LogicalPlan, Sink
+from halo_sql.ir.physical import Estimate, PhysicalDag, SelectExec, SinkExec
+from halo_sql.optimizer.alternative import Alternative, Requirement
+from halo_sql.optimizer.context import OptimizerContext
+from halo_sql.optimizer.dump import dump
+from halo_sql.optimizer.greedy import longest_chain, order_greedily
+from halo_sql.optimizer.memo import Memo
+from halo_sql.optimizer.normalize import normalize
+from halo_sql.optimizer.plan_context import PlanContext
+from halo_sql.optimizer.prefixes import shared_prefixes
+from halo_sql.optimizer.properties import Order, Properties
+from halo_sql.optimizer.rules import RULES
+from halo_sql.optimizer.rules.rule import Rule, Stage
+from halo_sql.optimizer.schedule import schedule
+from halo_sql.optimizer.search import Search
+from halo_sql.optimizer.share import DagBuilder, materialize_shared
+from halo_sql.optimizer.trace import Trace
+
+
+@dataclass(frozen=True, slots=True)
+class Optimized:
+    """The outcome: the logical plan after normalize, the physical DAG, and how it came about.
+
+    cost  of the whole plan in the objective's unit (seconds, dollars or tokens), before sharing
+    """
+
+    logical: LogicalPlan
+    dag: PhysicalDag
+    trace: Trace
+    cost: float
+
+
+def optimize(
+    plan: LogicalPlan,
+    columns: tuple[Column, ...],
+    ctx: OptimizerContext | None = None,
+    rules: tuple[Rule, ...] = RULES,
+) -> Optimized:
+    """The best physical plan found for ``plan``.
+
+    ``columns`` are the result's columns in order (of a Sink: of the statement's own result); the DAG's root has exactly
+    these. Equal arguments give an equal DAG. Raises InternalError when ``ctx.verify`` is set and a rule breaks a plan.
+    """
+    started = perf_counter()
+    options = ctx or OptimizerContext()
+    state = PlanContext(options, plan)
+    active = _active(rules, state)
+    if options.enabled:
+        plan = normalize(plan, active, state)
+    memo = Memo(options)
+    root = memo.insert(plan)
+    active = _without_orders_of_long_chains(plan, root, active, memo, state)
+    search = Search(memo, active, state)
+    order = Order.INPUT if options.ordered else Order.ANY
+    winner = search.run(Requirement(root, Properties(order=order)))
+    dag = _extract(plan, winner.requirement, search, columns)
+    dag = replace(dag, notes=tuple(state.recorder.notes))
+    counters = (
+        ("groups", len(memo.groups)),
+        ("expressions", memo.expression_count),
+        ("merges", memo.merges),
+        ("tasks", search.tasks_run),
+        ("pruned", search.pruned),
+        ("contexts", len(search.contexts)),
+    )
+    trace = Trace(
+        rules=state.recorder.firings(),
+        groups=lambda: dump(search),
+        counters=counters,
+        notes=dag.notes,
+        seconds=perf_counter() - started,
+    )
+    return Optimized(plan, dag, trace, winner.best_value)
+
+
+def _active(rules: tuple[Rule, ...], state: PlanContext) -> tuple[Rule, ...]:
+    """The rules in use; essential ones stay when they are disabled, and a note says so."""
+    options = state.options
+    active: list[Rule] = []
+    for rule in rules:
+        if rule.name in options.disabled_rules:
+            if not rule.essential:
+                state.recorder.note(f"rule disabled: {rule.name}")
+                continue
+            state.recorder.note(f"rule cannot be disabled: {rule.name}")
+        if options.enabled or rule.essential or rule.stage is Stage.IMPLEMENT:
+            active.append(rule)
+    if not options.enabled:
+        state.recorder.note("optimizer off: the statement as written")
+    return tuple(active)
+
+
+def _without_orders_of_long_chains(
+    plan: Any, root: int, rules: tuple[Rule, ...], memo: Memo, state: PlanContext
+) -> tuple[Rule, ...]:
+    """For plans with long rows of LLM nodes: adds the greedy order to the memo and takes out the explore rules."""
+    if not any(rule.stage is Stage.EXPLORE for rule in rules):
+        return rules
+    length = longest_chain(plan)
+    if length <= state.options.limits.chain:
+        return rules
+    memo.insert(order_greedily(plan, state), root)
+    state.recorder.note(f"{length} LLM operators in a row: ordered by rank, other orders not explored")
+    return tuple(rule for rule in rules if rule.stage is not Stage.EXPLORE)
+
+
+def _extract(plan: Any, root: Requirement, search: Search, columns: tuple[Column, ...]) -> PhysicalDag:
+    winners: dict[Requirement, Alternative] = {
+        requirement: context.best for requirement, context in search.contexts.items() if context.best is not None
+    }
+    assert root in winners, "every plan has an implementation"
+    builder = DagBuilder(winners)
+    top = builder.build(root)
+    if isinstance(plan, Sink):
+        node = builder.nodes[top]
+        assert isinstance(node.op, SinkExec)
+        builder.nodes[top] = replace(node, columns=columns)
+    elif builder.nodes[top].columns != columns:
+        picked = tuple((column, column.id) for column in columns)
+        rows = builder.nodes[top].estimate.rows
+        op, below = SelectExec(picked), builder.nodes[top]
+        inputs: tuple[int, ...] = (top,)
+        if isinstance(below.op, SelectExec) and not any(top in node.inputs for node in builder.nodes):
+            sources = {column.id: source for column, source in below.op.columns}
+            op, inputs = SelectExec(tuple((column, sources[column.id]) for column in columns)), below.inputs
+            builder.nodes.pop()
+        top = builder.add(op, inputs, columns, Estimate(rows))
+    nodes, top = materialize_shared(builder.nodes, top)
+    ordered, top = schedule(nodes, top)
+    return PhysicalDag(ordered, top, prefixes=shared_prefixes(ordered, search.ctx.options))

@@ -1,0 +1,66 @@
+"""All rules, in the order in which they are tried. A rule exists when it stands here."""
+
+from __future__ import annotations
+
+from halo_sql.optimizer.rules.enforce.duck_fragment import duck_fragment
+from halo_sql.optimizer.rules.enforce.fragment_input import fragment_input
+from halo_sql.optimizer.rules.enforce.prefix_cluster import prefix_cluster
+from halo_sql.optimizer.rules.enforce.restore_order import restore_order
+from halo_sql.optimizer.rules.explore.llm_filter_past_filter import llm_filter_past_filter
+from halo_sql.optimizer.rules.explore.llm_filter_past_llm_map import llm_filter_past_llm_map
+from halo_sql.optimizer.rules.explore.llm_map_past_llm_filter import llm_map_past_llm_filter
+from halo_sql.optimizer.rules.explore.order_llm_filters import order_llm_filters
+from halo_sql.optimizer.rules.implement.cte_scan import cte_scan
+from halo_sql.optimizer.rules.implement.limit import limit
+from halo_sql.optimizer.rules.implement.llm_filter import llm_filter
+from halo_sql.optimizer.rules.implement.llm_map import llm_map
+from halo_sql.optimizer.rules.implement.relational_run import relational_run
+from halo_sql.optimizer.rules.implement.select import select
+from halo_sql.optimizer.rules.implement.sink import sink
+from halo_sql.optimizer.rules.normalize.distinct_before_llm import distinct_before_llm
+from halo_sql.optimizer.rules.normalize.drop_unused_calls import drop_unused_calls
+from halo_sql.optimizer.rules.normalize.fold_constant_prompts import fold_constant_prompts
+from halo_sql.optimizer.rules.normalize.inline_single_cte import inline_single_cte
+from halo_sql.optimizer.rules.normalize.lift_pick_above_llm import lift_pick_above_llm
+from halo_sql.optimizer.rules.normalize.merge_equal_calls import merge_equal_calls
+from halo_sql.optimizer.rules.normalize.merge_llm_maps import merge_llm_maps
+from halo_sql.optimizer.rules.normalize.merge_projects import merge_projects
+from halo_sql.optimizer.rules.normalize.narrow_inputs import narrow_inputs
+from halo_sql.optimizer.rules.normalize.prune_columns import prune_columns
+from halo_sql.optimizer.rules.normalize.push_filter_below_llm import push_filter_below_llm
+from halo_sql.optimizer.rules.normalize.push_limit_below_llm import push_limit_below_llm
+from halo_sql.optimizer.rules.normalize.push_project_below_llm import push_project_below_llm
+from halo_sql.optimizer.rules.normalize.sort_below_llm import sort_below_llm
+from halo_sql.optimizer.rules.rule import Rule, Stage
+
+RULES: tuple[Rule, ...] = (
+    Rule("inline_single_cte", Stage.NORMALIZE, 0, inline_single_cte),
+    Rule("merge_projects", Stage.NORMALIZE, 0, merge_projects),
+    Rule("fold_constant_prompts", Stage.NORMALIZE, 0, fold_constant_prompts),
+    Rule("push_filter_below_llm", Stage.NORMALIZE, 0, push_filter_below_llm),
+    Rule("sort_below_llm", Stage.NORMALIZE, 0, sort_below_llm),
+    Rule("push_limit_below_llm", Stage.NORMALIZE, 0, push_limit_below_llm),
+    Rule("push_project_below_llm", Stage.NORMALIZE, 0, push_project_below_llm),
+    Rule("lift_pick_above_llm", Stage.NORMALIZE, 0, lift_pick_above_llm),
+    Rule("merge_equal_calls", Stage.NORMALIZE, 0, merge_equal_calls),
+    Rule("merge_llm_maps", Stage.NORMALIZE, 0, merge_llm_maps),
+    Rule("distinct_before_llm", Stage.NORMALIZE, 0, distinct_before_llm),
+    Rule("drop_unused_calls", Stage.NORMALIZE, 0, drop_unused_calls, plan_wide=True),
+    Rule("prune_columns", Stage.NORMALIZE, 0, prune_columns, plan_wide=True),
+    Rule("narrow_inputs", Stage.FINISH, 0, narrow_inputs, plan_wide=True),
+    Rule("order_llm_filters", Stage.EXPLORE, 30, order_llm_filters),
+    Rule("llm_filter_past_llm_map", Stage.EXPLORE, 20, llm_filter_past_llm_map),
+    Rule("llm_filter_past_filter", Stage.EXPLORE, 10, llm_filter_past_filter),
+    Rule("llm_map_past_llm_filter", Stage.EXPLORE, 10, llm_map_past_llm_filter),
+    Rule("llm_map", Stage.IMPLEMENT, 50, llm_map, essential=True),
+    Rule("llm_filter", Stage.IMPLEMENT, 50, llm_filter, essential=True),
+    Rule("limit", Stage.IMPLEMENT, 40, limit, essential=True),
+    Rule("select", Stage.IMPLEMENT, 40, select),
+    Rule("cte_scan", Stage.IMPLEMENT, 40, cte_scan, essential=True),
+    Rule("sink", Stage.IMPLEMENT, 40, sink, essential=True),
+    Rule("relational_run", Stage.IMPLEMENT, 30, relational_run, essential=True),
+    Rule("fragment_input", Stage.ENFORCE, 30, fragment_input, essential=True),
+    Rule("duck_fragment", Stage.ENFORCE, 20, duck_fragment, essential=True),
+    Rule("restore_order", Stage.ENFORCE, 10, restore_order),
+    Rule("prefix_cluster", Stage.ENFORCE, 10, prefix_cluster),
+)

@@ -1,0 +1,1 @@
+"""Rules that deliver a required property by an extra operator: one per file."""

@@ -1,0 +1,1 @@
+"""Rules that add equal logical expressions to the memo: one per file."""

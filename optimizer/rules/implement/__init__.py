@@ -1,0 +1,1 @@
+"""Rules that turn logical expressions into physical alternatives: one per file."""

@@ -1,0 +1,54 @@
+"""A relational node as part of a DuckDB query: runs of them become one fragment."""
+
+from __future__ import annotations
+
+from math import log2
+from typing import Any
+
+from halo_sql.ir.logical import Distinct, Filter, Fragment, Limit, Project, Sort
+from halo_sql.ir.physical import Estimate
+from halo_sql.ir.walk import children
+from halo_sql.optimizer.alternative import Alternative, Requirement, Tree
+from halo_sql.optimizer.cardinality import FILTER_SELECTIVITY
+from halo_sql.optimizer.cost import ROW_S, SORT_ROW_S, cpu
+from halo_sql.optimizer.memo import Memo
+from halo_sql.optimizer.nodes import RELATIONAL, is_row_wise
+from halo_sql.optimizer.plan_context import PlanContext
+from halo_sql.optimizer.properties import Form, Order, Properties
+
+
+def relational_run(expr: Any, group: int, required: Properties, memo: Memo, ctx: PlanContext) -> list[Alternative]:
+    """``Filter | Project | Sort | Limit | Distinct | Fragment => a node of a fragment's tree``.
+
+    Safe: DuckDB runs what the user wrote. A row goal passes through row-wise filters and projections
+    only (they are streamed); everything else reads its inputs whole. Not for LLM nodes and CTE readings: they are
+    leaves of the tree.
+    """
+    if required.form is not Form.RUN or not isinstance(expr, RELATIONAL):
+        return []
+    inputs = tuple(
+        Requirement(memo.group(child).id, Properties(Form.SOURCE, _order(expr, required), None, _goal(expr, required)))
+        for child in children(expr)
+    )
+    rows = sum(memo.group(child).profile.rows for child in children(expr)) or memo.group(group).profile.rows
+    seconds = rows * ROW_S
+    if isinstance(expr, Sort):
+        seconds += rows * SORT_ROW_S * log2(rows + 2)
+    estimate = Estimate(memo.group(group).profile.rows, cost=cpu(seconds))
+    return [Alternative(Tree(expr), inputs, estimate, "relational_run")]
+
+
+def _order(expr: Any, required: Properties) -> Order:
+    if isinstance(expr, Sort | Distinct):
+        return Order.ANY
+    return Order.INPUT if isinstance(expr, Limit | Fragment) else required.order
+
+
+def _goal(expr: Any, required: Properties) -> float | None:
+    if required.row_goal is None:
+        return None
+    if isinstance(expr, Filter) and is_row_wise(expr.predicate):
+        return required.row_goal / FILTER_SELECTIVITY
+    if isinstance(expr, Project) and all(is_row_wise(item) for _, item in expr.exprs):
+        return required.row_goal
+    return None

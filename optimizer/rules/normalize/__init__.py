@@ -1,0 +1,1 @@
+"""Rewrites that are always good: one rule per file."""

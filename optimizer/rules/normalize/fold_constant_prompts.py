@@ -1,0 +1,72 @@
+"""Holes that hold a constant become part of the prompt's text, and thus of its shared prefix."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+from halo_sql.ir.expr import ColumnId, SqlExpr
+from halo_sql.ir.logical import Distinct, Filter, Limit, LlmFilter, LlmMap, LogicalPlan, Project, Sort
+from halo_sql.ir.prompt import Hole, LlmCall, Prompt, Segment
+from halo_sql.optimizer.nodes import calls_of
+from halo_sql.optimizer.plan_context import PlanContext
+
+_STRING = re.compile(r"\s*(?:CAST\(\s*)?('(?:[^']|'')*+')(?:\s*AS\s+VARCHAR\s*\)|\s*::\s*VARCHAR)?\s*", re.IGNORECASE)
+
+
+def fold_constant_prompts(node: Any, ctx: PlanContext) -> LogicalPlan | None:
+    """``LLM['a ' {{ v }}](… Project[v := 'b'](X)) => LLM['a b'](… Project[v := 'b'](X))``; neighbouring texts join.
+
+    Safe: the rendered prompt is the same, byte by byte. Only for string literals: a NULL makes the answer NULL, other
+    constants would need DuckDB's rendering::
+
+        SELECT LLM_MAP('since {{ DATE '2024-01-01' }}: {{ NULL }}') FROM t
+    """
+    if not isinstance(node, LlmMap | LlmFilter):
+        return None
+    calls = tuple(_fold(call, node.input) for call in calls_of(node))
+    if calls == calls_of(node):
+        return None
+    return replace(node, calls=calls) if isinstance(node, LlmMap) else replace(node, call=calls[0])
+
+
+def _fold(call: LlmCall, source: Any) -> LlmCall:
+    segments: list[Segment] = []
+    for segment in call.prompt.user:
+        folded: Segment = segment
+        if isinstance(segment, Hole):
+            text = _constant(source, segment.column)
+            folded = segment if text is None else text
+        if folded == "" and len(call.prompt.user) > 1:
+            continue
+        if isinstance(folded, str) and segments and isinstance(segments[-1], str):
+            segments[-1] += folded
+        else:
+            segments.append(folded)
+    if tuple(segments) == call.prompt.user:
+        return call
+    return replace(call, prompt=Prompt(tuple(segments), call.prompt.system))
+
+
+def _constant(node: Any, column: ColumnId) -> str | None:
+    """The text of the string literal that defines the column, if one does."""
+    while True:
+        while isinstance(node, Filter | Limit | Sort | Distinct | LlmMap | LlmFilter):
+            node = node.input
+        if not isinstance(node, Project):
+            return None
+        expr = next((expr for own, expr in node.exprs if own.id == column), None)
+        if expr is None:
+            return None
+        source = expr.as_column()
+        if source is None:
+            return _literal(expr)
+        node, column = node.input, source
+
+
+def _literal(expr: SqlExpr) -> str | None:
+    if len(expr.parts) != 1 or not isinstance(expr.parts[0], str) or expr.scope:
+        return None
+    found = _STRING.fullmatch(expr.parts[0])
+    return None if found is None else found[1][1:-1].replace("''", "'")

@@ -1,0 +1,34 @@
+"""Columns nobody reads leave DuckDB's side of the plan, and are not spooled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from halo_sql.ir.logical import CteScan, Distinct, Filter, Fragment, Limit, LogicalPlan, Project, Sink, Sort
+from halo_sql.ir.walk import output_columns
+from halo_sql.optimizer.nodes import is_llm, pick
+from halo_sql.optimizer.plan_context import PlanContext
+from halo_sql.optimizer.required import Required, rewrite_down
+
+
+def narrow_inputs(plan: Any, ctx: PlanContext) -> LogicalPlan | None:
+    """``LLM(S) => LLM(Project[read](S))`` for a relational S, and ``Sort(LLM(X)) => Sort(Project[read](LLM(X)))``.
+
+    Whole plan, once, after the fixpoint (other rules would take these projections away again). Safe: only
+    columns that nothing above reads are left out. Not inside a run of relational nodes (DuckDB prunes there
+    itself) and not when every column is read::
+
+        SELECT *, LLM_MAP('a {{ b }}') FROM t
+    """
+    rewritten: LogicalPlan = rewrite_down(plan, lambda node, _: node, _narrow)
+    return None if rewritten is plan else rewritten
+
+
+def _narrow(parent: Any, child: Any, required: Required) -> Any:
+    into_llm = is_llm(parent) and isinstance(child, Fragment | Filter | Sort | Limit | Distinct | CteScan)
+    into_spool = isinstance(parent, Sort | Fragment | Sink) and is_llm(child)
+    if not (into_llm or into_spool):
+        return child
+    columns = output_columns(child)
+    kept = [column for column in columns if column.id in required] or list(columns[:1])
+    return child if len(kept) == len(columns) else Project(child, pick(kept))

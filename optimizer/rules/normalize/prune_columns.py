@@ -1,0 +1,30 @@
+"""Projections compute only what somebody reads."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from halo_sql.ir.logical import LogicalPlan, Project
+from halo_sql.optimizer.plan_context import PlanContext
+from halo_sql.optimizer.required import Required, rewrite_down
+
+
+def prune_columns(plan: Any, ctx: PlanContext) -> LogicalPlan | None:
+    """``Project[a](… Project[a, b](X)) => Project[a](… Project[a](X))`` when nothing in between reads b. Whole plan.
+
+    Safe: DuckDB computes no column that nobody reads either. Not below DISTINCT, and not inside a
+    CTE with several readers (they share one computation)::
+
+        SELECT a FROM (SELECT DISTINCT a, LLM_MAP('x {{ b }}') AS s FROM t)
+    """
+    rewritten: LogicalPlan = rewrite_down(plan, _prune)
+    return None if rewritten is plan else rewritten
+
+
+def _prune(node: Any, required: Required) -> Any:
+    if not isinstance(node, Project) or len(node.exprs) == 1:
+        return node
+    # one column at least: batches without columns have no row count in SQL
+    kept = tuple(item for item in node.exprs if item[0].id in required) or node.exprs[:1]
+    return node if len(kept) == len(node.exprs) else replace(node, exprs=kept)

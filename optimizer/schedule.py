@@ -1,0 +1,61 @@
+"""The order in which nodes start, and the workers that run them.
+
+List scheduling by critical path (Graham, 1969; Hu, 1961): of the nodes whose inputs stand already, the one with the
+longest way to the root comes next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from heapq import heapify, heappop, heappush
+
+from halo_sql.ir.physical import LlmFilterExec, LlmMapExec, PhysicalNode, PhysicalOp
+
+
+def schedule(nodes: Sequence[PhysicalNode], root: int) -> tuple[tuple[PhysicalNode, ...], int]:
+    """The nodes in starting order, ids renumbered to places, workers assigned; and the root's new id.
+
+    ``nodes`` stand inputs first, ids being places.
+    """
+    rest_s = _seconds_to_root(nodes)
+    waiting = [len(set(node.inputs)) for node in nodes]
+    consumers: list[list[int]] = [[] for _ in nodes]
+    for node in nodes:
+        for source in sorted(set(node.inputs)):
+            consumers[source].append(node.id)
+    ready = [(-rest_s[node.id], node.id) for node in nodes if not node.inputs]
+    heapify(ready)
+    place: dict[int, int] = {}
+    ordered: list[PhysicalNode] = []
+    while ready:
+        _, chosen = heappop(ready)
+        node = nodes[chosen]
+        inputs = tuple(place[source] for source in node.inputs)
+        place[chosen] = len(ordered)
+        ordered.append(replace(node, id=len(ordered), inputs=inputs, op=_placed(node.op)))
+        for consumer in consumers[chosen]:
+            waiting[consumer] -= 1
+            if not waiting[consumer]:
+                heappush(ready, (-rest_s[consumer], consumer))
+    return tuple(ordered), place[root]
+
+
+def _seconds_to_root(nodes: Sequence[PhysicalNode]) -> list[float]:
+    """Per node: its own seconds and those of the longest chain of consumers after it."""
+    longest = [0.0] * len(nodes)
+    for node in reversed(nodes):
+        longest[node.id] += node.estimate.cost.gpu_s + node.estimate.cost.cpu_s
+        for source in node.inputs:
+            longest[source] = max(longest[source], longest[node.id])
+    return longest
+
+
+def _placed(op: PhysicalOp) -> PhysicalOp:
+    """LLM operators on the worker of their model (of each model, when a node calls several)."""
+    if isinstance(op, LlmMapExec):
+        models = dict.fromkeys(call.model for call in op.calls)
+        return replace(op, worker=",".join(f"{model}/0" for model in models))
+    if isinstance(op, LlmFilterExec):
+        return replace(op, worker=f"{op.call.model}/0")
+    return op

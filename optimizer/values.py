@@ -1,0 +1,75 @@
+"""Which columns hold equal values: value numbering over a plan.
+
+Two columns of a node with the same key are equal in every row. A key is a small integer, given to the
+column's definition (text over keys, or a deterministic call over keys).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from halo_sql.ir.expr import ColumnId, SqlExpr
+from halo_sql.ir.logical import LlmMap, LogicalPlan, Project
+from halo_sql.ir.prompt import LlmCall
+from halo_sql.ir.walk import children, output_columns
+from halo_sql.optimizer.nodes import produces_own_columns, remap_call
+
+Keys = dict[ColumnId, int]
+
+
+class Values:
+    """Value keys per node, cached by node identity (nodes are kept, so that identities stay unique)."""
+
+    def __init__(self) -> None:
+        self._cache: dict[int, tuple[Any, Keys]] = {}
+        self._numbers: dict[Any, int] = {}
+
+    def keys(self, plan: LogicalPlan) -> Keys:
+        """Column id -> value key of the plan's columns (and of those below that pass unchanged)."""
+        pending = [plan]
+        while pending:
+            node = pending[-1]
+            missing = [child for child in children(node) if id(child) not in self._cache]
+            if missing and id(node) not in self._cache:
+                pending += missing
+                continue
+            pending.pop()
+            if id(node) not in self._cache:
+                self._cache[id(node)] = (node, self._own(node))
+        return self._cache[id(plan)][1]
+
+    def call_key(self, call: LlmCall, keys: Keys) -> int | None:
+        """The key of a call's answer over an input with these keys; None for a volatile call."""
+        if not call.sampling.deterministic:
+            return None
+        renamed = {column: ColumnId(keys[column]) for column in call.columns()}
+        definition = remap_call(call, renamed)
+        return self._number(
+            ("call", definition.prompt, definition.guard, call.kind, call.model, call.returns, call.sampling,
+             call.on_error, call.cache)
+        )  # fmt: skip
+
+    def _own(self, node: Any) -> Keys:
+        inputs = [self._cache[id(child)][1] for child in children(node)]
+        if isinstance(node, Project):
+            return {column.id: self._expr(column.id, expr, inputs[0]) for column, expr in node.exprs}
+        if produces_own_columns(node):
+            return {column.id: self._number(("column", column.id)) for column in output_columns(node)}
+        keys = dict(inputs[0])
+        if isinstance(node, LlmMap):
+            for call in node.calls:
+                key = self.call_key(call, inputs[0])
+                keys[call.output] = self._number(("column", call.output)) if key is None else key
+        return keys
+
+    def _expr(self, column: ColumnId, expr: SqlExpr, keys: Keys) -> int:
+        source = expr.as_column()
+        if source is not None:
+            return keys[source]
+        if expr.volatile or expr.scope:
+            return self._number(("column", column))
+        parts = tuple(part if isinstance(part, str) else keys[part.id] for part in expr.parts)
+        return self._number(("expr", parts, expr.type))
+
+    def _number(self, definition: Any) -> int:
+        return self._numbers.setdefault(definition, len(self._numbers))

@@ -1,0 +1,74 @@
+"""Shared by all tests: the real engine, one for the whole session."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import threading
+from collections.abc import Coroutine, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from halo_sql.engines import bundled
+from halo_sql.engines.protocol import EngineInfo, GenRequest, GenResult
+from halo_sql.engines.vllm import VllmEngine
+
+
+class RealEngine:
+    """The bundled model on vLLM, on an asyncio loop of its own in a thread."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self._thread.start()
+        self.engine = VllmEngine("bundled:smollm2", {"kv_cache_gib": 0.5, "max_model_len": 2048})
+        self.info: EngineInfo = self.run(self.engine.start())
+
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Run a coroutine on the engine's loop; its result."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(timeout=280)
+
+    def ask(self, requests: Sequence[GenRequest]) -> list[GenResult]:
+        """Submit all at once; the results in the order of the requests."""
+        return self.run(self._ask(requests))
+
+    async def _ask(self, requests: Sequence[GenRequest]) -> list[GenResult]:
+        found: dict[int, GenResult] = {}
+        done = asyncio.Event()
+
+        def deliver(results: Sequence[GenResult]) -> None:
+            for result in results:
+                assert result.id not in found, "delivered once"
+                found[result.id] = result
+            if len(found) == len(requests):
+                done.set()
+
+        self.engine.submit(requests, deliver)
+        await done.wait()
+        return [found[request.id] for request in requests]
+
+    def close(self) -> None:
+        self.run(self.engine.close())
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+        self.loop.close()
+
+
+@pytest.fixture(scope="session")
+def real_engine() -> Iterator[RealEngine]:
+    """The bundled model on vLLM: fetched once per machine, started once per session (about 25 s)."""
+    if importlib.util.find_spec("vllm") is None:
+        pytest.skip("vLLM is not installed (pip install 'halo-sql[cpu]')")
+    engine = RealEngine()
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="session")
+def bundled_model() -> Path:
+    """The folder of the bundled model, fetched once per machine."""
+    if importlib.util.find_spec("vllm") is None:
+        pytest.skip("vLLM is not installed (pip install 'halo-sql[cpu]')")
+    return bundled.ensure("smollm2")

@@ -1,0 +1,80 @@
+"""The echo engine: the prompt is the answer."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import duckdb
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from halo_sql.engines.echo import BOOLEANS, EchoEngine
+from halo_sql.engines.protocol import YES_NO, Answer, GenRequest, GenResult, estimate_tok
+
+
+def answers(requests: list[GenRequest]) -> list[GenResult]:
+    delivered: list[GenResult] = []
+    EchoEngine().submit(requests, delivered.extend)
+    return delivered
+
+
+@given(st.lists(st.text()))
+def test_text_and_json_are_the_prompt_itself(prompts: list[str]) -> None:
+    shapes = [Answer(), Answer("json", schema='{"type":"integer"}')]
+    results = answers([GenRequest(number, prompt, answer=shapes[number % 2]) for number, prompt in enumerate(prompts)])
+    assert [result.text for result in results] == prompts
+    assert [result.id for result in results] == list(range(len(prompts)))
+    assert all(result.error is None and result.finish == "stop" for result in results)
+
+
+@pytest.mark.parametrize("word", ["true", "FALSE", "t", "F", "yes", "No", "y", "n", "1", "0"])
+def test_booleans_are_read_as_duckdb_casts_them(word: str) -> None:
+    connection = duckdb.connect()
+    (value,) = connection.execute("SELECT CAST(? AS BOOLEAN)", [word]).fetchone() or (None,)
+    connection.close()
+    [result] = answers([GenRequest(0, f"  {word}\n", answer=YES_NO)])
+    assert result.text == ("yes" if value else "no")
+    assert BOOLEANS[word.lower()] == result.text
+
+
+@pytest.mark.parametrize("text", ["", "maybe", "2", "on", "true false"])
+def test_other_text_is_no_boolean(text: str) -> None:
+    [result] = answers([GenRequest(7, text, answer=YES_NO)])
+    assert (result.id, result.text, result.finish) == (7, "", "error")
+    assert result.error is not None
+    assert result.error.code == "invalid_output"
+    assert repr(text) in result.error.message
+
+
+def test_a_choice_is_the_first_one_that_the_prompt_contains() -> None:
+    answer = Answer("choice", choices=("red", "green"))
+    prompts = ["green then red", "only green", "blue " * 100]
+    first, second, third = answers([GenRequest(n, prompt, answer=answer) for n, prompt in enumerate(prompts)])
+    assert (first.text, second.text) == ("red", "green")
+    assert third.error is not None
+    assert third.error.code == "invalid_output"
+    assert len(third.error.message) < 200
+
+
+def test_counts_are_estimates() -> None:
+    request = GenRequest(0, "u" * 40, system="s" * 80)
+    [result] = answers([request])
+    assert result.prompt_tok == EchoEngine().count_tok(request) == estimate_tok("u" * 40) + estimate_tok("s" * 80)
+    assert result.output_tok == estimate_tok("u" * 40)
+
+
+def test_start_says_not_storable() -> None:
+    info = asyncio.run(EchoEngine().start())
+    assert (info.storable, info.window_requests) == (False, 2048)
+
+
+def test_it_is_cheap() -> None:
+    requests = [GenRequest(number, f"row {number}") for number in range(20_000)]
+    best_s = 1e9
+    for _ in range(5):
+        start_s = time.perf_counter()
+        assert len(answers(requests)) == len(requests)
+        best_s = min(best_s, time.perf_counter() - start_s)
+    assert best_s < 0.2  # it takes 0.03 s; the bound leaves room for a busy machine

@@ -1,0 +1,200 @@
+"""Hand-built plans for the tests: what the binder would make, in few words, and texts to compare plans by."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from halo_sql.ir.expr import Column, ColumnId, ColumnRef, SqlExpr, column_expr, join_text
+from halo_sql.ir.logical import CteScan, Filter, Fragment, Limit, LlmFilter, LlmMap, Project, Sort, SortKey
+from halo_sql.ir.physical import (
+    DuckFragmentExec,
+    Input,
+    LimitExec,
+    LlmFilterExec,
+    LlmMapExec,
+    PhysicalDag,
+    PrefixClusterExec,
+    RestoreOrderExec,
+)
+from halo_sql.ir.prompt import Hole, LlmCall, Prompt, Sampling
+from halo_sql.ir.types import BOOLEAN, VARCHAR, SqlType
+from halo_sql.ir.walk import children, output_columns
+from halo_sql.optimizer.context import ColumnStats, EngineProfile, FragmentStats, OptimizerContext
+from halo_sql.optimizer.nodes import label
+from halo_sql.optimizer.normalize import normalize
+from halo_sql.optimizer.optimize import Optimized, optimize
+from halo_sql.optimizer.plan_context import PlanContext
+from halo_sql.optimizer.rules import RULES
+
+INTEGER = SqlType("INTEGER", "integer")
+TYPES = {"id": INTEGER, "a": INTEGER, "n": INTEGER}
+
+#: The table t(id INTEGER, a INTEGER, body VARCHAR, title VARCHAR): columns 1 to 4.
+ID, A, BODY, TITLE = (
+    Column(ColumnId(1), "id", INTEGER),
+    Column(ColumnId(2), "a", INTEGER),
+    Column(ColumnId(3), "body", VARCHAR),
+    Column(ColumnId(4), "title", VARCHAR),
+)
+T = Fragment(("SELECT * FROM t",), (ID, A, BODY, TITLE), label="Scan t")
+
+
+def col(number: int, name: str = "", sql_type: SqlType = VARCHAR) -> Column:
+    return Column(ColumnId(number), name or f"x{number}", sql_type)
+
+
+def sql(text: str, sql_type: SqlType = VARCHAR, *, volatile: bool = False, row_wise: bool = True) -> SqlExpr:
+    """An expression: ``#3`` in the text is column 3."""
+    parts: list[str | ColumnRef] = []
+    for piece in re.split(r"(#\d+)", text):
+        parts.append(ColumnRef(ColumnId(int(piece[1:]))) if piece.startswith("#") else piece)
+    return SqlExpr(join_text(parts), sql_type, (), volatile, row_wise and not volatile)
+
+
+def template(text: str) -> Prompt:
+    """A prompt: ``{3}`` in the text is a hole over column 3."""
+    pieces = [piece for piece in re.split(r"(\{\d+\})", text) if piece]
+    return Prompt(tuple(Hole(ColumnId(int(p[1:-1]))) if p.startswith("{") else p for p in pieces))
+
+
+def call(output: int, text: str, *, kind: str = "map", volatile: bool = False, model: str = "m", **rest: Any) -> LlmCall:
+    sampling = rest.pop("sampling", Sampling(temperature=1.0 if volatile else 0.0))
+    returns = BOOLEAN if kind == "filter" else VARCHAR
+    return LlmCall(ColumnId(output), kind, template(text), model, returns, sampling, label=f"{text!r}", **rest)
+
+
+def where(plan: Any, predicate: str, **flags: bool) -> Filter:
+    return Filter(plan, sql(predicate, BOOLEAN, **flags))
+
+
+def project(plan: Any, *items: Column | tuple[Column, str]) -> Project:
+    """Columns as they are, or (column, expression text)."""
+    exprs = [(item, column_expr(item)) if isinstance(item, Column) else (item[0], sql(item[1])) for item in items]
+    return Project(plan, tuple(exprs))
+
+
+def holes(plan: Any, *items: tuple[Column, str]) -> Project:
+    """All columns of the plan and some computed ones, as the binder puts below an LLM node."""
+    return project(plan, *output_columns(plan), *items)
+
+
+def llm_map(plan: Any, *calls: LlmCall) -> LlmMap:
+    return LlmMap(plan, calls)
+
+
+def llm_filter(plan: Any, output: int, text: str, **rest: Any) -> LlmFilter:
+    return LlmFilter(plan, call(output, text, kind="filter", **rest))
+
+
+def order_by(plan: Any, *keys: str, modifiers: str = "") -> Sort:
+    return Sort(plan, tuple(SortKey(sql(key), modifiers) for key in keys))
+
+
+def limit(plan: Any, count: int | None, offset: int = 0) -> Limit:
+    return Limit(plan, count, offset)
+
+
+def cte(plan: Any, number: int, first: int) -> CteScan:
+    """A reading of a CTE, its columns numbered from ``first``."""
+    columns = tuple(
+        Column(ColumnId(first + index), column.name, column.type) for index, column in enumerate(output_columns(plan))
+    )
+    return CteScan(plan, number, f"cte{number}", columns)
+
+
+def context(
+    *, rows: float | None = None, distinct: dict[int, float] | None = None, chars: dict[int, float] | None = None, **rest: Any
+) -> OptimizerContext:
+    """A context that verifies; statistics for table t."""
+    rest.setdefault("verify", True)
+    if rows is not None:
+        ids = set(distinct or {}) | set(chars or {})
+        columns = {
+            ColumnId(number): ColumnStats((distinct or {}).get(number), (chars or {}).get(number)) for number in ids
+        }
+        rest["stats"] = {T: FragmentStats(rows, columns)}
+    return OptimizerContext(**rest)
+
+
+#: An engine with a KV cache too small for a table of long prompts.
+SMALL_ENGINE = EngineProfile(window_requests=64, kv_capacity_tok=20_000)
+
+
+def plan_of(plan: Any, ctx: OptimizerContext | None = None, columns: tuple[Column, ...] | None = None) -> Optimized:
+    return optimize(plan, output_columns(plan) if columns is None else columns, ctx or context())
+
+
+def normalized(plan: Any, *names: str, ctx: OptimizerContext | None = None) -> tuple[Any, PlanContext]:
+    """The plan after the named normalize rules only (all of them when none is named)."""
+    state = PlanContext(ctx or context(), plan)
+    rules = [rule for rule in RULES if not names or rule.name in names]
+    return normalize(plan, rules, state), state
+
+
+def shape(plan: Any) -> str:
+    """A plan in one line, top first: ``Limit > LlmMap('x {3}') > Fragment``."""
+    name = type(plan).__name__
+    if isinstance(plan, LlmMap | LlmFilter):
+        calls = plan.calls if isinstance(plan, LlmMap) else (plan.call,)
+        name += "(" + ", ".join(item.label for item in calls) + ")"
+    elif isinstance(plan, Filter):
+        name = "Filter(" + plan.predicate.text(lambda column: f"#{column}") + ")"
+    below = children(plan)
+    if len(below) > 1:
+        return f"{name} > [" + " | ".join(shape(child) for child in below) + "]"
+    return name + "".join(f" > {shape(child)}" for child in below)
+
+
+def operators(dag: PhysicalDag) -> list[str]:
+    """The operators in starting order, with what matters of them."""
+    found = []
+    for node in dag.nodes:
+        op = node.op
+        name = type(op).__name__.removesuffix("Exec")
+        if isinstance(op, LlmMapExec):
+            name += "(" + ", ".join(item.label for item in op.calls) + ")"
+        elif isinstance(op, LlmFilterExec):
+            name += f"({op.call.label})"
+        elif isinstance(op, DuckFragmentExec):
+            name += f"({_tree(op.tree)}{' streaming' if op.streaming else ''})"
+        elif isinstance(op, LimitExec):
+            name += f"({op.count})"
+        elif isinstance(op, PrefixClusterExec):
+            name += "(" + ", ".join(f"#{key}" for key in op.keys) + ")"
+        found.append(name)
+    return found
+
+
+def _tree(tree: Any) -> str:
+    if isinstance(tree, Input):
+        return f"${tree.index}"
+    below = children(tree)
+    return type(tree).__name__ + ("(" + ", ".join(_tree(child) for child in below) + ")" if below else "")
+
+
+def well_formed(dag: PhysicalDag) -> None:
+    """Inputs stand earlier, ids are places, and every operator finds the columns it reads."""
+    assert [node.id for node in dag.nodes] == list(range(len(dag.nodes)))
+    used = {dag.root}
+    for node in dag.nodes:
+        assert all(source < node.id for source in node.inputs)
+        used.update(node.inputs)
+        names = [column.id for column in node.columns]
+        assert len(set(names)) == len(names), node
+        below = [{column.id for column in dag.node(source).columns} for source in node.inputs]
+        op = node.op
+        if isinstance(op, LlmMapExec):
+            assert all(item.columns() <= below[0] for item in op.calls)
+        elif isinstance(op, LlmFilterExec):
+            assert op.call.columns() <= below[0]
+        elif isinstance(op, PrefixClusterExec):
+            assert set(op.keys) <= below[0]
+        elif isinstance(op, RestoreOrderExec):
+            assert op.position in below[0]
+    assert used == set(range(len(dag.nodes))), "every node has a consumer"
+
+
+def names(items: Iterable[Any]) -> list[str]:
+    return [label(item) for item in items]
