@@ -22,10 +22,14 @@ CASES = {
     "the same call twice": ("SELECT count(LLM_MAP('G {{ grp }}')), count(DISTINCT LLM_MAP('G {{ grp }}')) FROM t", 250),
     "LIMIT 10, distinct prompts": ("SELECT LLM_MAP('{{ body }}') FROM t LIMIT 10", 10 + WINDOW),
     "ORDER BY id LIMIT 10": ("SELECT id, LLM_MAP('{{ body }}') FROM t ORDER BY id LIMIT 10", 10),
-    "filter, LIMIT 10": ("SELECT id FROM t WHERE LLM_FILTER('{{ id % 2 = 0 }} ') LIMIT 10", 10 + WINDOW),
+    "filter, LIMIT 10": (
+        "SELECT id FROM t WHERE LLM_FILTER('{{ (id % 2 = 0) || repeat('' '', id % 5000) }}') LIMIT 10",
+        10 + WINDOW,
+    ),
     "WHERE id < 100": ("SELECT LLM_MAP('{{ body }}') FROM t WHERE id < 100", 100),
     "WHERE above the call": ("SELECT m FROM (SELECT id, LLM_MAP('{{ body }}') AS m FROM t) WHERE id < 100", 100),
-    "unused call": ("SELECT count(*) FROM (SELECT id, LLM_MAP('{{ body }}') AS m FROM t)", 0),
+    "unused column": ("SELECT id FROM (SELECT id, LLM_MAP('{{ body }}') AS m FROM t)", 0),
+    "unused, below count(*)": ("SELECT count(*) FROM (SELECT id, LLM_MAP('{{ body }}') AS m FROM t)", 0),
     "CASE branch of 50 rows": (
         "SELECT count(CASE WHEN id < 50 THEN LLM_MAP('{{ body }}') ELSE body END) FROM t",
         50,

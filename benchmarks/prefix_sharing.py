@@ -1,7 +1,7 @@
 """A 900-token system prompt shared by 32 rows on real vLLM: with prefix caching against without, in one run.
 
 Prints, and fails below the goals: time without ÷ time with (at least 5), and computed prompt tokens ÷ tokens of the
-unique-prefix trie rounded to KV blocks (at most 1.05). Run: ``python -m benchmarks.prefix_sharing``.
+unique-prefix trie rounded to KV blocks (at most 1.05). Run: ``python benchmarks/prefix_sharing.py``.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import argparse
 import asyncio
 import time
 from collections.abc import Sequence
+
+from report import finish, show, verdict
 
 from halo_sql.engines import bundled
 from halo_sql.engines.chat import ChatTokenizer
@@ -22,7 +24,7 @@ GOAL_RATIO, GOAL_TRIE = 5.0, 1.05
 
 
 def system_prompt(tokenizer: ChatTokenizer, tokens: int) -> str:
-    """A text of rules, as many as fit into ``tokens`` prompt tokens."""
+    """A text of rules, at least ``tokens`` prompt tokens long."""
     lines = ["You label short reports. The rules:"]
     while True:
         number = len(lines)
@@ -73,7 +75,7 @@ async def ask(engine: VllmEngine, requests: Sequence[GenRequest]) -> list[GenRes
     return [found[request.id] for request in requests]
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--system-tok", type=int, default=900)
@@ -99,18 +101,26 @@ def main() -> int:
     errors = sum(result.error is not None for result in [*shared, *plain])
     same = sum(one.text == other.text for one, other in zip(shared, plain, strict=True))
     ratio, over = plain_s / shared_s, computed / trie
-    print(f"rows                          {len(requests)}")
-    print(f"prompt tokens                 {total} ({tokenizer.count(GenRequest(0, '', system))} shared)")
-    print(f"computed, caching off         {sum(r.prompt_tok - r.prompt_tok_cached for r in plain)}")
-    print(f"computed, caching on          {computed}")
-    print(f"trie of {arguments.block_tok}-token blocks       {trie}")
-    print(f"computed / trie               {over:.3f}   (goal <= {GOAL_TRIE})")
-    print(
-        f"time off / time on            {ratio:.2f}   (goal >= {GOAL_RATIO:g}; {plain_s:.1f} s and {shared_s:.1f} s here)"
+    fast, lean, sound = ratio >= GOAL_RATIO, over <= GOAL_TRIE, errors == 0
+    plain_tok = sum(result.prompt_tok - result.prompt_tok_cached for result in plain)
+    shared_tok = tokenizer.count(GenRequest(0, "", system))
+    show(
+        f"Prefix sharing: {len(requests)} rows, {shared_tok} of {total // len(requests)} prompt tokens shared",
+        ("", "measured", "goal", ""),
+        [
+            ("prompt tokens", str(total), "", ""),
+            ("computed, caching off", str(plain_tok), "", ""),
+            ("computed, caching on", str(computed), "", ""),
+            (f"trie of {arguments.block_tok}-token blocks", str(trie), "", ""),
+            ("computed / trie", f"{over:.3f}", f"<= {GOAL_TRIE}", verdict(lean)),
+            ("time off / time on", f"{ratio:.1f}", f">= {GOAL_RATIO:g}", verdict(fast)),
+            ("  seconds off, on (this machine)", f"{plain_s:.1f}, {shared_s:.1f}", "", ""),
+            ("equal answers", f"{same} of {len(requests)}", "", ""),
+            ("errors", str(errors), "0", verdict(sound)),
+        ],
     )
-    print(f"equal answers                 {same} of {len(requests)}, errors {errors}")
-    return 0 if ratio >= GOAL_RATIO and over <= GOAL_TRIE and not errors else 1
+    finish(fast and lean and sound)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

@@ -19,7 +19,7 @@ from halo_sql.grammar.expressions import grouping, resolved, typed
 from halo_sql.grammar.guards import split_words
 from halo_sql.grammar.hoist import Hoister
 from halo_sql.grammar.skeleton import Range, Select, identifier, parse_select, starts_query
-from halo_sql.grammar.texts import merged
+from halo_sql.grammar.texts import merged, narrowed
 from halo_sql.ir.expr import SqlExpr, column_expr
 from halo_sql.ir.logical import Filter, Fragment, Limit, LogicalPlan, Project, Sort, SortKey
 from halo_sql.ir.types import SqlType
@@ -94,7 +94,7 @@ def _composed(
     parts = text.parts(lexed.sql, span.start, span.end)
     prefix = binding.cte_prefix(" ".join(part for part in parts if isinstance(part, str)), context)
     columns = tuple(binding.new_column(name, kind) for name, kind in described)
-    fragment = Fragment(merged([prefix, *parts]), columns, tuple(text.inputs), "Query")
+    fragment = Fragment(narrowed(merged([prefix, *parts])), columns, tuple(text.inputs), "Query")
     return BoundQuery(fragment, columns, "ORDER" in select.clauses)
 
 

@@ -12,7 +12,7 @@ from halo_sql.grammar.expressions import grouping
 from halo_sql.grammar.hoist import Hoister
 from halo_sql.grammar.names import Scope
 from halo_sql.grammar.skeleton import Range, Select
-from halo_sql.grammar.texts import FragmentText, Part, alias, by_id, merged
+from halo_sql.grammar.texts import FragmentText, Part, alias, by_id, merged, narrowed
 from halo_sql.ir.expr import Column, quote
 from halo_sql.ir.logical import Fragment
 from halo_sql.ir.physical import batch_name
@@ -70,7 +70,7 @@ def bind_tail(
         parts = _block_parts(binding, block, text, source)
         label = _label(binding, block)
     prefix = binding.cte_prefix(" ".join(piece for piece in parts if isinstance(piece, str)), context)
-    return Fragment(merged([prefix, *parts]), columns, tuple(text.inputs), label), columns
+    return Fragment(narrowed(merged([prefix, *parts])), columns, tuple(text.inputs), label), columns
 
 
 def _source(text: FragmentText, hoister: Hoister, shown: Sequence[Column]) -> list[Part]:

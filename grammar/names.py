@@ -45,7 +45,20 @@ class Scope:
         if first in self.merged:
             return self.merged[first], 1
         found = [column for table in self.tables for column in table.columns if column.name.lower() == first]
-        return (found[0], 1) if len(found) == 1 else None
+        if len(found) == 1:
+            return found[0], 1
+        return self._qualified(parts) if not found else None
+
+    def _qualified(self, parts: Sequence[Name]) -> tuple[Column, int] | None:
+        """A table behind its schema, or behind database and schema: ``schema.table.column``."""
+        for skipped in (1, 2):
+            if len(parts) > skipped + 1:
+                names = [part.name.lower() for part in parts[skipped : skipped + 2]]
+                for table in self.tables:
+                    found = [column for column in table.columns if column.name.lower() == names[1]]
+                    if table.alias.lower() == names[0] and len(found) == 1:
+                        return found[0], skipped + 2
+        return None
 
     def columns(self) -> tuple[Column, ...]:
         """All columns, merged ones last."""

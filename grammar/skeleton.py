@@ -139,7 +139,7 @@ def parse_select(lexed: Lexed, first: int, end: int) -> Select:
         word = lexed.word(index)
         if word == "USING" and lexed.word(index + 1) == "SAMPLE":
             marks.append(("SAMPLE", index, index + 2))
-        elif word in CLAUSES and _is_clause(lexed, index, word):
+        elif word in CLAUSES and _is_clause(lexed, index, word, first):
             behind = index + 2 if word in ("GROUP", "ORDER") else index + 1
             marks.append((word, index, behind))
     clauses: dict[str, Range] = {}
@@ -159,8 +159,8 @@ def parse_select(lexed: Lexed, first: int, end: int) -> Select:
     return Select((first, end), clauses, distinct)
 
 
-def _is_clause(lexed: Lexed, index: int, word: str) -> bool:
-    if lexed.column_label(index) or lexed.tokens[index].kind != "keyword":
+def _is_clause(lexed: Lexed, index: int, word: str, first: int) -> bool:
+    if (index > first and lexed.column_label(index)) or lexed.tokens[index].kind != "keyword":
         return False
     if word == "FROM":  # IS [NOT] DISTINCT FROM
         return not (lexed.word(index - 1) == "DISTINCT" and lexed.word(index - 2) in ("IS", "NOT"))

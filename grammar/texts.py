@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from halo_sql.duck import Token, tokenize
 from halo_sql.errors import Span
 from halo_sql.grammar.binding import BoundQuery
 from halo_sql.ir.expr import Column, ColumnId, quote
@@ -86,3 +87,72 @@ def by_id(columns: Sequence[Column]) -> tuple[tuple[str, ColumnId], ...]:
 def alias(name: str) -> str:
     """The text that names a relation."""
     return f" AS {quote(name)}"
+
+
+_WHOLE_ROW = frozenset({"NATURAL", "COLUMNS", "PIVOT", "UNPIVOT", "SUMMARIZE", "DESCRIBE", "NAME"})
+
+
+def narrowed(parts: Sequence[Part]) -> tuple[Part, ...]:
+    """The parts with each input showing only the columns whose names occur in the text.
+
+    All columns stay where the text may read one without naming it: ``*``, a table's alias as a value, NATURAL.
+    """
+    tokens = [
+        token
+        for part in parts
+        for token in (tokenize(part) if isinstance(part, str) else [None])
+        if not _comment(token)
+    ]
+    words = [None if token is None else token.text for token in tokens]
+    aliases: set[str] = set()
+    defined: set[int] = set()
+    for index, word in enumerate(words):
+        if word is None:
+            follower = index + 2 if index + 1 < len(words) and str(words[index + 1]).upper() == "AS" else index + 1
+            if follower < len(words) and words[follower] is not None:
+                aliases.add(unquoted(str(words[follower])))
+                defined.add(follower)
+    named: set[str] = set()
+    for index, word in enumerate(words):
+        if word is None or index in defined:
+            continue
+        before = words[index - 1] if index else "SELECT"
+        if word.upper() in _WHOLE_ROW or word == "#" or (word == "*" and _is_star(words, index)):
+            return tuple(parts)
+        after = words[index + 1] if index + 1 < len(words) else ""
+        if unquoted(word) in aliases and after != "." and before != ".":
+            return tuple(parts)
+        named.add(unquoted(word))
+    return tuple(
+        part if isinstance(part, str) or not tables else _named(part, named)
+        for part, tables in zip(parts, _tables(parts), strict=True)
+    )
+
+
+def _tables(parts: Sequence[Part]) -> list[bool]:
+    """For each part whether it stands behind FROM or JOIN (elsewhere a relation's columns count by position)."""
+    found = []
+    for index, part in enumerate(parts):
+        before = parts[index - 1] if index else ""
+        words = before.split() if isinstance(before, str) else []
+        found.append(isinstance(part, InputRef) and bool(words) and words[-1].upper() in ("FROM", "JOIN"))
+    return found
+
+
+def _named(ref: InputRef, named: set[str]) -> InputRef:
+    return InputRef(ref.index, tuple(pair for pair in ref.names if pair[0].lower() in named))
+
+
+def _comment(token: Token | None) -> bool:
+    return token is not None and token.kind == "comment"
+
+
+def _is_star(words: Sequence[str | None], index: int) -> bool:
+    """Whether ``*`` stands for columns: behind SELECT, a comma or a dot (not ``count(*)``, not a product)."""
+    before = words[index - 1] if index else None
+    return before is None or before in (",", ".") or before.upper() in ("SELECT", "DISTINCT", "ALL", ")")
+
+
+def unquoted(word: str) -> str:
+    """An identifier token as the lower-case name it stands for."""
+    return (word[1:-1].replace('""', '"') if word.startswith('"') else word).lower()

@@ -6,7 +6,6 @@ track of the one it has and closes it before anything else runs.
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -279,11 +278,8 @@ def convert_error(problem: Exception, sql: str | None = None) -> Error:
     if not message:
         kind, message = "", text
     cls = next((ours for theirs, ours in _CLASSES if isinstance(problem, theirs)), errors.DatabaseError)
-    if message.startswith("{"):  # SET errors_as_json
-        try:
-            return cls(json.loads(message)["exception_message"], kind=kind or None)
-        except (ValueError, KeyError):
-            return cls(message, kind=kind or None)
+    if message.startswith("{"):  # SET errors_as_json: the user wants the JSON
+        return cls(message, kind=kind or None)
     message, span = _position(message, sql)
     return cls(message, kind=kind or None, sql=sql if span else None, span=span)
 

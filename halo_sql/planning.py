@@ -12,6 +12,7 @@ from halo_sql.duck import Duck
 from halo_sql.engines.budget import Budget
 from halo_sql.engines.dispatch import Dispatcher
 from halo_sql.engines.protocol import Engine, EngineInfo
+from halo_sql.engines.registry import price
 from halo_sql.engines.store import ResponseStore
 from halo_sql.errors import Error
 from halo_sql.ir.logical import BoundStatement, Fragment
@@ -88,7 +89,8 @@ async def start_run(
         settings.number("halo_max_seconds"),
         settings.number("halo_max_usd"),
     )
-    dispatcher = Dispatcher(engine_of, store, budget, settings.integer("halo_max_concurrency"))
+    prices = {name: price(model) for name, model in models.items()}
+    dispatcher = Dispatcher(engine_of, store, budget, settings.integer("halo_max_concurrency"), prices)
     context = RunContext(duck=duck, channels=dispatcher, metrics=profile.nodes)
 
     async def close() -> None:

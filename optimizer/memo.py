@@ -1,6 +1,7 @@
 """The memo: groups of equal logical expressions whose children are groups.
 
-Expressions are interned structurally (children are group references, so comparing is shallow). When an
+Expressions are interned structurally: children are group references, calls are numbered when first met, so comparing
+is shallow. When an
 expression turns out to belong to two groups the groups are one: a union-find merges them, and the expressions
 that refer to them are interned again, which may merge further groups (congruence closure). Groups only grow.
 """
@@ -11,9 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from halo_sql.ir.expr import Column
+from halo_sql.ir.logical import LlmFilter, LlmMap
+from halo_sql.ir.prompt import LlmCall
 from halo_sql.ir.walk import children, output_columns, with_children
 from halo_sql.optimizer.cardinality import Profile, derive
 from halo_sql.optimizer.context import OptimizerContext
+from halo_sql.optimizer.nodes import calls_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +41,7 @@ class Group:
     id: int
     columns: tuple[Column, ...]
     profile: Profile
-    expressions: dict[Any, None] = field(default_factory=dict)
+    expressions: list[Any] = field(default_factory=list)
     parents: list[tuple[int, Any]] = field(default_factory=list)
     tick: int = 0
 
@@ -51,7 +55,9 @@ class Memo:
         self.merges = 0
         self.expression_count = 0
         self._redirect: list[int] = []  # union-find
-        self._interned: dict[Any, int] = {}
+        self._interned: dict[Any, tuple[int, Any]] = {}  # key -> (group, the expression)
+        self._calls: dict[LlmCall, int] = {}
+        self._call_numbers: dict[int, tuple[LlmCall, int]] = {}  # by identity of the call, kept alive here
 
     def find(self, group_id: int) -> int:
         """The id under which a group lives now."""
@@ -102,15 +108,16 @@ class Memo:
 
     def _intern(self, expression: Any, target: int | None) -> int:
         expression = self._canonical(expression)
-        known = self._interned.get(expression)
-        if known is not None:
-            known = self.find(known)
+        key = self._key(expression)
+        interned = self._interned.get(key)
+        if interned is not None:
+            known = self.find(interned[0])
             if target is not None and self.find(target) != known:
                 self._merge(self.find(target), known)
             return self.find(known)
         group = self._new_group(expression) if target is None else self.group(target)
-        self._interned[expression] = group.id
-        group.expressions[expression] = None
+        self._interned[key] = (group.id, expression)
+        group.expressions.append(expression)
         group.tick += 1
         self.expression_count += 1
         for child in children(expression):
@@ -124,6 +131,21 @@ class Memo:
         self._redirect.append(group.id)
         self.groups[group.id] = group
         return group
+
+    def _key(self, expression: Any) -> Any:
+        """What makes an expression equal to another: class, child groups, and everything else it holds."""
+        if not isinstance(expression, LlmMap | LlmFilter):
+            return expression
+        calls = tuple(self._call_number(call) for call in calls_of(expression))
+        child: Any = expression.input
+        return type(expression), child.id, calls, expression.distinct
+
+    def _call_number(self, call: LlmCall) -> int:
+        known = self._call_numbers.get(id(call))
+        if known is None:
+            number = self._calls.setdefault(call, len(self._calls))
+            known = self._call_numbers[id(call)] = (call, number)
+        return known[1]
 
     def _canonical(self, expression: Any) -> Any:
         """The expression with every child reference at its live group."""
@@ -144,17 +166,20 @@ class Memo:
             keep, drop = self.groups[keep_id], self.groups.pop(drop_id)
             self._redirect[drop_id] = keep_id
             self.merges += 1
-            for expression in drop.expressions:
-                keep.expressions.setdefault(expression)
+            keep.expressions += drop.expressions
             keep.tick += drop.tick + 1
             for parent_id, old in drop.parents:
                 new = self._canonical(old)
                 owner = self.groups[self.find(parent_id)]
-                owner.expressions = {(new if item == old else item): None for item in owner.expressions}
+                self._interned.pop(self._key(old), None)
+                key = self._key(new)
+                other = self._interned.get(key)
+                if other is None:
+                    self._interned[key] = (owner.id, new)
+                    keep.parents.append((owner.id, new))
+                else:  # this copy goes; its group and that of the other are equal
+                    pending.append((owner.id, other[0]))
+                place = next((index for index, item in enumerate(owner.expressions) if item is old), None)
+                if place is not None:
+                    owner.expressions[place : place + 1] = [new] if other is None else []
                 owner.tick += 1
-                self._interned.pop(old, None)
-                other = self._interned.get(new)
-                if other is not None and self.find(other) != owner.id:
-                    pending.append((owner.id, other))
-                self._interned[new] = owner.id
-                keep.parents.append((owner.id, new))

@@ -71,10 +71,10 @@ class Search:
             if before == (self.memo.expression_count, self.memo.merges) or self.explored_enough():
                 break
             self.explored.clear()  # merged groups and their parents have new neighbours
-        root = Requirement(self.memo.find(root.group), root.properties)
-        self.push(OptimizeGroup(root, inf))
+        context = self.context(Requirement(self.memo.find(root.group), root.properties))
+        self.push(OptimizeGroup(context, inf))
         self._drain()
-        return self.contexts[root]
+        return context
 
     def push(self, task: Task) -> None:
         """Run this task next."""

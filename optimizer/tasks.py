@@ -7,12 +7,12 @@ from math import inf
 from typing import TYPE_CHECKING, Any, Protocol
 
 from halo_sql.ir.walk import children
-from halo_sql.optimizer.alternative import Alternative, Requirement
+from halo_sql.optimizer.alternative import Alternative
 from halo_sql.optimizer.rules.rule import Rule
 from halo_sql.optimizer.verify import check_same_set, check_tree
 
 if TYPE_CHECKING:
-    from halo_sql.optimizer.search import Search
+    from halo_sql.optimizer.search import Context, Search
 
 
 class Task(Protocol):
@@ -35,7 +35,7 @@ class ExploreGroup:
         if search.explored.get(group.id) == group.tick:
             return
         search.explored[group.id] = group.tick
-        for expression in reversed(list(group.expressions)):
+        for expression in reversed(group.expressions):
             search.push(ExploreExpression(group.id, expression))
         for expression in group.expressions:
             for child in children(expression):
@@ -92,55 +92,53 @@ class ApplyRule:
 class OptimizeGroup:
     """Finds a group's best plan with the required properties that is cheaper than ``bound``."""
 
-    requirement: Requirement
+    context: Context
     bound: float
 
     def run(self, search: Search) -> None:
         """Pushes a task per expression and enforcer, unless the answer is known."""
-        context = search.context(self.requirement)
+        context = self.context
         bound = self.bound if search.ctx.options.prune else inf
         if context.open or context.best is not None or bound <= context.failed_below:
             return
         context.open, context.bound = True, bound
-        search.push(FinishGroup(self.requirement))
+        search.push(FinishGroup(context))
         for rule in reversed(search.enforce_rules):
-            search.push(Enforce(rule, self.requirement))
-        group = search.memo.group(self.requirement.group)
-        for expression in reversed(list(group.expressions)):
+            search.push(Enforce(rule, context))
+        group = search.memo.group(context.requirement.group)
+        for expression in reversed(group.expressions):
             if all(child.id != group.id for child in children(expression)):
-                search.push(OptimizeExpression(self.requirement, expression))
+                search.push(OptimizeExpression(context, expression))
 
 
 @dataclass(slots=True)
 class FinishGroup:
     """Closes a group's context: what was found is the best there is below the bound."""
 
-    requirement: Requirement
+    context: Context
 
     def run(self, search: Search) -> None:
         """Records the outcome."""
-        context = search.context(self.requirement)
-        context.open = False
-        if context.best is None:
-            context.failed_below = context.bound
+        self.context.open = False
+        if self.context.best is None:
+            self.context.failed_below = self.context.bound
 
 
 @dataclass(slots=True)
 class OptimizeExpression:
     """Applies the implement rules to one expression, most promising first."""
 
-    requirement: Requirement
+    context: Context
     expression: Any
 
     def run(self, search: Search) -> None:
         """Pushes a task per alternative."""
+        wanted = self.context.requirement
         found: list[Alternative] = []
         for rule in search.implement_rules:
-            found += search.apply(
-                rule, self.expression, self.expression, self.requirement.group, self.requirement.properties
-            )
+            found += search.apply(rule, self.expression, self.expression, wanted.group, wanted.properties)
         for alternative in reversed(found):
-            search.push(OptimizeInputs(self.requirement, alternative))
+            search.push(OptimizeInputs(self.context, alternative, search.own_value(alternative)))
 
 
 @dataclass(slots=True)
@@ -148,46 +146,46 @@ class Enforce:
     """Applies one enforce rule to a group."""
 
     rule: Rule
-    requirement: Requirement
+    context: Context
 
     def run(self, search: Search) -> None:
         """Pushes a task per alternative."""
-        required = self.requirement
-        found = search.apply(self.rule, required.group, required.group, required.properties)
+        wanted = self.context.requirement
+        found = search.apply(self.rule, wanted.group, wanted.group, wanted.properties)
         for alternative in reversed(found):
-            search.push(OptimizeInputs(required, alternative))
+            search.push(OptimizeInputs(self.context, alternative, search.own_value(alternative)))
 
 
 @dataclass(slots=True)
 class OptimizeInputs:
-    """Costs one alternative: its inputs one by one, given up as soon as it cannot win any more."""
+    """Costs one alternative: its inputs one by one, given up as soon as it cannot win any more.
 
-    requirement: Requirement
+    spent  the alternative's own value and that of the inputs before ``index``
+    """
+
+    context: Context
     alternative: Alternative
+    spent: float
     index: int = 0
-    spent: float = -1.0
 
     def run(self, search: Search) -> None:
         """Goes on with the next input, or records the alternative as the best so far."""
-        context = search.context(self.requirement)
-        if self.spent < 0:
-            self.spent = search.own_value(self.alternative)
-        limit = context.limit if search.ctx.options.prune else inf
+        context = self.context
         if context.best is not None and search.costed_enough():
             return
+        limit = context.limit if search.ctx.options.prune else inf
         while self.index < len(self.alternative.inputs):
             if self.spent >= limit:
                 search.pruned += 1
                 return
-            wanted = self.alternative.inputs[self.index]
-            below = search.context(wanted)
+            below = search.context(self.alternative.inputs[self.index])
             if below.best is None:
                 if below.open or limit - self.spent <= below.failed_below:
                     return
                 search.push(self)
-                search.push(OptimizeGroup(wanted, limit - self.spent))
+                search.push(OptimizeGroup(below, limit - self.spent))
                 return
             self.spent += below.best_value
             self.index += 1
-        if self.spent < context.best_value and (self.spent < limit or not search.ctx.options.prune):
+        if self.spent < min(limit, context.best_value):
             context.best, context.best_value = self.alternative, self.spent

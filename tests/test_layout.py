@@ -29,10 +29,10 @@ TESTS = sorted((ROOT / "tests").rglob("*.py")) + sorted((ROOT / "benchmarks").rg
 NAMED_FILES = {
     "duckdb": {
         "halo_sql/duck.py": "the adapter",
-        "halo_sql/shell/boxes.py": "tables are drawn by DuckDB's own renderer",
+        "halo_sql/result.py": "reads DuckDB's results and converts batches through it",
     },
     "sqlglot": {"grammar/syntax.py": "the syntax tree of a query with calls"},
-    "lark": {"grammar/statements.py": "our own statements"},
+    "lark": {"grammar/statements/parse.py": "our own statements"},
     "vllm": {"halo_sql/engines/vllm_worker.py": "runs in the worker process"},
     "torch": {
         "halo_sql/engines/vllm_worker.py": "runs in the worker process",

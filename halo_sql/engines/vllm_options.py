@@ -129,6 +129,7 @@ def worker_environment(
         "DO_NOT_TRACK": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
     }
     if local:
         environment["HF_HUB_OFFLINE"] = "1"

@@ -89,6 +89,8 @@ class WorkerProcess:
             raise
         finally:
             server.close()
+        # vLLM's processes may hold copies of the socket: it ends when they do.
+        worker._exited.add_done_callback(lambda _: worker.kill())
         reader, _ = connected.result()
         worker._reading = loop.create_task(worker._read(reader, on_results, on_lost))
         return worker

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from halo_sql.ir.expr import Column, SqlExpr, column_expr
+from halo_sql.ir.expr import Column, ColumnId, SqlExpr, column_expr, substitute
 from halo_sql.ir.logical import Filter, LlmFilter, LlmMap, LogicalPlan, Project
 from halo_sql.ir.walk import output_columns, with_children
-from halo_sql.optimizer.nodes import cannot_fail, column_ids, is_llm, is_row_wise, pick, through_project
+from halo_sql.optimizer.nodes import cannot_fail, is_llm, is_row_wise, outputs, pick
 from halo_sql.optimizer.plan_context import PlanContext
+from halo_sql.optimizer.required import rewrite_down
 
 Item = tuple[Column, SqlExpr]
+CHAIN = Project | LlmMap | LlmFilter | Filter
 
 
-def push_project_below_llm(node: Any, ctx: PlanContext) -> LogicalPlan | None:
-    """``Project[f(a)](LLM(X)) => Project[v](LLM(Project[*, v := f(a)](X)))``.
+def push_project_below_llm(plan: Any, ctx: PlanContext) -> LogicalPlan | None:
+    """``Project[f(a)](LLM(X)) => Project[v](LLM(Project[v := f(a)](X)))``. Over the whole plan.
 
     Safe below an LlmMap for any row-wise expression that reads none of its answers: the rows are the same.
     Safe below an LlmFilter (more rows) only for expressions that cannot fail, or a row that the
@@ -24,45 +26,101 @@ def push_project_below_llm(node: Any, ctx: PlanContext) -> LogicalPlan | None:
 
     Volatile expressions and expressions over rebuilt names stay where they are.
     """
-    if not isinstance(node, Project):
-        return None
-    current: Any = node.input
-    taken = column_ids(current)
-    moved = [item for item in node.exprs if _movable(item[1]) and item[0].id not in taken]
-    moved = [item for item in moved if _may_pass(item[1], current)]
-    path: list[Any] = []
-    gained = 0  # nodes of the path down to the last LLM node
-    while moved and all(_may_pass(expr, current) for _, expr in moved):
-        path.append(current)
-        if is_llm(current):
-            gained = len(path)
-        current = current.input
-    if not gained:
-        return None
-    path = path[:gained]
-    lower: Any = _project(path[-1].input, moved)
-    for above in reversed(path):
-        lower = with_children(above, (lower,))
-    ids = {column.id for column, _ in moved}
-    items = ((column, column_expr(column) if column.id in ids else expr) for column, expr in node.exprs)
-    return Project(lower, tuple(items))
+    finished: set[int] = set()
+    kept: list[Any] = []  # keeps the nodes in ``finished`` alive, so that identities stay unique
+
+    def change(node: Any, required: Any) -> Any:
+        if id(node) in finished or not isinstance(node, CHAIN):
+            return node
+        changed = _Chain(node).rewritten()
+        current = changed
+        while isinstance(current, CHAIN):
+            finished.add(id(current))
+            current = current.input
+        kept.append(changed)
+        return changed
+
+    rewritten: LogicalPlan = rewrite_down(plan, change)
+    return None if rewritten is plan else rewritten
 
 
-def _movable(expr: SqlExpr) -> bool:
-    return expr.as_column() is None and is_row_wise(expr) and not expr.volatile
+class _Chain:
+    """A row of LLM nodes, projections and relational filters, top first."""
 
+    def __init__(self, top: Any) -> None:
+        self.nodes: list[Any] = []
+        while isinstance(top, CHAIN):
+            self.nodes.append(top)
+            top = top.input
+        self.bottom = top
+        # per place: what a projection there defines, a map there answers
+        self.defined: list[dict[ColumnId, SqlExpr]] = [
+            {column.id: expr for column, expr in node.exprs} if isinstance(node, Project) else {} for node in self.nodes
+        ]
+        self.answers = [outputs(node) if isinstance(node, LlmMap) else frozenset() for node in self.nodes]
 
-def _may_pass(expr: SqlExpr, node: Any) -> bool:
-    if isinstance(node, LlmMap):
-        return expr.columns() <= column_ids(node.input)
-    return isinstance(node, LlmFilter | Filter) and cannot_fail(expr)
+    def rewritten(self) -> Any:
+        """The chain with each expression as deep as it may go; the same object when nothing moves."""
+        count = len(self.nodes)
+        added: list[list[Item]] = [[] for _ in range(count + 1)]  # per place: what is computed just above that node
+        through: list[list[Column]] = [[] for _ in range(count)]  # per place: what a projection there passes on
+        moved: list[set[ColumnId]] = [set() for _ in range(count)]  # per place: what a projection there had computed
+        for origin, node in enumerate(self.nodes):
+            for column, expr in node.exprs if isinstance(node, Project) else ():
+                landing = self._landing(origin, column, expr)
+                if landing is not None:
+                    place, lowered = landing
+                    added[place].append((column, lowered))
+                    moved[origin].add(column.id)
+                    for between in range(origin + 1, place):
+                        through[between].append(column)
+        if not any(moved):
+            return self.nodes[0]
+        current = self._place(self.bottom, added[count])
+        for index in range(count - 1, -1, -1):
+            node = self.nodes[index]
+            if isinstance(node, Project):
+                kept = (
+                    (column, column_expr(column) if column.id in moved[index] else expr) for column, expr in node.exprs
+                )
+                current = Project(current, (*kept, *pick(through[index])))
+            else:
+                current = with_children(node, (current,))
+            current = self._place(current, added[index])
+        return current
 
+    def _landing(self, origin: int, column: Column, expr: SqlExpr) -> tuple[int, SqlExpr] | None:
+        """The place above which the expression is computed at best and how it reads there; None: it stays."""
+        if expr.as_column() is not None or not is_row_wise(expr) or expr.volatile:
+            return None
+        found: tuple[int, SqlExpr] | None = None
+        harmless = cannot_fail(expr)
+        for place in range(origin + 1, len(self.nodes)):
+            node = self.nodes[place]
+            if isinstance(node, Project):
+                lowered = self._through(expr, place)
+                if lowered is None or column.id in self.defined[place]:
+                    return found
+                expr, harmless = lowered, harmless and cannot_fail(lowered)
+                if found is not None and found[0] == place:
+                    found = (place + 1, expr)  # as a part of this projection, not above it
+                continue
+            if isinstance(node, LlmMap):
+                if expr.columns() & self.answers[place]:
+                    return found
+            elif not harmless:
+                return found
+            if is_llm(node):
+                found = (place + 1, expr)
+        return found
 
-def _project(source: Any, items: list[Item]) -> Project:
-    """The items beside all columns of ``source``, merged into it when it is a projection itself."""
-    if isinstance(source, Project):
-        merged = [(column, through_project(expr, source)) for column, expr in items]
-        ready = [(column, expr) for column, expr in merged if expr is not None]
-        if len(ready) == len(items):
-            return Project(source.input, source.exprs + tuple(ready))
-    return Project(source, pick(output_columns(source)) + tuple(items))
+    def _through(self, expr: SqlExpr, place: int) -> SqlExpr | None:
+        defined = self.defined[place]
+        read = [defined[column] for column in expr.columns()]
+        if any(value.volatile or (value.scope and value.as_column() is None) for value in read):
+            return None
+        return substitute(expr, defined)
+
+    def _place(self, source: Any, items: list[Item]) -> Any:
+        """``source`` with the items computed beside its columns."""
+        return Project(source, (*pick(output_columns(source)), *items)) if items else source
