@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -19,6 +20,7 @@ from halo_sql.result import BatchResult, DuckResult, Result
 from halo_sql.runtime import Runtime
 
 if TYPE_CHECKING:
+    from halo_sql.engines.store import StoreStats
     from halo_sql.catalog.objects import ModelDef, Snapshot
     from halo_sql.grammar.statements.nodes import Explain, Statement
     from halo_sql.ir.logical import BoundStatement
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from halo_sql.running import QueryRun
 
 PROFILES_KEPT = 100
+LISTING = re.compile(r"\bhalo_\w+\s*\(", re.IGNORECASE)
 
 
 class Stage(IntEnum):
@@ -82,6 +85,10 @@ class Session:
         Returns when the first rows are ready, or when a statement without rows is done.
         """
         self._end_run()
+        if LISTING.search(sql):
+            from halo_sql import listings
+
+            listings.prepare(self, sql)
         pieces = split(sql)
         kinds = [classify(piece.text) for piece in pieces]
         if all(kind is Kind.PLAIN for kind in kinds):
@@ -284,6 +291,15 @@ class Session:
     def last_profile(self) -> Profile | None:
         """What the last LLM query did."""
         return self._profiles[-1] if self._profiles else None
+
+    def profiles(self) -> list[Profile]:
+        """What the latest LLM queries did, oldest first."""
+        return list(self._profiles)
+
+    def store_stats(self) -> StoreStats | None:
+        """The response store as it is; None when it is off."""
+        path = config.store_path(self.settings)
+        return None if path is None else self._runtime.store(path).stats()
 
     def register(self, name: str, obj: object) -> None:
         """Make an Arrow or dataframe object a table of this connection."""

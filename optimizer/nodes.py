@@ -77,6 +77,18 @@ def calls_columns(calls: Iterable[LlmCall]) -> frozenset[ColumnId]:
     return frozenset(read)
 
 
+def columns_of(exprs: Iterable[SqlExpr]) -> frozenset[ColumnId]:
+    """Every column that one of the expressions may read."""
+    found: set[ColumnId] = set()
+    for expr in exprs:
+        if expr.scope:
+            found |= expr.columns()
+        for part in expr.parts:
+            if isinstance(part, ColumnRef):
+                found.add(part.id)
+    return frozenset(found)
+
+
 def column_ids(node: LogicalPlan) -> frozenset[ColumnId]:
     """Ids of the node's output columns."""
     return frozenset(column.id for column in output_columns(node))
@@ -87,9 +99,9 @@ def reads(node: Any, index: int = 0) -> frozenset[ColumnId]:
     if isinstance(node, Filter):
         return node.predicate.columns()
     if isinstance(node, Project):
-        return frozenset().union(*(expr.columns() for _, expr in node.exprs))
+        return columns_of(expr for _, expr in node.exprs)
     if isinstance(node, Sort):
-        return frozenset().union(*(key.expr.columns() for key in node.keys))
+        return columns_of(key.expr for key in node.keys)
     if isinstance(node, LlmMap | LlmFilter):
         return calls_columns(calls_of(node))
     if isinstance(node, Fragment):
@@ -136,7 +148,7 @@ def cannot_fail(expr: SqlExpr) -> bool:
 
 def is_cheap(expr: SqlExpr) -> bool:
     """Whether repeating the expression is no loss: a reference or a cast of one."""
-    return len([part for part in expr.parts if isinstance(part, ColumnRef)]) <= 1 and cannot_fail(expr)
+    return sum(isinstance(part, ColumnRef) for part in expr.parts) <= 1 and cannot_fail(expr)
 
 
 def pick(columns: Iterable[Column]) -> tuple[tuple[Column, SqlExpr], ...]:

@@ -1,8 +1,8 @@
 """The normalize stage: rewrites that are always good, to a fixpoint.
 
 Node rules are offered every node, inputs first; what a rule returns is normalized again at once. Rules over
-the whole plan follow, and if one of them changed something everything is repeated. No recursion: deep
-plans are planned like shallow ones.
+the whole plan come before that (promise above 0) or after it, and when anything changed all is repeated. No
+recursion: deep plans are planned like shallow ones.
 """
 
 from __future__ import annotations
@@ -24,12 +24,19 @@ def normalize(plan: LogicalPlan, rules: Sequence[Rule], ctx: PlanContext) -> Log
     active = [rule for rule in rules if ctx.allows(rule.name)]
     node_rules = [rule for rule in active if rule.stage is Stage.NORMALIZE and not rule.plan_wide]
     plan_rules = [rule for rule in active if rule.stage is Stage.NORMALIZE and rule.plan_wide]
+    first = [rule for rule in plan_rules if rule.promise > 0]
+    last = [rule for rule in plan_rules if rule.promise <= 0]
     passes = ctx.options.limits.passes
+    fixpoint = _Fixpoint(node_rules, ctx)
     for _ in range(passes):
-        before = plan
+        before, reads = plan, ctx.cte_reads
         ctx.refresh(plan)
-        plan = _Fixpoint(node_rules, ctx).run(plan)
-        for rule in plan_rules:
+        if ctx.cte_reads != reads:  # normal form depends on it
+            fixpoint = _Fixpoint(node_rules, ctx)
+        for rule in first:
+            plan = _offer(rule, plan, ctx) or plan
+        plan = fixpoint.run(plan)
+        for rule in last:
             plan = _offer(rule, plan, ctx) or plan
         if plan is before:
             break
@@ -56,7 +63,7 @@ def _offer(rule: Rule, node: Any, ctx: PlanContext) -> LogicalPlan | None:
 
 
 class _Fixpoint:
-    """One pass: every node until no node rule applies. ``_clean`` holds nodes known to be in normal form."""
+    """Every node until no node rule applies. ``_clean`` holds nodes known to be in normal form."""
 
     FIRINGS_PER_NODE = 50
 

@@ -8,7 +8,7 @@ from typing import Any
 from halo_sql.ir.expr import ColumnId
 from halo_sql.ir.logical import CteScan, Distinct, Fragment, LlmMap, LogicalPlan, Project, Sink
 from halo_sql.ir.walk import children, with_children
-from halo_sql.optimizer.nodes import column_ids, outputs, reads
+from halo_sql.optimizer.nodes import column_ids, columns_of, outputs, reads
 
 Required = frozenset[ColumnId]
 
@@ -19,7 +19,7 @@ def required_of_input(node: Any, index: int, required: Required) -> Required:
     A CTE that several places read keeps all its columns: its readers are one computation.
     """
     if isinstance(node, Project):
-        return frozenset().union(*(expr.columns() for column, expr in node.exprs if column.id in required))
+        return columns_of(expr for column, expr in node.exprs if column.id in required)
     if isinstance(node, Fragment | Sink):
         return reads(node, index)
     if isinstance(node, CteScan | Distinct):

@@ -23,9 +23,10 @@ class Values:
     def __init__(self) -> None:
         self._cache: dict[int, tuple[Any, Keys]] = {}
         self._numbers: dict[Any, int] = {}
+        self._holders: dict[int, tuple[Keys, dict[int, ColumnId]]] = {}  # by identity of the keys, kept alive
 
     def keys(self, plan: LogicalPlan) -> Keys:
-        """Column id -> value key of the plan's columns (and of those below that pass unchanged)."""
+        """Column id -> value key, for each of the plan's columns in order."""
         pending = [plan]
         while pending:
             node = pending[-1]
@@ -37,6 +38,17 @@ class Values:
             if id(node) not in self._cache:
                 self._cache[id(node)] = (node, self._own(node))
         return self._cache[id(plan)][1]
+
+    def holders(self, plan: LogicalPlan) -> dict[int, ColumnId]:
+        """Value key -> the first of the plan's columns that holds it."""
+        keys = self.keys(plan)
+        known = self._holders.get(id(keys))
+        if known is None:
+            found: dict[int, ColumnId] = {}
+            for column, key in keys.items():
+                found.setdefault(key, column)
+            known = self._holders[id(keys)] = (keys, found)
+        return known[1]
 
     def call_key(self, call: LlmCall, keys: Keys) -> int | None:
         """The key of a call's answer over an input with these keys; None for a volatile call."""
@@ -55,8 +67,9 @@ class Values:
             return {column.id: self._expr(column.id, expr, inputs[0]) for column, expr in node.exprs}
         if produces_own_columns(node):
             return {column.id: self._number(("column", column.id)) for column in output_columns(node)}
-        keys = dict(inputs[0])
+        keys = inputs[0]
         if isinstance(node, LlmMap):
+            keys = dict(keys)
             for call in node.calls:
                 key = self.call_key(call, inputs[0])
                 keys[call.output] = self._number(("column", call.output)) if key is None else key

@@ -44,7 +44,7 @@ RULES: tuple[Rule, ...] = (
     Rule("merge_equal_calls", Stage.NORMALIZE, 0, merge_equal_calls),
     Rule("merge_llm_maps", Stage.NORMALIZE, 0, merge_llm_maps),
     Rule("distinct_before_llm", Stage.NORMALIZE, 0, distinct_before_llm),
-    Rule("push_project_below_llm", Stage.NORMALIZE, 0, push_project_below_llm, plan_wide=True),
+    Rule("push_project_below_llm", Stage.NORMALIZE, 10, push_project_below_llm, plan_wide=True),
     Rule("drop_unused_calls", Stage.NORMALIZE, 0, drop_unused_calls, plan_wide=True),
     Rule("prune_columns", Stage.NORMALIZE, 0, prune_columns, plan_wide=True),
     Rule("narrow_inputs", Stage.FINISH, 0, narrow_inputs, plan_wide=True),

@@ -25,7 +25,7 @@ def test_a_statement_over_several_lines(tmp_path: Path) -> None:
     with driver.Terminal(tmp_path) as terminal:
         terminal.wait("halo>")
         terminal.send("SELECT 40 + 2\r")
-        terminal.wait("  ... ")
+        terminal.wait("\n  ...")
         terminal.send("AS answer;\r")
         screen = terminal.wait("│     42 │")
         assert "│ answer │" in screen

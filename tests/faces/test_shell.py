@@ -82,11 +82,7 @@ def test_values_are_duckdbs_text(tmp_path: Path) -> None:
         "0.1::FLOAT AS f, INTERVAL 3 MONTH AS i, 'ab'::BLOB AS b, true AS y, 0::DECIMAL(20, 10) AS z"
     )
     done = halo(tmp_path, "-list", "-noheader", "-c", sql)
-    assert done.stdout == (
-        "[1, 2]|{'a': x}|{1=2}|2020-01-01 10:00:00.5|1e+20|0.1|3 months|ab|true|0.0000000000\n"
-        if "'a': x" in done.stdout
-        else "[1, 2]|{'a': 'x'}|{1=2}|2020-01-01 10:00:00.5|1e+20|0.1|3 months|ab|true|0.0000000000\n"
-    )
+    assert done.stdout == ("[1, 2]|{'a': x}|{1=2}|2020-01-01 10:00:00.5|1e+20|0.1|3 months|ab|true|0.0000000000\n")
     nested = halo(tmp_path, "-json", "-c", sql + ", 'nan'::DOUBLE AS n, '{\"k\": [1]}'::JSON AS j")
     (row,) = json.loads(nested.stdout)
     assert row["l"] == [1, 2]
@@ -208,7 +204,7 @@ SELECT 'echoed';
     lines = done.stdout.splitlines()
     for wanted in ("main,t,table", "main,v,view", "CREATE TABLE t(i INTEGER);", "nil", "hello world", "back", "echoed"):
         assert wanted in lines, wanted
-    for wanted in ("SELECT 'echoed';", "read", "the response store is off", "  nullvalue: 'nil'"):
+    for wanted in ("SELECT 'echoed';", "read", "the response store is off", " nullvalue: 'nil'"):
         assert wanted in lines, wanted
     assert (tmp_path / "once.csv").read_text() == "once\n"
     assert (tmp_path / "all.csv").read_text() == "file\n"
@@ -308,7 +304,11 @@ def test_boxes_fit() -> None:
 
 def test_long_results_show_both_ends(tmp_path: Path) -> None:
     lines = halo(tmp_path, "-c", "FROM range(100)").stdout.splitlines()
-    assert "│    19 │" in "\n".join(lines).replace("│             19 │", "│    19 │")
+    values = [line.strip("│ ") for line in lines]
+    assert "19" in values
+    assert "20" not in values
+    assert "79" not in values
+    assert "80" in values
     assert any("99" in line for line in lines)
     assert any("100 rows (40 shown)" in line for line in lines)
     assert sum("·" in line for line in lines) == 3

@@ -25,7 +25,7 @@ def merge_equal_calls(node: Any, ctx: PlanContext) -> LogicalPlan | None:
     if not isinstance(node, LlmMap | LlmFilter):
         return None
     keys = ctx.values.keys(node.input)
-    known = {keys[column.id]: column.id for column in reversed(output_columns(node.input))}
+    known = ctx.values.holders(node.input)
     if isinstance(node, LlmFilter):
         key = ctx.values.call_key(node.call, keys)
         same = None if key is None else known.get(key)
@@ -33,16 +33,17 @@ def merge_equal_calls(node: Any, ctx: PlanContext) -> LogicalPlan | None:
             return None
         return Filter(node.input, SqlExpr((ColumnRef(same),), node.call.returns, row_wise=True))
     kept: list[LlmCall] = []
+    own: dict[int, ColumnId] = {}  # value key -> the call of this node that answers it
     equal: dict[ColumnId, ColumnId] = {}
     for call in node.calls:
         key = ctx.values.call_key(call, keys)
-        same = None if key is None else known.get(key)
+        same = None if key is None else known.get(key, own.get(key))
         if same is not None:
             equal[call.output] = same
             continue
         kept.append(call)
         if key is not None:
-            known[key] = call.output
+            own[key] = call.output
     if not equal:
         return None
     lower = replace(node, calls=tuple(kept)) if kept else node.input

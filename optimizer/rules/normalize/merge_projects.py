@@ -29,10 +29,11 @@ def merge_projects(node: Any, ctx: PlanContext) -> LogicalPlan | None:
         return None
     if not _may_substitute(node, inner):
         return None
+    defined = {column.id: expr for column, expr in inner.exprs}
     merged: list[tuple[Any, SqlExpr]] = []
     for column, expr in node.exprs:
         source = expr.as_column()
-        value = _definition(inner, source) if source is not None else through_project(expr, inner)
+        value = defined[source] if source is not None else through_project(expr, inner)
         if value is None:
             return None
         merged.append((column, value))
@@ -40,25 +41,22 @@ def merge_projects(node: Any, ctx: PlanContext) -> LogicalPlan | None:
 
 
 def _changes_nothing(node: Project) -> bool:
-    below = [column.id for column in output_columns(node.input)]
-    return below == [column.id for column, _ in node.exprs] == [expr.as_column() for _, expr in node.exprs]
-
-
-def _definition(project: Project, column: ColumnId) -> SqlExpr:
-    return next(expr for own, expr in project.exprs if own.id == column)
+    if any(column.id != expr.as_column() for column, expr in node.exprs):
+        return False
+    below = output_columns(node.input)
+    return [column.id for column in below] == [column.id for column, _ in node.exprs]
 
 
 def _may_substitute(outer: Project, inner: Project) -> bool:
     """Each costly inner expression is used once at most, volatile and scoped ones only as they are."""
+    costly = [(column, expr) for column, expr in inner.exprs if expr.as_column() is None and not is_cheap(expr)]
     uses: Counter[ColumnId] = Counter()
     inside: set[ColumnId] = set()
-    for _, expr in outer.exprs:
+    for _, expr in outer.exprs if costly else ():
         uses.update(part.id for part in expr.parts if isinstance(part, ColumnRef))
         if expr.as_column() is None:
             inside |= expr.columns()
-    for column, expr in inner.exprs:
-        if expr.as_column() is not None or is_cheap(expr):
-            continue
+    for column, expr in costly:
         if uses[column.id] > 1 or ((expr.volatile or expr.scope) and column.id in inside):
             return False
     scopes = {expr.scope for project in (outer, inner) for _, expr in project.exprs if expr.scope}

@@ -5,21 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from halo_sql.ir.expr import Column, ColumnId, SqlExpr, column_expr, substitute
-from halo_sql.ir.logical import Filter, LlmFilter, LlmMap, LogicalPlan, Project
+from halo_sql.ir.logical import Filter, Limit, LlmFilter, LlmMap, LogicalPlan, Project
 from halo_sql.ir.walk import output_columns, with_children
 from halo_sql.optimizer.nodes import cannot_fail, is_llm, is_row_wise, outputs, pick
 from halo_sql.optimizer.plan_context import PlanContext
 from halo_sql.optimizer.required import rewrite_down
 
 Item = tuple[Column, SqlExpr]
-CHAIN = Project | LlmMap | LlmFilter | Filter
+CHAIN = Project | LlmMap | LlmFilter | Filter | Limit
 
 
 def push_project_below_llm(plan: Any, ctx: PlanContext) -> LogicalPlan | None:
     """``Project[f(a)](LLM(X)) => Project[v](LLM(Project[v := f(a)](X)))``. Over the whole plan.
 
     Safe below an LlmMap for any row-wise expression that reads none of its answers: the rows are the same.
-    Safe below an LlmFilter (more rows) only for expressions that cannot fail, or a row that the
+    Safe below an LlmFilter or a limit (more rows) only for expressions that cannot fail, or a row that the
     filter takes out could raise an error::
 
         SELECT LLM_MAP('double {{ x::INTEGER }}') FROM t WHERE LLM_FILTER('is {{ x }} a number?')
@@ -45,7 +45,7 @@ def push_project_below_llm(plan: Any, ctx: PlanContext) -> LogicalPlan | None:
 
 
 class _Chain:
-    """A row of LLM nodes, projections and relational filters, top first."""
+    """A row of LLM nodes, projections, relational filters and limits, top first."""
 
     def __init__(self, top: Any) -> None:
         self.nodes: list[Any] = []
