@@ -42,7 +42,8 @@ from halo_sql.errors import (
     Warning,
 )
 from halo_sql.explain import to_json
-from halo_sql.result import Description, Result, Row, detached, only_counts
+from halo_sql.result import Description, Result, Row, detached
+from halo_sql.result_counts import only_counts
 from halo_sql.session import Session
 
 apilevel = "2.0"

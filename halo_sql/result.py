@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 import duckdb
 
-from halo_sql.duck import BATCH_ROWS, convert_error, tokenize, type_tree
+from halo_sql.duck import BATCH_ROWS, convert_error, type_tree
 from halo_sql.duck import batches as reader_batches
 from halo_sql.errors import InterruptedQueryError, ProgrammingError
 from halo_sql.ir.expr import Column, ColumnId
@@ -23,14 +23,6 @@ from halo_sql.result_values import DIRECT, Converter, empty_schema
 Row = tuple[Any, ...]
 Description = list[tuple[Any, ...]]
 Value = TypeVar("Value")
-
-#: First words of statements whose result is a result set even when it looks like DuckDB's count row.
-_QUERIES = frozenset(
-    (
-        *("SELECT", "FROM", "WITH", "VALUES", "TABLE", "(", "PIVOT", "UNPIVOT", "SUMMARIZE", "DESCRIBE", "SHOW"),
-        *("EXECUTE", "CALL", "PRAGMA", "EXPLAIN"),
-    )
-)
 
 
 class Result(Protocol):
@@ -362,30 +354,6 @@ def detached(result: Result) -> Result:
     table = result.table()
     named = [Column(ColumnId(place), name, kind) for place, (name, kind) in enumerate(columns)]
     return BatchResult(named, table.to_batches(), rowcount=result.rowcount)
-
-
-def only_counts(result: Result, sql: str) -> bool:
-    """Whether the rows are only DuckDB's "Count" or "Success" of a statement that has no result set."""
-    description = result.description
-    if description is None or len(description) != 1 or isinstance(result, BatchResult):
-        return result.rowcount >= 0
-    shown = (description[0][0], str(description[0][1]))
-    if shown == ("Count", "BIGINT"):
-        return result.rowcount >= 0 or _first_word(sql) not in _QUERIES
-    return shown == ("Success", "BOOLEAN") and _first_word(sql) not in _QUERIES
-
-
-def _first_word(script: str) -> str:
-    """The first word of the last statement."""
-    word, ended = "", True
-    for token in tokenize(script):
-        if token.kind == "comment":
-            continue
-        if token.text == ";":
-            ended = True
-        elif ended:
-            word, ended = token.text.upper(), False
-    return word
 
 
 def _duck_type(kind: SqlType) -> Any:

@@ -72,8 +72,9 @@ class Spool:
             self._guard(self._end_file)
 
     def _end_file(self) -> None:
-        self._writer.close()
-        self._file.close()
+        if not self._file.closed:
+            self._writer.close()
+            self._file.close()
 
     @property
     def in_file(self) -> bool:

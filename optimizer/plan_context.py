@@ -21,6 +21,7 @@ class PlanContext:
     cte_reads   CTE number -> different places that read it
     first_free  the smallest column id the plan does not use
     values      which columns hold equal values (cached by node)
+    settled     (call, input) pairs that fold_constant_prompts has looked at in vain, by identity and kept alive
     """
 
     def __init__(self, options: OptimizerContext, plan: LogicalPlan) -> None:
@@ -29,6 +30,7 @@ class PlanContext:
         self.cte_reads: dict[int, int] = {}
         self.first_free = 0
         self.values = Values()
+        self.settled: dict[tuple[int, int], tuple[Any, Any]] = {}
         self.refresh(plan)
 
     def refresh(self, plan: LogicalPlan) -> None:

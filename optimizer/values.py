@@ -23,6 +23,7 @@ class Values:
     def __init__(self) -> None:
         self._cache: dict[int, tuple[Any, Keys]] = {}
         self._numbers: dict[Any, int] = {}
+        self._call_keys: dict[tuple[int, int], tuple[LlmCall, Keys, int]] = {}  # by identities, kept alive
         self._holders: dict[int, tuple[Keys, dict[int, ColumnId]]] = {}  # by identity of the keys, kept alive
 
     def keys(self, plan: LogicalPlan) -> Keys:
@@ -54,12 +55,18 @@ class Values:
         """The key of a call's answer over an input with these keys; None for a volatile call."""
         if not call.sampling.deterministic:
             return None
+        cached = self._call_keys.get((id(call), id(keys)))
+        if cached is not None:
+            return cached[2]
         renamed = {column: ColumnId(keys[column]) for column in call.columns()}
         definition = remap_call(call, renamed)
-        return self._number(
+        number = self._number(
             ("call", definition.prompt, definition.guard, call.kind, call.model, call.returns, call.sampling,
              call.on_error, call.cache)
         )  # fmt: skip
+
+        self._call_keys[id(call), id(keys)] = (call, keys, number)
+        return number
 
     def _own(self, node: Any) -> Keys:
         inputs = [self._cache[id(child)][1] for child in children(node)]

@@ -185,7 +185,7 @@ def _prepare(connection: sqlite3.Connection) -> None:
     names = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
     if owner != APPLICATION_ID and names and "responses" not in names:
         raise UnusableError("it is another program's database")
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "wal_autocheckpoint=4000"):
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "wal_autocheckpoint=1000"):
         connection.execute(f"PRAGMA {pragma}").fetchall()
     if owner != APPLICATION_ID or not {"responses", "quarantine"} <= names:
         connection.execute(f"PRAGMA application_id={APPLICATION_ID}")

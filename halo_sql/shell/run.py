@@ -13,7 +13,7 @@ from types import FrameType
 from halo_sql.errors import DatabaseError, EngineError, Error, InternalError, InterruptedQueryError
 from halo_sql.grammar.split import split
 from halo_sql.metrics import Profile
-from halo_sql.result import only_counts
+from halo_sql.result_counts import only_counts
 from halo_sql.shell import commands
 from halo_sql.shell.render import JSON_MODES, write
 from halo_sql.shell.state import Exit, Shell

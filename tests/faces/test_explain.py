@@ -101,7 +101,7 @@ def test_text_is_exactly_this() -> None:
         '│                 └─ LlmFilter  LLM_FILTER(smol, "Is it good? {body#2}") · distinct · ~10 rows · ~8 calls · '
         "~400 prompt tok (~100 cached) · ~160 output tok\n"
         "│                    └─ DuckFragment  Scan t · sql=SELECT id, body FROM t · ~20 rows\n"
-        "└─ DuckFragment  streaming · sql=SELECT * FROM #2 WHERE (c1 > 3) · ~3 rows\n"
+        "└─ DuckFragment  streaming · sql=SELECT c1, c2 FROM #2 WHERE (c1 > 3) · ~3 rows\n"
         "   └─ → #2 Materialize\n"
         "\n"
         "Total: ~16 calls · ~800 prompt tok (~200 cached) · ~320 output tok · ~3.0 s of engine time\n"
@@ -228,3 +228,7 @@ def test_logical_plan_is_exactly_this() -> None:
         "                     │     └─ Fragment [id#1, body#2] SELECT id, body FROM t\n"
         "                     └─ → CteScan c cte=0 [id#21, body#22]"
     )
+
+
+def test_label_of_llm_nodes() -> None:
+    assert [explain.llm_label(node) for node in dag().nodes if explain.llm_label(node)] == ["LLM_FILTER", MAP.label]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -22,23 +21,12 @@ from halo_sql.shell.commands import COMMANDS, CommandError, find
 from halo_sql.shell.progress import describe
 from halo_sql.shell.run import is_complete, pieces
 
-
-def _driver() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("shell_driver", Path(__file__).with_name("shell_driver.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-driver = _driver()
-halo = driver.halo
+Run = Callable[..., subprocess.CompletedProcess[str]]
 ECHO = "SELECT LLM_MAP('{{ x }}', model => 'echo') AS s FROM (VALUES ('hi'), ('you'), ('hi')) t(x)"
 
 
-def test_c_prints_a_box_like_duckdbs(tmp_path: Path) -> None:
-    done = halo(tmp_path, "-c", "SELECT 42 AS answer, 'a' AS s, NULL AS n")
+def test_c_prints_a_box_like_duckdbs(halo: Run) -> None:
+    done = halo("-c", "SELECT 42 AS answer, 'a' AS s, NULL AS n")
     assert done.returncode == 0
     assert done.stderr == ""
     assert done.stdout == (
@@ -69,21 +57,21 @@ def test_c_prints_a_box_like_duckdbs(tmp_path: Path) -> None:
         ("html", "<table>\n<tr><th>a</th><th>b</th><th>c</th></tr>\n<tr><td>1</td><td>x,&quot;y&quot;</td>"),
     ],
 )
-def test_modes(tmp_path: Path, mode: str, wanted: str) -> None:
+def test_modes(halo: Run, mode: str, wanted: str) -> None:
     rows = "(VALUES (1, 'x,\"y\"', NULL), (2, NULL, 1.5)) t(a, b, c)"
-    done = halo(tmp_path, f"-{mode}", "-c", f"SELECT * FROM {rows} ORDER BY a")
+    done = halo(f"-{mode}", "-c", f"SELECT * FROM {rows} ORDER BY a")
     assert done.returncode == 0
     assert done.stdout.startswith(wanted)
 
 
-def test_values_are_duckdbs_text(tmp_path: Path) -> None:
+def test_values_are_duckdbs_text(halo: Run) -> None:
     sql = (
         "SELECT [1, 2] AS l, {'a': 'x'} AS s, MAP {1: 2} AS m, TIMESTAMP '2020-01-01 10:00:00.5' AS t, 1e20 AS d, "
         "0.1::FLOAT AS f, INTERVAL 3 MONTH AS i, 'ab'::BLOB AS b, true AS y, 0::DECIMAL(20, 10) AS z"
     )
-    done = halo(tmp_path, "-list", "-noheader", "-c", sql)
+    done = halo("-list", "-noheader", "-c", sql)
     assert done.stdout == ("[1, 2]|{'a': x}|{1=2}|2020-01-01 10:00:00.5|1e+20|0.1|3 months|ab|true|0.0000000000\n")
-    nested = halo(tmp_path, "-json", "-c", sql + ", 'nan'::DOUBLE AS n, '{\"k\": [1]}'::JSON AS j")
+    nested = halo("-json", "-c", sql + ", 'nan'::DOUBLE AS n, '{\"k\": [1]}'::JSON AS j")
     (row,) = json.loads(nested.stdout)
     assert row["l"] == [1, 2]
     assert row["s"] == {"a": "x"}
@@ -92,16 +80,14 @@ def test_values_are_duckdbs_text(tmp_path: Path) -> None:
     assert row["y"] is True
 
 
-def test_arguments_work_in_order(tmp_path: Path) -> None:
-    done = halo(
-        tmp_path, "-csv", "--nullvalue", "-", "-c", "SELECT NULL AS a", "-json", "-c", "SELECT 1 AS b", "-c", ";"
-    )
+def test_arguments_work_in_order(halo: Run) -> None:
+    done = halo("-csv", "--nullvalue", "-", "-c", "SELECT NULL AS a", "-json", "-c", "SELECT 1 AS b", "-c", ";")
     assert done.stdout == 'a\n-\n[{"b":1}]\n'
-    assert halo(tmp_path, ":memory:", "SELECT 1 AS a", "-csv", "SELECT 2 AS b").stdout.endswith("b\n2\n")
+    assert halo(":memory:", "SELECT 1 AS a", "-csv", "SELECT 2 AS b").stdout.endswith("b\n2\n")
 
 
-def test_a_data_cell_that_reads_like_null_is_quoted(tmp_path: Path) -> None:
-    assert halo(tmp_path, "-csv", "-noheader", "-c", "SELECT 'NULL', NULL").stdout == '"NULL",NULL\n'
+def test_a_data_cell_that_reads_like_null_is_quoted(halo: Run) -> None:
+    assert halo("-csv", "-noheader", "-c", "SELECT 'NULL', NULL").stdout == '"NULL",NULL\n'
 
 
 @pytest.mark.parametrize(
@@ -121,51 +107,51 @@ def test_a_data_cell_that_reads_like_null_is_quoted(tmp_path: Path) -> None:
         (["-c"], "", 2, ""),
     ],
 )
-def test_exit_status(tmp_path: Path, arguments: list[str], stdin: str, status: int, stdout: str) -> None:
-    done = halo(tmp_path, *(["-csv"] if arguments[:1] != ["-unknown"] else []), *arguments, stdin=stdin)
+def test_exit_status(halo: Run, arguments: list[str], stdin: str, status: int, stdout: str) -> None:
+    done = halo(*(["-csv"] if arguments[:1] != ["-unknown"] else []), *arguments, stdin=stdin)
     assert done.returncode == status, done.stderr
     assert done.stdout == stdout
     assert (done.stderr == "") == (status in (0, 7))
 
 
-def test_files_stop_at_the_error(tmp_path: Path) -> None:
+def test_files_stop_at_the_error(halo: Run, tmp_path: Path) -> None:
     (tmp_path / "s.sql").write_text("SELECT 1 AS a;\nSELECT nope;\nSELECT 2 AS b;\n")
-    done = halo(tmp_path, "-csv", "-f", "s.sql")
+    done = halo("-csv", "-f", "s.sql")
     assert (done.returncode, done.stdout) == (1, "a\n1\n")
     assert "LINE 1: SELECT nope\n               ^^^^" in done.stderr
 
 
-def test_unavailable_and_budget(tmp_path: Path) -> None:
-    assert halo(tmp_path, "no/such/folder/d.duckdb", "-c", "SELECT 1").returncode == 3
-    done = halo(tmp_path, "-c", f"SET halo_max_calls = 1; {ECHO}")
+def test_unavailable_and_budget(halo: Run) -> None:
+    assert halo("no/such/folder/d.duckdb", "-c", "SELECT 1").returncode == 3
+    done = halo("-c", f"SET halo_max_calls = 1; {ECHO}")
     assert done.returncode == 4, done.stderr
 
 
-def test_init_files(tmp_path: Path) -> None:
+def test_init_files(halo: Run, tmp_path: Path) -> None:
     (tmp_path / ".halorc").write_text(".mode csv\n")
-    done = halo(tmp_path, "-c", "SELECT 1 AS a")
+    done = halo("-c", "SELECT 1 AS a")
     assert done.stdout == "a\n1\n"
     assert done.stderr.startswith("-- Loading resources from")
-    assert "┌" in halo(tmp_path, "-no-init", "-c", "SELECT 1 AS a").stdout
+    assert "┌" in halo("-no-init", "-c", "SELECT 1 AS a").stdout
     (tmp_path / "other").write_text(".mode json\n")
-    assert halo(tmp_path, "-init", "other", "-c", "SELECT 1 AS a").stdout == '[{"a":1}]\n'
+    assert halo("-init", "other", "-c", "SELECT 1 AS a").stdout == '[{"a":1}]\n'
 
 
-def test_llm_statements(tmp_path: Path) -> None:
-    done = halo(tmp_path, "-csv", "-c", ECHO)
+def test_llm_statements(halo: Run) -> None:
+    done = halo("-csv", "-c", ECHO)
     assert done.stdout == "s\nhi\nyou\nhi\n"
     assert "-- 2 LLM calls, 1 coalesced" in done.stderr
-    assert halo(tmp_path, "-no-progress", "-csv", "-c", ECHO).stderr == ""
-    plan = halo(tmp_path, "-c", "EXPLAIN " + ECHO)
+    assert halo("-no-progress", "-csv", "-c", ECHO).stderr == ""
+    plan = halo("-c", "EXPLAIN " + ECHO)
     assert "LlmMap" in plan.stdout
     assert "┌" not in plan.stdout
-    bad = halo(tmp_path, "-c", "SELECT LLM_MAP('{{ nope }}', model => 'echo') FROM (SELECT 1 AS x)")
+    bad = halo("-c", "SELECT LLM_MAP('{{ nope }}', model => 'echo') FROM (SELECT 1 AS x)")
     assert bad.returncode == 1
     assert "nope" in bad.stderr
     assert "^" in bad.stderr
 
 
-def test_dot_commands(tmp_path: Path) -> None:
+def test_dot_commands(halo: Run, tmp_path: Path) -> None:
     script = f"""
 .mode csv
 CREATE TABLE t (i INTEGER); INSERT INTO t VALUES (1);
@@ -199,7 +185,7 @@ SELECT 'echoed';
 .version
 """
     (tmp_path / "r.sql").write_text("SELECT 'read';")
-    done = halo(tmp_path, stdin=script)
+    done = halo(stdin=script)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     for wanted in ("main,t,table", "main,v,view", "CREATE TABLE t(i INTEGER);", "nil", "hello world", "back", "echoed"):
@@ -214,36 +200,36 @@ SELECT 'echoed';
     assert lines[-1].startswith("HaloSQL ")
 
 
-def test_timer_goes_to_stderr(tmp_path: Path) -> None:
-    done = halo(tmp_path, "-csv", stdin=".timer on\nSELECT 1 AS a;")
+def test_timer_goes_to_stderr(halo: Run) -> None:
+    done = halo("-csv", stdin=".timer on\nSELECT 1 AS a;")
     assert done.stdout == "a\n1\n"
     assert done.stderr.startswith("Run Time (s): real ")
 
 
-def test_help_and_version(tmp_path: Path) -> None:
-    assert "-jsonlines" in halo(tmp_path, "-help").stdout
-    assert halo(tmp_path, "--version").stdout.startswith("HaloSQL 0.")
-    done = halo(tmp_path, stdin=".help\n")
+def test_help_and_version(halo: Run) -> None:
+    assert "-jsonlines" in halo("-help").stdout
+    assert halo("--version").stdout.startswith("HaloSQL 0.")
+    done = halo(stdin=".help\n")
     assert all(f".{command.name}" in done.stdout for command in COMMANDS)
 
 
-def test_unknown_names_get_a_suggestion(tmp_path: Path) -> None:
-    assert 'Did you mean "json"' in halo(tmp_path, "-jsn").stderr
-    assert 'Did you mean "tables"' in halo(tmp_path, stdin=".tabels\n").stderr
-    assert 'Did you mean "markdown"' in halo(tmp_path, stdin=".mode markdwn\n").stderr
+def test_unknown_names_get_a_suggestion(halo: Run) -> None:
+    assert 'Did you mean "json"' in halo("-jsn").stderr
+    assert 'Did you mean "tables"' in halo(stdin=".tabels\n").stderr
+    assert 'Did you mean "markdown"' in halo(stdin=".mode markdwn\n").stderr
     assert find("tab").name == "tables"
     with pytest.raises(CommandError, match="ambiguous"):
         find("s")
 
 
-def test_interrupt_of_c(tmp_path: Path) -> None:
+def test_interrupt_of_c(shell_environment: dict[str, str]) -> None:
     sql = "SELECT 'ready'; SELECT count(*) FROM range(100000000000) t(i) WHERE i % 7 = 3; SELECT 'never'"
     shell = subprocess.Popen(
         [sys.executable, "-m", "halo_sql", "-list", "-noheader", "-c", sql],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=driver.environment(tmp_path),
+        env=shell_environment,
     )
     assert shell.stdout is not None
     assert shell.stdout.readline() == "ready\n"
@@ -255,7 +241,7 @@ def test_interrupt_of_c(tmp_path: Path) -> None:
     assert (shell.returncode, stdout, stderr) == (130, "", "Interrupted\n")
 
 
-def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
+def test_a_reader_that_leaves_is_no_error(shell_environment: dict[str, str]) -> None:
     command = f"{sys.executable} -m halo_sql -csv -c 'FROM range(1000000)' | head -2"
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", command],
@@ -263,7 +249,7 @@ def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
         text=True,
         check=False,
         timeout=60,
-        env=driver.environment(tmp_path),
+        env=shell_environment,
     )
     assert (done.stdout, done.stderr) == ("range\n0\n", "")
 
@@ -302,8 +288,8 @@ def test_boxes_fit() -> None:
     assert list(box.duckbox([("n", BIGINT)], [], -1, 0, 0))[-2].startswith("│ 0 rows")
 
 
-def test_long_results_show_both_ends(tmp_path: Path) -> None:
-    lines = halo(tmp_path, "-c", "FROM range(100)").stdout.splitlines()
+def test_long_results_show_both_ends(halo: Run) -> None:
+    lines = halo("-c", "FROM range(100)").stdout.splitlines()
     values = [line.strip("│ ") for line in lines]
     assert "19" in values
     assert "20" not in values

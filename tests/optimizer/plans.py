@@ -59,7 +59,9 @@ def template(text: str) -> Prompt:
     return Prompt(tuple(Hole(ColumnId(int(p[1:-1]))) if p.startswith("{") else p for p in pieces))
 
 
-def call(output: int, text: str, *, kind: str = "map", volatile: bool = False, model: str = "m", **rest: Any) -> LlmCall:
+def call(
+    output: int, text: str, *, kind: str = "map", volatile: bool = False, model: str = "m", **rest: Any
+) -> LlmCall:
     sampling = rest.pop("sampling", Sampling(temperature=1.0 if volatile else 0.0))
     returns = BOOLEAN if kind == "filter" else VARCHAR
     return LlmCall(ColumnId(output), kind, template(text), model, returns, sampling, label=f"{text!r}", **rest)
@@ -69,13 +71,18 @@ def where(plan: Any, predicate: str, **flags: bool) -> Filter:
     return Filter(plan, sql(predicate, BOOLEAN, **flags))
 
 
-def project(plan: Any, *items: Column | tuple[Column, str]) -> Project:
-    """Columns as they are, or (column, expression text)."""
-    exprs = [(item, column_expr(item)) if isinstance(item, Column) else (item[0], sql(item[1])) for item in items]
+def project(plan: Any, *items: Column | tuple[Column, str | SqlExpr]) -> Project:
+    """Columns as they are, or (column, expression)."""
+    exprs: list[tuple[Column, SqlExpr]] = []
+    for item in items:
+        if isinstance(item, Column):
+            exprs.append((item, column_expr(item)))
+        else:
+            exprs.append((item[0], sql(item[1]) if isinstance(item[1], str) else item[1]))
     return Project(plan, tuple(exprs))
 
 
-def holes(plan: Any, *items: tuple[Column, str]) -> Project:
+def holes(plan: Any, *items: tuple[Column, str | SqlExpr]) -> Project:
     """All columns of the plan and some computed ones, as the binder puts below an LLM node."""
     return project(plan, *output_columns(plan), *items)
 
@@ -105,7 +112,11 @@ def cte(plan: Any, number: int, first: int) -> CteScan:
 
 
 def context(
-    *, rows: float | None = None, distinct: dict[int, float] | None = None, chars: dict[int, float] | None = None, **rest: Any
+    *,
+    rows: float | None = None,
+    distinct: dict[int, float] | None = None,
+    chars: dict[int, float] | None = None,
+    **rest: Any,
 ) -> OptimizerContext:
     """A context that verifies; statistics for table t."""
     rest.setdefault("verify", True)

@@ -25,9 +25,13 @@ def fold_constant_prompts(node: Any, ctx: PlanContext) -> LogicalPlan | None:
     """
     if not isinstance(node, LlmMap | LlmFilter):
         return None
-    calls = tuple(_fold(call, node.input) for call in calls_of(node))
-    if calls == calls_of(node):
+    source: Any = node.input
+    pending = [call for call in calls_of(node) if (id(call), id(source)) not in ctx.settled]
+    folded = {id(call): _fold(call, source) for call in pending}
+    ctx.settled.update({(id(call), id(source)): (call, source) for call in folded.values()})
+    if all(folded[id(call)] is call for call in pending):
         return None
+    calls = tuple(folded.get(id(call), call) for call in calls_of(node))
     return replace(node, calls=calls) if isinstance(node, LlmMap) else replace(node, call=calls[0])
 
 

@@ -1,4 +1,4 @@
-"""The shell as a user meets it: a process with pipes, or with a terminal whose screen is modelled by pyte."""
+"""Fixtures: the shell as a user meets it, with pipes or on a terminal whose screen is modelled by pyte."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pexpect
 import pyte
+import pytest
 
 
 def environment(home: Path) -> dict[str, str]:
@@ -23,18 +25,34 @@ def environment(home: Path) -> dict[str, str]:
     }
 
 
-def halo(home: Path, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    """Run the shell with pipes."""
-    return subprocess.run(
-        [sys.executable, "-m", "halo_sql", *arguments],
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        cwd=home,
-        env=environment(home),
-    )
+@pytest.fixture
+def shell_environment(tmp_path: Path) -> dict[str, str]:
+    return environment(tmp_path)
+
+
+@pytest.fixture
+def halo(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs the shell with pipes in an empty folder: ``halo(*arguments, stdin='')``."""
+
+    def run(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "halo_sql", *arguments],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            cwd=tmp_path,
+            env=environment(tmp_path),
+        )
+
+    return run
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Callable[..., Terminal]:
+    """Starts the shell on a terminal: ``with terminal(*arguments) as screen``."""
+    return lambda *arguments: Terminal(tmp_path, *arguments)
 
 
 class Terminal:

@@ -1,0 +1,105 @@
+"""Runs physical DAGs on small tables with a model that is a function of the prompt: an oracle for the optimizer."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import duckdb
+
+from halo_sql.ir.expr import ColumnId
+from halo_sql.ir.physical import (
+    DuckFragmentExec,
+    LimitExec,
+    LlmFilterExec,
+    LlmMapExec,
+    MaterializeExec,
+    PhysicalDag,
+    PhysicalNode,
+    PrefixClusterExec,
+    RestoreOrderExec,
+    SelectExec,
+    batch_name,
+)
+from halo_sql.ir.prompt import LlmCall
+from halo_sql.ir.sql import render
+
+Row = dict[ColumnId, Any]
+
+
+@dataclass
+class Outcome:
+    """``rows`` in order; ``prompts`` that were rendered (kind, text), once per row that reached a call."""
+
+    rows: list[tuple[Any, ...]] = field(default_factory=list)
+    prompts: list[tuple[str, str]] = field(default_factory=list)
+
+
+def run_dag(dag: PhysicalDag, setup: Sequence[str]) -> Outcome:
+    """The rows of the DAG's root over a database made by ``setup``."""
+    outcome = Outcome()
+    results: dict[int, list[Row]] = {}
+    with duckdb.connect() as connection:
+        for statement in setup:
+            connection.execute(statement)
+        for node in dag.nodes:
+            inputs = [results[source] for source in node.inputs]
+            results[node.id] = _run(node, dag, inputs, connection, outcome)
+    root = dag.node(dag.root)
+    outcome.rows = [tuple(row[column.id] for column in root.columns) for row in results[dag.root]]
+    return outcome
+
+
+def answer(call: LlmCall, row: Row, outcome: Outcome) -> Any:
+    """The model: a map echoes its prompt in brackets, a filter decides by checksum."""
+    if call.guard is not None and row[call.guard] is not True:
+        return None
+    pieces = [piece if isinstance(piece, str) else row[piece.column] for piece in call.prompt.user]  # type: ignore[union-attr]
+    if any(piece is None for piece in pieces):
+        return None
+    text = "".join(pieces)
+    outcome.prompts.append((call.kind, text))
+    return zlib.crc32(text.encode()) % 3 > 0 if call.kind == "filter" else f"<{text}>"
+
+
+def _run(node: PhysicalNode, dag: PhysicalDag, inputs: list[list[Row]], connection: Any, outcome: Outcome) -> list[Row]:
+    op: Any = node.op
+    rows = inputs[0] if inputs else []
+    if isinstance(op, DuckFragmentExec):
+        return _query(op, node, dag, inputs, connection)
+    if isinstance(op, SelectExec):
+        return [{column.id: row[source] for column, source in op.columns} for row in rows]
+    if isinstance(op, LlmMapExec):
+        return [{**row, **{call.output: answer(call, row, outcome) for call in op.calls}} for row in rows]
+    if isinstance(op, LlmFilterExec):
+        return [row for row in rows if answer(op.call, row, outcome) is True]
+    if isinstance(op, LimitExec):
+        return rows[op.offset :] if op.count is None else rows[op.offset : op.offset + op.count]
+    if isinstance(op, PrefixClusterExec):
+        placed = [{**row, op.position.id: place} for place, row in enumerate(rows)]
+        return sorted(placed, key=lambda row: tuple(str(row[key]) for key in op.keys))
+    if isinstance(op, RestoreOrderExec):
+        ordered = sorted(rows, key=lambda row: row[op.position])
+        return [{column: value for column, value in row.items() if column != op.position} for row in ordered]
+    assert isinstance(op, MaterializeExec), op
+    return rows
+
+
+def _query(
+    op: DuckFragmentExec, node: PhysicalNode, dag: PhysicalDag, inputs: list[list[Row]], connection: Any
+) -> list[Row]:
+    names = []
+    for index, (source, rows) in enumerate(zip(node.inputs, inputs, strict=True)):
+        columns = dag.node(source).columns
+        declared = ", ".join(f"{batch_name(column.id)} {column.type.text}" for column in columns)
+        connection.execute(f"CREATE OR REPLACE TEMP TABLE in{index} ({declared})")
+        if rows:
+            marks = ", ".join("?" for _ in columns)
+            values = [[row[column.id] for column in columns] for row in rows]
+            connection.executemany(f"INSERT INTO in{index} VALUES ({marks})", values)
+        names.append(f"in{index}")
+    found = connection.execute(render(op.tree, names)).fetchall()
+    ids = [column.id for column in node.columns]
+    return [dict(zip(ids, row, strict=True)) for row in found]
