@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import time
 from collections.abc import Sequence
+from statistics import median
 
 from report import finish, show, verdict
 
@@ -29,11 +30,10 @@ def system_prompt(tokenizer: ChatTokenizer, tokens: int) -> str:
     while True:
         number = len(lines)
         topic = TOPICS[number % len(TOPICS)]
-        lines.append(
-            f"Rule {number}: a report about the {topic} of release {number * 7 % 13} gets label L{number % 9}."
-        )
-        if tokenizer.count(GenRequest(0, "", system="\n".join(lines))) > tokens:
-            return "\n".join(lines[:-1])
+        release, label = number * 7 % 13, number % 9
+        lines.append(f"Rule {number}: a report about the {topic} of release {release} gets label L{label}.")
+        if tokenizer.count(GenRequest(0, "", system="\n".join(lines))) >= tokens:
+            return "\n".join(lines)
 
 
 def trie_tok(prompts: Sequence[Sequence[int]], block_tok: int) -> int:
@@ -47,16 +47,20 @@ def trie_tok(prompts: Sequence[Sequence[int]], block_tok: int) -> int:
     return len(blocks) * block_tok + tails
 
 
-async def run(requests: Sequence[GenRequest], options: dict[str, object]) -> tuple[float, list[GenResult]]:
-    """Seconds for all requests on a warm engine with a cold cache, and the results."""
+async def run(requests: Sequence[GenRequest], options: dict[str, object], times: int) -> tuple[float, list[GenResult]]:
+    """Seconds for all requests on a warm engine with a cold cache (median of some times), and the last results."""
     engine = VllmEngine("bundled:smollm2", options)
     try:
         await engine.start()
         await ask(engine, [GenRequest(0, "Hello", sampling=Sampling(max_tokens=2))])
-        await engine.reset_prefix_cache()
-        started = time.perf_counter()
-        results = await ask(engine, requests)
-        return time.perf_counter() - started, results
+        seconds: list[float] = []
+        results: list[GenResult] = []
+        for _ in range(times):
+            await engine.reset_prefix_cache()
+            started = time.perf_counter()
+            results = await ask(engine, requests)
+            seconds.append(time.perf_counter() - started)
+        return median(seconds), results
     finally:
         await engine.close()
 
@@ -92,8 +96,8 @@ def main() -> None:
     ]
     prompts = tokenizer.render_batch(requests)
     options: dict[str, object] = {"block_size": arguments.block_tok, "kv_cache_gib": 2}
-    shared_s, shared = asyncio.run(run(requests, options))
-    plain_s, plain = asyncio.run(run(requests, options | {"enable_prefix_caching": False}))
+    shared_s, shared = asyncio.run(run(requests, options, times=3))
+    plain_s, plain = asyncio.run(run(requests, options | {"enable_prefix_caching": False}, times=1))
 
     total = sum(result.prompt_tok for result in shared)
     computed = sum(result.prompt_tok - result.prompt_tok_cached for result in shared)

@@ -27,7 +27,7 @@ def bind(sql: str, duck: Duck, snapshot: Snapshot, settings: Settings, params: A
     """Bind a statement that holds LLM calls. Nothing is executed; every error points into ``sql``."""
     spliced = splice_parameters(sql, params)
     try:
-        return _bind(spliced.text, duck, snapshot, settings)
+        return _bind(spliced, duck, snapshot, settings)
     except Error as problem:
         if problem.span is not None:
             problem.span = spliced.origin(problem.span)
@@ -35,7 +35,8 @@ def bind(sql: str, duck: Duck, snapshot: Snapshot, settings: Settings, params: A
         raise
 
 
-def _bind(sql: str, duck: Duck, snapshot: Snapshot, settings: Settings) -> BoundStatement:
+def _bind(spliced: Spliced, duck: Duck, snapshot: Snapshot, settings: Settings) -> BoundStatement:
+    sql = spliced.text
     lexed = lex(sql)
     kind, query = statement_query(lexed)
     span = lexed.span(*query)
@@ -48,7 +49,7 @@ def _bind(sql: str, duck: Duck, snapshot: Snapshot, settings: Settings) -> Bound
                 span=call.origin(),
                 remedy="Put it into the query of the statement.",
             )
-    binding = Binding(duck, source, calls)
+    binding = Binding(duck, source, calls, spliced.origin)
     if kind != "query":
         _check_target(binding, kind, query)
     bound = QueryBinder(binding).bind(*query, CteContext())
@@ -122,7 +123,9 @@ def _check_target(binding: Binding, kind: str, query: Range) -> None:
     try:
         binding.duck.rows(prefix + spliced.text)
     except Error as problem:
-        if problem.span is not None:
+        if problem.span is None:
+            problem.span = _named_span(lexed, query[0], problem.message)
+        else:
             moved = Span(problem.span.start - len(prefix), problem.span.end - len(prefix))
             problem.span = _target_span(spliced, moved, span)
         problem.sql = None
@@ -136,6 +139,15 @@ def _target_span(spliced: Spliced, moved: Span, query: Span) -> Span:
     if moved.end <= query.start:
         return moved
     return spliced.origin(moved)
+
+
+def _named_span(lexed: Lexed, end: int, message: str) -> Span | None:
+    """The name in front of the query that a message without position speaks of."""
+    words = {word.strip('"\'!?,.').lower() for word in message.split()}
+    for index in range(1, end):
+        if lexed.tokens[index].kind == "identifier" and identifier(lexed.text(index)).lower() in words:
+            return lexed.span(index, index + 1)
+    return None
 
 
 def _check_new_table(binding: Binding, query: Range) -> None:

@@ -8,7 +8,7 @@ the user's own SQL, in holes too, before anything runs.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from halo_sql.duck import Duck
@@ -54,11 +54,18 @@ class CteContext:
 class Binding:
     """The shared state of binding one statement."""
 
-    def __init__(self, duck: Duck, source: Source, calls: tuple[CallSite, ...]) -> None:
+    def __init__(
+        self,
+        duck: Duck,
+        source: Source,
+        calls: tuple[CallSite, ...],
+        place: Callable[[Span], Span] = lambda span: span,
+    ) -> None:
         self.duck = duck
         self.source = source
         self.lexed = source.lexed
         self.calls = calls
+        self.place = place  # a span of the bound text -> the span of the user's text (before parameters)
         self.warnings: list[str] = []
         self._next = 0
         self._ctes = 0

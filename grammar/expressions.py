@@ -12,7 +12,7 @@ from halo_sql.grammar.calls import CallSite
 from halo_sql.grammar.names import Scope
 from halo_sql.grammar.skeleton import starts_query
 from halo_sql.grammar.source import Source
-from halo_sql.ir.expr import Column, ColumnId, ColumnRef, SqlExpr, join_text
+from halo_sql.ir.expr import Column, ColumnId, ColumnRef, SqlExpr, column_expr, join_text
 from halo_sql.ir.logical import Project
 from halo_sql.ir.physical import Input, batch_name
 from halo_sql.ir.sql import render
@@ -21,6 +21,9 @@ from halo_sql.ir.types import VARCHAR
 OutputOf = Callable[[CallSite], ColumnId]
 Aliases = Mapping[str, SqlExpr]
 #: words in front of a bracket that are syntax, not functions
+_UNNEST = frozenset({"UNNEST", "UNLIST", "GENERATE_SUBSCRIPTS"})
+#: functions whose result depends on how their arguments are spelled
+_NAMING = frozenset({"struct_pack", "struct_insert", "struct_update", "union_value", "alias"})
 _SYNTAX = frozenset(
     [
         "AND",
@@ -73,7 +76,7 @@ def own_tokens(source: Source, first: int, end: int) -> Iterator[int]:
 
 
 def grouping(source: Source, first: int, end: int, duck: Duck) -> str:
-    """'window' or 'aggregate' when a range holds such a function of its own SELECT (not of a sub-query), else ''."""
+    """'window', 'aggregate' or 'unnest' when a range holds such a function of its own SELECT (not of a sub-query)."""
     lexed, aggregates = source.lexed, duck.aggregate_functions()
     found = ""
     for index in own_tokens(source, first, end):
@@ -83,6 +86,8 @@ def grouping(source: Source, first: int, end: int, duck: Duck) -> str:
             return "window"
         if lexed.text(index).strip('"').lower() in aggregates and lexed.text(index - 1) != ".":
             found = "aggregate"
+        elif not found and lexed.word(index) in _UNNEST:
+            found = "unnest"
     return found or ("window" if any(lexed.word(i) == "OVER" for i in own_tokens(source, first, end)) else "")
 
 
@@ -98,7 +103,7 @@ def resolved(
 ) -> SqlExpr | None:
     """A token range with every reference replaced by a column id; None when one cannot be (type is VARCHAR until
     ``typed`` has asked DuckDB)."""
-    if contains_query(source, first, end):
+    if contains_query(source, first, end) or any(source.lexed.text(index) == "#" for index in range(first, end)):
         return None
     span = source.lexed.span(first, end)
     names = source.syntax.columns_in(span.start, span.end)
@@ -123,6 +128,8 @@ def resolved(
         volatile, row_wise_breaks = volatile or alias.volatile, row_wise_breaks or not alias.row_wise
         cuts.append((parts[0].start, parts[0].end, ("(", *alias.parts, ")")))
     functions = functions_in(source, first, end) - {"llm_map", "llm_filter"}
+    if functions & _NAMING:
+        return None
     return SqlExpr(
         _cut(source.sql, span.start, span.end, cuts),
         VARCHAR,
@@ -178,12 +185,15 @@ def typed(duck: Duck, exprs: Sequence[SqlExpr], columns: Sequence[Column]) -> li
             (Column(ColumnId(-1 - position), "", VARCHAR), exprs[index]) for position, index in enumerate(members)
         )
         empty = ", ".join(f"CAST(NULL AS {column.type.text}) AS {batch_name(column.id)}" for column in inputs)
+        # a bare column beside them: an aggregate (hidden in a macro) is then refused
+        beside = column_expr(inputs[0]) if inputs else SqlExpr(("c0",), VARCHAR)
+        outputs = (*outputs, (Column(ColumnId(-1 - len(members)), "", VARCHAR), beside))
         source: Any = Input(0, inputs)
         query = render(Project(source, outputs), [f"(SELECT {empty or 'NULL AS c0'}) AS r"])
         try:
             described = duck.describe(query.replace("AS c-", "AS x"))
         except Error:
             return None
-        for index, (_, sql_type) in zip(members, described, strict=True):
+        for index, (_, sql_type) in zip(members, described, strict=False):
             result[index] = replace(exprs[index], type=sql_type)
     return [expr for expr in result if expr is not None]

@@ -86,6 +86,8 @@ def _test(operand: Range | None, condition: Range, verdict: str) -> Term:
 def _short_cut(lexed: Lexed, start: int, stop: int, inside: int) -> list[Term]:
     """Terms of the operands left of the one that holds ``inside``, in ``a OR b`` and ``a AND b``."""
     terms: list[Term] = []
+    if lexed.word(start) in ("WHERE", "DISTINCT") and start < inside:  # FILTER (WHERE …), count(DISTINCT …)
+        start += 1
     disjuncts = split_words(lexed, start, stop, "OR")
     mine = (start, stop)
     for left, right in disjuncts:
@@ -125,3 +127,31 @@ def _lazy_function(lexed: Lexed, opening: int, position: int, pieces: list[Range
     if name == "IF" and position > 0:
         return [("((", pieces[0], f") IS {'' if position == 1 else 'NOT '}TRUE)")]
     return []
+
+
+def bound_names(lexed: Lexed, index: int) -> set[str]:
+    """Lower-case names of the lambda parameters and comprehension variables that are visible at a token."""
+    names: set[str] = set()
+    inside = index
+    while lexed.binds_names and (opening := lexed.parent[inside]) >= 0:
+        first, end = opening + 1, lexed.partner[opening]
+        for at in lexed.level(first, end):
+            if lexed.word(at) == "LAMBDA" and at < inside:
+                names |= _names_until(lexed, at + 1, ":", end)
+            elif lexed.text(at) == "->" and at < inside:
+                pair = lexed.text(at - 1) == ")"
+                names |= _names_until(lexed, lexed.partner[at - 1] + 1 if pair else at - 1, ")" if pair else "->", end)
+            elif lexed.word(at) == "FOR" and lexed.text(opening) == "[":
+                names |= _names_until(lexed, at + 1, "IN", end)
+        inside = opening
+    return names
+
+
+def _names_until(lexed: Lexed, first: int, stop: str, end: int) -> set[str]:
+    names = set()
+    for index in range(first, end):
+        if lexed.text(index).upper() == stop:
+            break
+        if lexed.tokens[index].kind in ("identifier", "keyword"):
+            names.add(lexed.text(index).strip('"').lower())
+    return names

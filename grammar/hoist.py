@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from halo_sql.errors import BinderError, NotSupportedError
+from halo_sql.errors import BinderError, Error, NotSupportedError
 from halo_sql.grammar.binding import Binding
 from halo_sql.grammar.calls import CallSite, HoleField, HoleSite
 from halo_sql.grammar.expressions import Aliases, grouping, resolved, typed, verbatim
-from halo_sql.grammar.guards import Term, guard_terms
+from halo_sql.grammar.guards import Term, bound_names, guard_terms
 from halo_sql.grammar.names import Scope
 from halo_sql.grammar.source import Source
 from halo_sql.ir.expr import Column, ColumnId, ColumnRef, SqlExpr, column_expr, join_text, quote
@@ -53,18 +54,22 @@ class Hoister:
     def lift(self, sites: Sequence[CallSite], within: Callable[[CallSite], tuple[int, int]]) -> None:
         """Lift calls of the statement's text; ``within`` gives the token range of the expression around each."""
         for site in sites:
-            self._require(site, within(site), [])
-        self._flush()
+            with _placed(site):
+                self._require(site, within(site), [])
+        if sites:
+            with _placed(sites[0]):
+                self._flush()
 
     def filter(self, site: CallSite) -> None:
         """Keep the rows for which a call (a whole WHERE condition) answers yes."""
-        for nested in site.nested():
-            self._require(nested, None, [])
-        self._flush()
-        layer = _Layer()
-        call = self._call(site, None, layer)
-        self._project(layer)
-        self.plan = LlmFilter(self.plan, call)
+        with _placed(site):
+            for nested in site.nested():
+                self._require(nested, None, [])
+            self._flush()
+            layer = _Layer()
+            call = self._call(site, None, layer)
+            self._project(layer)
+            self.plan = LlmFilter(self.plan, call)
 
     def _require(self, site: CallSite, within: tuple[int, int] | None, outer: list[SqlExpr]) -> ColumnId:
         """The output column of a call, lifting it and what it depends on."""
@@ -172,7 +177,7 @@ class Hoister:
         """The call over columns; its holes and guard are added to the layer's expressions."""
         segments: list[Segment] = []
         for piece in site.pieces:
-            segments.append(piece if isinstance(piece, str) else self._segment(site, piece, layer))
+            segments.append(piece if isinstance(piece, str) else self._segment(site, piece, guard, layer))
         guard_column = None
         if guard is not None:
             guard_column = guard.as_column() or self._add(layer, "guard", guard, BOOLEAN)
@@ -188,6 +193,7 @@ class Hoister:
             site.priority,
             guard_column,
             _label(site),
+            self.binding.place(site.origin()),
         )
         if not any(not isinstance(segment, str) for segment in segments) and self.scope.tables:
             self.binding.warnings.append(
@@ -195,7 +201,7 @@ class Hoister:
             )
         return call
 
-    def _segment(self, site: CallSite, hole: HoleSite, layer: _Layer) -> Segment:
+    def _segment(self, site: CallSite, hole: HoleSite, guard: SqlExpr | None, layer: _Layer) -> Segment:
         if hole.star:
             columns = self.scope.star() or ()
             if not columns:
@@ -203,7 +209,7 @@ class Hoister:
             return ObjectHole(
                 tuple((column.name, self._json(layer, column.name, column_expr(column))) for column in columns)
             )
-        fields = [(item.name, self._field(item)) for item in hole.fields]
+        fields = [(item.name, _reached(self._field(site, item), guard)) for item in hole.fields]
         if hole.is_object:
             return ObjectHole(tuple((name, self._json(layer, name, expr)) for name, expr in fields))
         name, expr = fields[0]
@@ -224,13 +230,23 @@ class Hoister:
     def _json(self, layer: _Layer, name: str, expr: SqlExpr) -> ColumnId:
         return self._add(layer, name, _wrap("CAST(to_json(", expr, ") AS VARCHAR)"), VARCHAR)
 
-    def _field(self, item: HoleField) -> SqlExpr:
+    def _field(self, site: CallSite, item: HoleField) -> SqlExpr:
         source = item.source
+        where = source.origin(source.lexed.span(0, len(source.lexed.tokens)))
+        inner = bound_names(site.source.lexed, site.first)
+        read = {source.lexed.text(index).strip('"').lower() for index in range(len(source.lexed.tokens))}
+        if inner & read:
+            raise NotSupportedError(
+                f'a hole cannot read "{min(inner & read)}", a parameter of a lambda or list comprehension',
+                span=where,
+                remedy="Unnest the list in a sub-query in FROM and call it for each element.",
+            )
         kind = grouping(source, 0, len(source.lexed.tokens), self.binding.duck)
         if kind:
+            noun = "UNNEST" if kind == "unnest" else f"{kind} function"
             raise NotSupportedError(
-                f"a hole cannot hold an {kind} function of its own SELECT in this version",
-                span=source.origin(source.lexed.span(0, len(source.lexed.tokens))),
+                f"a hole cannot hold {'a' if kind == 'window' else 'an'} {noun} of its own SELECT in this version",
+                span=where,
                 remedy="Compute it in a sub-query in FROM and use its column in the hole.",
             )
         return self._expr(source, 0, len(source.lexed.tokens), item.calls)
@@ -274,6 +290,30 @@ class Hoister:
             f"the expression {text[:80]} of a prompt cannot be evaluated for each row here",
             remedy="Compute it in a sub-query in FROM and use its column in the hole.",
         )
+
+
+@contextmanager
+def _placed(site: CallSite) -> Iterator[None]:
+    """Errors without a position point to the call."""
+    try:
+        yield
+    except Error as problem:
+        if problem.span is None:
+            problem.span = site.origin()
+        raise
+
+
+def _reached(expr: SqlExpr, guard: SqlExpr | None) -> SqlExpr:
+    """A hole's value where the call is reached: an expression that can fail must not do so elsewhere."""
+    if guard is None or expr.as_column() is not None or (guard.scope and expr.scope and guard.scope != expr.scope):
+        return expr
+    return SqlExpr(
+        join_text(("CASE WHEN ", *guard.parts, " THEN (", *expr.parts, ") END")),
+        VARCHAR,
+        expr.scope or guard.scope,
+        expr.volatile,
+        expr.row_wise and guard.row_wise,
+    )
 
 
 def _wrap(before: str, expr: SqlExpr, after: str) -> SqlExpr:

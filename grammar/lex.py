@@ -23,6 +23,7 @@ class Lexed:
     tokens: tuple[Token, ...]
     partner: dict[int, int]
     parent: tuple[int, ...]  # index of the innermost opening token around each token; -1 at the top
+    binds_names: bool = False  # whether there may be a lambda or a list comprehension
 
     def word(self, index: int) -> str:
         """Upper-case text of an unquoted word; '' for everything else and outside the text."""
@@ -125,7 +126,8 @@ def lex(sql: str) -> Lexed:
                 span=Span(token.start, token.end),
                 remedy="Check the brackets.",
             )
-    return Lexed(sql, tokens, partner, tuple(parents))
+    binds_names = any(token.text == "->" or token.text.upper() in ("LAMBDA", "FOR") for token in tokens)
+    return Lexed(sql, tokens, partner, tuple(parents), binds_names)
 
 
 def _plain_word(tokens: tuple[Token, ...], index: int, word: str) -> bool:

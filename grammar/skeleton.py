@@ -32,13 +32,15 @@ class Cte:
 class Select:
     """A SELECT block: the ranges behind its clause keywords.
 
-    clauses   keyword -> range of what follows it (``SELECT`` without DISTINCT, ``GROUP`` without BY, …)
-    distinct  whether DISTINCT stands behind SELECT (DISTINCT ON included)
+    clauses      keyword -> range of what follows it (``SELECT`` without DISTINCT, ``GROUP`` without BY, …)
+    distinct     whether DISTINCT stands behind SELECT (DISTINCT ON included)
+    distinct_on  range of the expressions of DISTINCT ON (…)
     """
 
     range: Range
     clauses: dict[str, Range] = field(default_factory=dict)
     distinct: bool = False
+    distinct_on: Range | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,17 +148,18 @@ def parse_select(lexed: Lexed, first: int, end: int) -> Select:
     for position, (word, _, behind) in enumerate(marks):
         stop = marks[position + 1][1] if position + 1 < len(marks) else end
         clauses.setdefault(word, (behind, stop))
-    distinct = False
+    distinct, distinct_on = False, None
     if "SELECT" in clauses:
         start, stop = clauses["SELECT"]
         if lexed.word(start) == "DISTINCT":
             distinct, start = True, start + 1
             if lexed.word(start) == "ON" and lexed.text(start + 1) == "(":
-                start = lexed.partner[start + 1] + 1
+                distinct_on = (start + 2, lexed.partner[start + 1])
+                start = distinct_on[1] + 1
         elif lexed.word(start) == "ALL":
             start += 1
         clauses["SELECT"] = (start, stop)
-    return Select((first, end), clauses, distinct)
+    return Select((first, end), clauses, distinct, distinct_on)
 
 
 def _is_clause(lexed: Lexed, index: int, word: str, first: int) -> bool:

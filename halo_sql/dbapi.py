@@ -375,10 +375,13 @@ class Connection(Cursor):
         self._link.open().create_function(*args, **options)
         return self
 
-    def create_model(self, name: str, fn: Callable[..., Any]) -> Self:
-        """A Python callable (messages in, text out; sync or async) as a model of this connection."""
+    def create_model(self, name: str, fn: Callable[..., Any], **options: object) -> Self:
+        """A Python callable (messages in, text out; sync or async) as a model of this connection and its cursors.
+
+        ``options``: ``concurrency``, ``timeout_s``, ``storable`` (answers may be kept in the response store).
+        """
         self._link.free()
-        self._link.open().create_model(name, fn)
+        self._link.open().create_model(name, fn, **options)
         return self
 
     def close(self) -> None:

@@ -88,6 +88,8 @@ class QueryRun:
         except concurrent.futures.CancelledError:
             raise InterruptedQueryError("Interrupted!") from None
         except Error as problem:
+            if problem.span is not None and problem.sql is None:
+                problem.sql = self.profile.statement
             if self._interrupted or (isinstance(problem, EngineError) and problem.code == "cancelled"):
                 raise InterruptedQueryError("Interrupted!") from None
             raise

@@ -153,7 +153,7 @@ class Session:
         if self._catalog is None:
             from halo_sql.catalog.store import Catalog
 
-            self._catalog = Catalog(self.duck)
+            self._catalog = Catalog(self.duck, self._runtime.models)
         return self._catalog
 
     def bind(self, sql: str, params: object = None) -> BoundStatement:
@@ -318,14 +318,21 @@ class Session:
         with self.duck.converted():
             self.duck.connection.create_function(*args, **options)
 
-    def create_model(self, name: str, fn: Callable[..., Any]) -> None:
-        """A temporary MODEL answered by a Python callable (messages in, text out)."""
+    def create_model(self, name: str, fn: Callable[..., Any], **options: object) -> None:
+        """A MODEL answered by a Python callable (messages in, text out), for this connection and its cursors.
+
+        ``options`` are those of the python engine: ``concurrency``, ``timeout_s``, ``storable``.
+        """
         from halo_sql.catalog.objects import ModelDef
+        from halo_sql.engines.registry import check_model
 
         if not callable(fn):
             raise InterfaceError(f"create_model({name!r}, …) needs a callable, not {type(fn).__name__}")
+        known = self._runtime.models.get(name.lower())
+        model = ModelDef(name, name, "python", options, 1 if known is None else known.version + 1, temp=True)
+        check_model(model)
         self._runtime.functions[name.lower()] = fn
-        self.catalog.create_model(ModelDef(name, name, "python", temp=True), or_replace=True)
+        self._runtime.models[name.lower()] = model
 
     def begin(self) -> None:
         """BEGIN TRANSACTION."""

@@ -57,35 +57,39 @@ class Asking:
 
     def admit(self, chunk: Any, first: int) -> list[tuple[int, str]]:
         """Take the next rows in; the requests they need."""
-        rows = chunk.num_rows
-        requests: list[tuple[int, str]]
+        prompts: list[str | None]
         if self._grouped:
-            prompts, indices = self._renderer.distinct(chunk)
-            leaders: list[int | None] = [None] * len(prompts)
-            requests = []
-            for row, place in enumerate(indices, first):
-                prompt = prompts[place]
-                if prompt is None:
-                    self._answers.append(None)
-                    continue
-                self._answers.append(PENDING)
-                leader = leaders[place]
-                if leader is None:
-                    leaders[place] = row
-                    requests.append((row, prompt))
-                else:
-                    self._twins.setdefault(leader, []).append(row)
-                    self._metrics.llm_calls_coalesced += 1
-            self._pending += sum(1 for place in indices if prompts[place] is not None)
-            return requests
-        prompts = self._renderer.prompts(chunk)
+            prompts, places = self._renderer.distinct(chunk)
+            if len(prompts) < chunk.num_rows:
+                return self._admit_groups(prompts, places, first)
+        else:
+            prompts = self._renderer.prompts(chunk)
         if None in prompts:
             self._answers.extend(None if prompt is None else PENDING for prompt in prompts)
-            requests = [(row, prompt) for row, prompt in enumerate(prompts, first) if prompt is not None]
         else:
-            self._answers.extend([PENDING] * rows)
-            requests = list(enumerate(prompts, first))  # type: ignore[arg-type]  # no None among them
+            self._answers.extend([PENDING] * len(prompts))
+        requests = [(row, prompt) for row, prompt in enumerate(prompts, first) if prompt is not None]
         self._pending += len(requests)
+        return requests
+
+    def _admit_groups(self, prompts: list[str | None], places: list[int], first: int) -> list[tuple[int, str]]:
+        """One request per distinct prompt; ``places`` says which is each row's."""
+        leaders: list[int | None] = [None] * len(prompts)
+        requests = []
+        for row, place in enumerate(places, first):
+            prompt = prompts[place]
+            if prompt is None:
+                self._answers.append(None)
+                continue
+            self._answers.append(PENDING)
+            self._pending += 1
+            leader = leaders[place]
+            if leader is None:
+                leaders[place] = row
+                requests.append((row, prompt))
+            else:
+                self._twins.setdefault(leader, []).append(row)
+                self._metrics.llm_calls_coalesced += 1
         return requests
 
     def put(self, requests: Sequence[tuple[int, str]]) -> None:
@@ -108,7 +112,11 @@ class Asking:
             priority=call.priority,
             ordered=lookahead >= ORDERED_FROM_ROWS,
         )
-        self.channel = await ctx.channels.open(spec, self._converter.validate, self._metrics, self._deliver)
+        try:
+            self.channel = await ctx.channels.open(spec, self._converter.validate, self._metrics, self._deliver)
+        except EngineError as problem:
+            problem.span = problem.span or call.span
+            raise
 
     async def close(self) -> None:
         """Nothing more is wanted."""

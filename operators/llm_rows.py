@@ -168,5 +168,6 @@ def _raise_failure(askings: Sequence[Asking], window: _Window) -> None:
         code=error.code,
         retryable=error.retryable,
         kind=error.kind,
+        span=call.span,
         remedy=remedy,
     )

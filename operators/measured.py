@@ -97,7 +97,7 @@ class Measured:
             self._metrics.wait_s = max(0.0, elapsed_s - (self._metrics.self_s - self._self_before_s))
 
     async def aclose(self) -> None:
-        """Close the operator, then its inputs; idempotent. RuntimeError while a pull is under way: cancel it instead."""
+        """Close the operator, then its inputs; idempotent. RuntimeError during a pull: cancel that instead."""
         if self._closed:
             return
         if self._running:

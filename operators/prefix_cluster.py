@@ -20,7 +20,7 @@ async def prefix_cluster(node: PhysicalNode, inputs: list[Batches], ctx: RunCont
     names = [batch_name(column.id) for column in node.columns]
     batches = []
     row = 0
-    for batch in await collect(inputs[0]):
+    for batch in await collect(inputs[0], ctx):
         places = pa.array(range(row, row + batch.num_rows), pa.int64())
         row += batch.num_rows
         schema = batch.schema.append(pa.field(position, pa.int64()))

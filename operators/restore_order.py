@@ -17,7 +17,7 @@ async def restore_order(node: PhysicalNode, inputs: list[Batches], ctx: RunConte
     op = node.op
     assert isinstance(op, RestoreOrderExec)
     names = [batch_name(column.id) for column in node.columns]
-    batches = await collect(inputs[0])
+    batches = await collect(inputs[0], ctx)
     if not batches:
         return
     places = pa.chunked_array([batch.column(batch_name(op.position)) for batch in batches])

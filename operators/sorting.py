@@ -8,6 +8,8 @@ from itertools import accumulate
 from typing import Any
 
 from halo_sql.duck import BATCH_ROWS
+from halo_sql.operators.context import Batches, RunContext
+from halo_sql.operators.spool import fill, new_spool
 
 
 def sorted_batches(batches: Sequence[Any], keys: Sequence[Any]) -> Iterator[Any]:
@@ -48,6 +50,7 @@ def _take(batches: Sequence[Any], starts: Sequence[int], rows: Sequence[int]) ->
     return table.combine_chunks().to_batches()[0]
 
 
-async def collect(source: Any) -> list[Any]:
-    """All batches of a stream that have rows."""
-    return [batch async for batch in source if batch.num_rows]
+async def collect(source: Batches, ctx: RunContext) -> list[Any]:
+    """All batches of a stream that have rows; past the spool's limit they lie in a mapped file."""
+    spool = await fill(new_spool(ctx), source)
+    return list(spool.batches())

@@ -42,11 +42,13 @@ class Database(Protocol):
 class Catalog:
     """The objects one connection sees. One Catalog per connection: it knows whether it made the temporary table.
 
-    In a snapshot temporary objects hide persistent ones of the same name, and these hide built-in ones.
+    In a snapshot temporary objects hide ``registered`` models (the session's Python callables), these hide
+    persistent objects of the same name, and these hide built-in ones.
     """
 
-    def __init__(self, duck: Database) -> None:
+    def __init__(self, duck: Database, registered: Mapping[str, ModelDef] | None = None) -> None:
         self._duck = duck
+        self._registered = {} if registered is None else registered  # live: may grow
         self._temp_used = False  # whether this connection ever made the temporary table
 
     def create_model(self, model: ModelDef, *, or_replace: bool = False, if_not_exists: bool = False) -> bool:
@@ -102,6 +104,9 @@ class Catalog:
                     models[name] = found
                 elif isinstance(found, PromptDef):
                     prompts[name] = found
+        for name, model in self._registered.items():
+            if name not in models or not models[name].temp:
+                models[name] = model
         return Snapshot(models, prompts)
 
     def objects(self, kind: str) -> Mapping[str, Definition]:

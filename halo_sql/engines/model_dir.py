@@ -11,6 +11,7 @@ from typing import Any
 from halo_sql.errors import EngineError
 
 MANIFEST = "manifest.json"
+_MAX_HEADER_BYTES = 100 << 20  # the format's own limit
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
@@ -44,7 +45,28 @@ def resolve_model_dir(source: str) -> Path | None:
         if missing == ["tokenizer.json"]:
             remedy = "Save the fast tokenizer: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)."
         raise EngineError(f'Model folder "{source}" lacks {", ".join(missing)}', code="unavailable", remedy=remedy)
+    for path in sorted(folder.glob("*.safetensors")):
+        if not _is_safetensors(path):
+            raise EngineError(
+                f'"{path}" is not a safetensors file, or not a whole one',
+                code="unavailable",
+                remedy="Download it again; a file of a few lines is a Git LFS pointer, fetch it with: git lfs pull.",
+            )
     return folder.resolve()
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether the file has a safetensors header and the length it announces."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= _MAX_HEADER_BYTES:
+            return False
+        try:
+            header = json.loads(file.read(length))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+            return False
+    return path.stat().st_size == 8 + length + max(ends, default=0)
 
 
 def fingerprint(folder: Path) -> str:
@@ -65,7 +87,7 @@ def fingerprint(folder: Path) -> str:
         digest.update(f"\n{path.name} {status.st_size} {status.st_mtime_ns}\n".encode())
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            digest.update(file.read(min(length, 16 << 20)))
+            digest.update(file.read(min(length, _MAX_HEADER_BYTES)))
     return digest.hexdigest()[:32]
 
 

@@ -142,7 +142,7 @@ class VllmEngine:
                 self._chat = await asyncio.to_thread(ChatTokenizer.load, Path(worker.ready["tokenizer_dir"]))
             info = self._describe(worker.ready, weights, self._chat)
             if worker.lost:
-                raise EngineError(f"the vLLM worker died: {worker.tail()}", code="unavailable")
+                raise EngineError(f"the vLLM worker died: {worker.trouble()}", code="unavailable")
         except BaseException:
             await worker.close()
             raise
@@ -298,7 +298,7 @@ class VllmEngine:
             return
         if self.restarts >= _MAX_RESTARTS:
             remedy = f"It was restarted {self.restarts} times; the log is in {worker.log}."
-            error = EngineError(f"the vLLM worker died: {worker.tail()}", code="unavailable", remedy=remedy)
+            error = EngineError(f"the vLLM worker died: {worker.trouble()}", code="unavailable", remedy=remedy)
             self.restarts = 0  # a later query may try again
             self._fail_all(error)
             return

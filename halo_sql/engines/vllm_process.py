@@ -25,6 +25,8 @@ from halo_sql.errors import EngineError
 _LOGS_KEPT = 10
 _END_S = 6.0
 _LONGEST_SOCKET_PATH = 100  # sun_path holds 108 bytes
+_TROUBLE = re.compile(r"error|exception|killed|memory|died", re.IGNORECASE)
+_CHATTER = re.compile(r"\b(INFO|WARNING|DEBUG)\b")
 _numbers = itertools.count(1)
 
 Results = Callable[[list[list[Any]]], None]
@@ -144,11 +146,11 @@ class WorkerProcess:
 
     def _did_not_start(self, message: str) -> EngineError:
         if self._exited.done() and self._exited.result() == EXIT_NOT_INSTALLED:
-            return not_installed(self._tail(1).partition(": ")[2] or "vllm")
-        unknown = None if message else re.search(r"No module named '([\w.]+)'", self._tail(3))
+            return not_installed("".join(self._lines()[-1:]).partition(": ")[2] or "vllm")
+        unknown = None if message else re.search(r"No module named '([\w.]+)'", " ".join(self._lines()[-3:]))
         if unknown:
             return not_installed(unknown.group(1))
-        what = message or self._tail(6) or "the process ended without a word"
+        what = message or self.trouble()
         return EngineError(
             f"vLLM could not load the model: {what}",
             code="unavailable",
@@ -230,17 +232,17 @@ class WorkerProcess:
             end_group(self.pid)
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _tail(self, lines: int) -> str:
+    def _lines(self) -> list[str]:
         try:
-            text = self.log.read_text(errors="replace")[-16_384:]
+            text = self.log.read_text(errors="replace")[-65_536:]
         except OSError:
-            return ""
-        kept = [line.strip() for line in text.splitlines() if line.strip()]
-        return " | ".join(kept[-lines:])[-1500:]
+            return []
+        return [line.strip() for line in text.splitlines() if line.strip()]
 
-    def tail(self) -> str:
-        """The end of the log, for errors."""
-        return self._tail(6)
+    def trouble(self) -> str:
+        """The last lines of the log that tell of an error, for messages."""
+        told = [line for line in self._lines() if _TROUBLE.search(line) and not _CHATTER.search(line)]
+        return " | ".join(told[-3:])[-800:] or "its log tells of no error (killed, perhaps for memory)"
 
 
 def _hint(message: str) -> str:

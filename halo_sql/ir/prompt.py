@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from halo_sql.errors import Span
 from halo_sql.ir.expr import ColumnId
 from halo_sql.ir.types import VARCHAR, SqlType
 
@@ -91,6 +92,7 @@ class LlmCall:
     cache       may be answered by and stored in the response store
     guard       BOOLEAN column: rows where it is not TRUE make no request and get NULL
     label       as shown by EXPLAIN, e.g. ``LLM_MAP('Summarise: {{ body }}')``
+    span        where the call stands in the statement, for errors; no part of its identity
     """
 
     output: ColumnId
@@ -104,6 +106,7 @@ class LlmCall:
     priority: int = 0
     guard: ColumnId | None = None
     label: str = ""
+    span: Span | None = field(default=None, compare=False)
 
     def columns(self) -> frozenset[ColumnId]:
         """Columns of the input that the call reads."""

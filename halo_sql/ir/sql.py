@@ -68,7 +68,8 @@ def _fragment(tree: Fragment, inputs: Sequence[str]) -> str:
     """The user's text as a sub-query. An input it reads more than once is computed once, in front of it."""
     refs = [part for part in tree.parts if isinstance(part, InputRef)]
     before, names = [], {}
-    for index, child in enumerate(tree.inputs):
+    children: tuple[Any, ...] = tree.inputs
+    for index, child in enumerate(children):
         repeated = sum(ref.index == index for ref in refs) > 1
         if repeated and not isinstance(child, Input):
             names[index] = f"{SCOPE}_{index}"

@@ -187,10 +187,29 @@ def test_an_incomplete_folder_names_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"lacks config\.json, tokenizer\.json, \*\.safetensors"):
         resolve_model_dir(str(tmp_path))
     (tmp_path / "config.json").touch()
-    (tmp_path / "model.safetensors").touch()
+    (tmp_path / "model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
     with pytest.raises(EngineError, match=r"lacks tokenizer\.json") as caught:
         resolve_model_dir(str(tmp_path))
     assert "save_pretrained" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"garbage!garbage",
+        b"version https://git-lfs.github.com/spec/v1\n",
+        b"\x02\0\0\0\0\0\0\0[]",
+        b'\x3b\0\0\0\0\0\0\0{"a": {"dtype": "U8", "shape": [4], "data_offsets": [0,4]}}xy',
+    ],
+)
+def test_what_is_no_whole_safetensors_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    folder = finished(tmp_path / "m")
+    assert resolve_model_dir(str(folder)) == folder
+    (folder / "model.safetensors").write_bytes(content)
+    with pytest.raises(EngineError, match="not a safetensors file") as caught:
+        resolve_model_dir(str(folder))
+    assert "git lfs pull" in caught.value.remedy
 
 
 def test_pickled_weights_are_refused(tmp_path: Path) -> None:

@@ -246,8 +246,8 @@ def test_arguments_and_environment_follow_the_options(tmp_path: Path) -> None:
 
 def fake_model(folder: Path) -> Path:
     folder.mkdir()
-    for name in ("config.json", "model.safetensors"):
-        (folder / name).write_bytes(b"{}      ")
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
     tokenizer = {
         "version": "1.0",
         "added_tokens": [],

@@ -227,7 +227,9 @@ def test_value_to_json_to_arrow_is_the_value(data: st.DataObject, text_type: str
 
 
 @settings(deadline=None, max_examples=300)
-@given(st.text(max_size=30), st.sampled_from(["INTEGER", "DATE", "DECIMAL(4,1)", "BOOLEAN", "STRUCT(a INTEGER)", "JSON"]))
+@given(
+    st.text(max_size=30), st.sampled_from(["INTEGER", "DATE", "DECIMAL(4,1)", "BOOLEAN", "STRUCT(a INTEGER)", "JSON"])
+)
 def test_any_text_is_a_value_or_a_typed_error(cast: TextCast, text: str, text_type: str) -> None:
     fields = (("a", SqlType("INTEGER", "integer")),)
     kind = SqlType(text_type, text_type.split("(")[0].lower(), fields if "STRUCT" in text_type else ())

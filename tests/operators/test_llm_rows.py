@@ -261,7 +261,10 @@ def test_cancelling_anywhere_closes_channels_and_input(kit: Any, bench: Any, see
         ctx = bench.context(channels)
         source = kit.Source(kit.split(table(["x"] * 200), [7] * 20))
         stream = Measured(
-            llm_map(map_node(kit, [call(), call(8)], lookahead=20), [source], ctx), [source], ctx.node_metrics(1), Clock()
+            llm_map(map_node(kit, [call(), call(8)], lookahead=20), [source], ctx),
+            [source],
+            ctx.node_metrics(1),
+            Clock(),
         )
         task = asyncio.create_task(kit.drain(stream))
         for _ in range(seed * 9):
@@ -318,5 +321,7 @@ def test_a_failing_input_fails_the_node(kit: Any, bench: Any) -> None:
 
 def test_varchar_column_type(kit: Any, bench: Any) -> None:
     assert VARCHAR.kind == "varchar"
-    found = run(kit, bench, map_node(kit, [call()]), kit.split(table(["\x00", "x" * 1_000_000]), []), kit.LocalChannels())
+    found = run(
+        kit, bench, map_node(kit, [call()]), kit.split(table(["\x00", "x" * 1_000_000]), []), kit.LocalChannels()
+    )
     assert [text for _, _, text in found] == ["\x00", "x" * 1_000_000]

@@ -102,7 +102,9 @@ def test_row_wise_fragments_between_calls(kit: Any, bench: Any) -> None:
     middle = row_wise(2, first, kit, "upper({})")
     last = llm(kit, 3, middle, 9, 7)
     channels = kit.LocalChannels(window=100)
-    assert bench.rows(kit.dag(base, first, middle, last), channels) == [(n, f"R{n}", f"R{n}") for n in range(0, 5000, 3)]
+    assert bench.rows(kit.dag(base, first, middle, last), channels) == [
+        (n, f"R{n}", f"R{n}") for n in range(0, 5000, 3)
+    ]
 
 
 def test_row_wise_fragments_see_the_sessions_settings(kit: Any, bench: Any) -> None:
@@ -183,7 +185,8 @@ EXACT = {
     "TIMESTAMP_NS": "'2020-01-01 00:00:00.123456789'", "DOUBLE": "'nan'", "ENUM('x','y')": "'y'",
     "STRUCT(a UHUGEINT, b BIT[])": "{'a': 340282366920938463463374607431768211455, 'b': ['01']}",
     "MAP(VARCHAR, ENUM('q'))": "MAP{'a': 'q'}", "INTEGER[2]": "[1, 2]", "UNION(a INTEGER, b VARCHAR)": "'x'",
-    "JSON": """'{"a": 1.0}'""", "DECIMAL(38,10)": "1234567890123456789012345678.0123456789", "TIME_NS": "'12:34:56.123456789'",
+    "JSON": """'{"a": 1.0}'""", "DECIMAL(38,10)": "1234567890123456789012345678.0123456789",
+    "TIME_NS": "'12:34:56.123456789'",
 }  # fmt: skip
 
 
@@ -324,10 +327,11 @@ def test_clustering_many_batches(kit: Any, bench: Any) -> None:
     cluster = PhysicalNode(1, PrefixClusterExec((ColumnId(1),), place), (0,), (*columns(kit), place))
     mapped = llm(kit, 2, cluster)
     restore = PhysicalNode(3, RestoreOrderExec(ColumnId(30)), (2,), (*columns(kit), kit.column(2)))
-    channels = kit.LocalChannels()
-    found = bench.rows(kit.dag(base, cluster, mapped, restore), channels)
-    assert found == [(n, f"k{n * 7919 % 100}", f"k{n * 7919 % 100}") for n in range(30_000)]
-    assert channels.asked == sorted(channels.asked)
+    for limit in (0, 1 << 30):
+        channels = kit.LocalChannels()
+        found = bench.rows(kit.dag(base, cluster, mapped, restore), channels, spool_limit_bytes=limit)
+        assert found == [(n, f"k{n * 7919 % 100}", f"k{n * 7919 % 100}") for n in range(30_000)]
+        assert channels.asked == sorted(channels.asked)
 
 
 def sink(kit: Any, below: PhysicalNode, prefix: str, suffix: str = "", kind: str = "insert") -> PhysicalNode:

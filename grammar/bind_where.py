@@ -1,0 +1,88 @@
+"""WHERE conditions, in the order written."""
+
+from __future__ import annotations
+
+from halo_sql.grammar.bind_tail import bind_tail
+from halo_sql.grammar.block import Block, lift, reads_waiting, resolve, row_calls
+from halo_sql.grammar.expressions import typed
+from halo_sql.grammar.guards import split_words
+from halo_sql.grammar.skeleton import Range, starts_query
+from halo_sql.ir.expr import SqlExpr, column_expr
+from halo_sql.ir.logical import Filter, Project
+from halo_sql.ir.walk import output_columns
+
+
+def bind_where(block: Block) -> None:
+    """Conditions in the order written; those of the user's own SQL that cannot be opened run with FROM."""
+    clause = block.select.clauses.get("WHERE")
+    if clause is None:
+        return
+    binding, hoister = block.binding, block.hoister
+    conditions = _conjuncts(block, clause)
+    own: list[Range] = []
+    opened: list[tuple[Range, SqlExpr | None]] = []
+    for condition in conditions:
+        calls = row_calls(block, condition)
+        if not binding.tainted(*condition, block.context) and not reads_waiting(block, condition, calls):
+            expr = resolve(block, condition)
+            checked = None if expr is None else typed(binding.duck, [expr], hoister.scope.columns())
+            if checked:
+                opened.append((condition, checked[0]))
+            else:
+                own.append(condition)
+        else:
+            opened.append((condition, None))
+    if own:
+        hoister.plan = block.bound_from.plan_with(own)
+    for condition, expr in opened:
+        if expr is not None:
+            hoister.plan = Filter(hoister.plan, expr)
+        else:
+            _llm_condition(block, condition)
+
+
+def _conjuncts(block: Block, part: Range) -> list[Range]:
+    lexed = block.binding.lexed
+    first, end = part
+    while lexed.text(first) == "(" and lexed.partner[first] == end - 1 and not starts_query(lexed, first + 1):
+        first, end = first + 1, end - 1
+    if len(split_words(lexed, first, end, "OR")) > 1:
+        return [(first, end)]
+    pieces = split_words(lexed, first, end, "AND")
+    if len(pieces) == 1:
+        return [(first, end)]
+    return [conjunct for piece in pieces for conjunct in _conjuncts(block, piece)]
+
+
+def _llm_condition(block: Block, condition: Range) -> None:
+    binding, hoister = block.binding, block.hoister
+    calls = row_calls(block, condition)
+    if len(calls) == 1 and (calls[0].first, calls[0].end) == condition and calls[0].kind == "filter":
+        reads_waiting(block, condition, calls, take=True)
+        hoister.filter(calls[0])
+        return
+    lift(block, condition)
+    if any(condition[0] <= inner[0] and inner[1] <= condition[1] for inner, _ in block.subqueries):
+        _filter_by_text(block, condition)
+        return
+    expr = resolve(block, condition)
+    checked = None if expr is None else typed(binding.duck, [expr], output_columns(hoister.plan))
+    if checked:
+        hoister.plan = Filter(hoister.plan, checked[0])
+    else:
+        _filter_by_text(block, condition)
+
+
+def _filter_by_text(block: Block, condition: Range) -> None:
+    """A condition that only DuckDB can take apart, over the rows so far under the user's names."""
+    binding, hoister = block.binding, block.hoister
+    kept = output_columns(hoister.plan)
+    plan, columns = bind_tail(
+        binding,
+        hoister,
+        block.context,
+        block.subqueries,
+        select_text=("all", kept),
+        where=condition,
+    )
+    hoister.plan = Project(plan, tuple((old, column_expr(new)) for old, new in zip(kept, columns, strict=True)))

@@ -1,0 +1,254 @@
+"""Explore, implement and enforce rules: where they give something, where they must not, and what wins."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from halo_sql.ir.expr import ColumnId
+from halo_sql.ir.logical import Fragment, InputRef, LlmMap, Project, Sink
+from halo_sql.ir.physical import DuckFragmentExec, LlmFilterExec, LlmMapExec, PrefixClusterExec, SelectExec
+from halo_sql.ir.walk import output_columns
+from halo_sql.optimizer.context import EngineProfile, OptimizerContext
+from halo_sql.optimizer.rules import RULES
+from halo_sql.optimizer.rules.rule import Stage
+
+from .plans import (
+    ID,
+    SMALL_ENGINE,
+    T,
+    call,
+    col,
+    context,
+    cte,
+    limit,
+    llm_filter,
+    llm_map,
+    operators,
+    order_by,
+    plan_of,
+    project,
+    well_formed,
+    where,
+)
+
+S = col(20, "s")
+MAPPED = llm_map(T, call(20, "x {3}"))
+LONG = "a long question that costs more to read, again and again, than any short one does: "
+CHEAP_ABOVE = llm_filter(llm_filter(T, 21, LONG + "{3}"), 22, "y {3}")
+SMALL = {"m": SMALL_ENGINE}
+#: 10,000 rows, 200 documents of 4,000 characters that repeat, too many for the small engine's KV cache.
+BIG: dict[str, Any] = {"rows": 10_000, "distinct": {3: 200, 4: 10_000}, "chars": {3: 4000, 4: 20}, "engines": SMALL}
+CLUSTERED = llm_map(T, call(20, "read {3} and answer {4}"))
+
+
+def over_cte(plan: Any, number: int = 2) -> Fragment:
+    """A fragment that reads a CTE ``number`` times."""
+    readers = tuple(cte(plan, 1, 40 + 10 * index) for index in range(number))
+    refs = [
+        InputRef(index, tuple((column.name, column.id) for column in output_columns(reader)))
+        for index, reader in enumerate(readers)
+    ]
+    parts: list[str | InputRef] = ["SELECT count(*) FROM "]
+    for ref in refs:
+        parts += [ref, ", "]
+    return Fragment((*parts[:-1],), (col(90, "n"),), readers)
+
+
+SINK = Sink(project(MAPPED, S), "INSERT INTO u ", "", (("s", S.id),), "insert")
+
+#: rule -> (plan, options, what the operators must hold)
+GIVES: dict[str, tuple[Any, dict[str, Any], str]] = {
+    "order_llm_filters": (CHEAP_ABOVE, {}, "LlmFilter('y {3}')"),
+    "llm_filter_past_llm_map": (llm_filter(MAPPED, 21, "y {3}"), {}, "LlmFilter('y {3}')"),
+    "llm_filter_past_filter": (llm_filter(where(MAPPED, "#20 = 'a'"), 21, "y {3}"), {}, "LlmFilter('y {3}')"),
+    "llm_map_past_llm_filter": (
+        where(LlmMap(llm_filter(T, 21, LONG * 9 + "{3}"), (call(20, "x {3}", kind="filter"),)), "#20 = TRUE"),
+        {},
+        "LlmMap('x {3}')",
+    ),
+    "llm_map": (MAPPED, {}, "LlmMap('x {3}')"),
+    "llm_filter": (llm_filter(T, 21, "y {3}"), {}, "LlmFilter('y {3}')"),
+    "limit": (limit(llm_filter(T, 21, "y {3}"), 10), {}, "Limit(10)"),
+    "select": (project(MAPPED, S), {}, "Select"),
+    "cte_scan": (over_cte(MAPPED), {}, "Materialize"),
+    "sink": (SINK, {}, "Sink"),
+    "relational_run": (where(T, "#2 > 1"), {}, "DuckFragment(Filter(Fragment))"),
+    "duck_fragment": (where(MAPPED, "#20 = 'a'"), {}, "DuckFragment(Filter($0) streaming)"),
+    "fragment_input": (order_by(MAPPED, "#20"), {}, "DuckFragment(Sort($0))"),
+    "prefix_cluster": (CLUSTERED, BIG, "PrefixCluster(#3)"),
+    "restore_order": (CLUSTERED, BIG, "RestoreOrder"),
+}
+
+#: rule -> (plan, options): the rule gives nothing that is used
+GIVES_NOT: dict[str, tuple[Any, dict[str, Any], str]] = {
+    "order_llm_filters": (llm_filter(llm_filter(T, 21, "z {3}", volatile=True), 22, "y {3}"), {}, ""),
+    "llm_filter_past_llm_map": (llm_filter(MAPPED, 21, "y {20}"), {}, ""),
+    "llm_filter_past_filter": (llm_filter(where(T, "#2 > 1"), 21, "y {3}"), {}, ""),
+    "llm_map_past_llm_filter": (llm_map(llm_filter(T, 21, "y {3}"), call(20, "x {3}")), {}, ""),
+    "llm_map": (T, {}, "LlmMap"),
+    "llm_filter": (MAPPED, {}, "LlmFilter"),
+    "limit": (limit(T, 10), {}, "Limit(10)"),
+    "select": (project(MAPPED, S, (col(30), "upper(#20)")), {}, "Select"),
+    "cte_scan": (over_cte(MAPPED, 1), {}, "Materialize"),
+    "sink": (MAPPED, {}, "Sink"),
+    "relational_run": (SINK, {}, "DuckFragment(LlmMap"),
+    "duck_fragment": (where(order_by(T, "#1"), "#2 > 1"), {}, "DuckFragment(Filter($0)"),
+    "fragment_input": (where(T, "#2 > 1"), {}, "$0"),
+    "prefix_cluster": (CLUSTERED, BIG | {"engines": {"m": EngineProfile(kv_capacity_tok=10**9)}}, "PrefixCluster"),
+    "restore_order": (limit(llm_filter(T, 20, "read {3}? {4}"), 5), BIG, "RestoreOrder"),
+}
+NAMES = [rule.name for rule in RULES if rule.stage not in (Stage.NORMALIZE, Stage.FINISH)]
+
+
+def test_every_rule_has_both_cases() -> None:
+    assert set(NAMES) == set(GIVES) == set(GIVES_NOT)
+
+
+@pytest.mark.parametrize("rule", NAMES)
+def test_gives(rule: str) -> None:
+    plan, options, expected = GIVES[rule]
+    done = plan_of(plan, context(**options))
+    well_formed(done.dag)
+    assert done.trace.fired(rule) > 0
+    assert any(expected in name for name in operators(done.dag)), operators(done.dag)
+
+
+@pytest.mark.parametrize("rule", NAMES)
+def test_gives_not(rule: str) -> None:
+    plan, options, unwanted = GIVES_NOT[rule]
+    done = plan_of(plan, context(**options))
+    well_formed(done.dag)
+    if unwanted:
+        assert not any(unwanted in name for name in operators(done.dag)), operators(done.dag)
+    else:
+        assert done.trace.fired(rule) == 0
+
+
+@pytest.mark.parametrize("rule", NAMES)
+def test_disabled(rule: str) -> None:
+    plan, options, _ = GIVES[rule]
+    done = plan_of(plan, context(**options, disabled_rules=frozenset({rule})))
+    essential = next(item.essential for item in RULES if item.name == rule)
+    note = f"rule cannot be disabled: {rule}" if essential else f"rule disabled: {rule}"
+    assert note in done.dag.notes
+    assert (done.trace.fired(rule) > 0) == essential
+
+
+def first_llm(plan: Any, ctx: OptimizerContext) -> str:
+    """The LLM operator that sees the rows first."""
+    return next(name for name in operators(plan_of(plan, ctx).dag) if name.startswith("Llm"))
+
+
+def test_cheaper_filter_first() -> None:
+    assert first_llm(CHEAP_ABOVE, context()) == "LlmFilter('y {3}')"
+    already = llm_filter(llm_filter(T, 22, "y {3}"), 21, LONG + "{3}")
+    assert first_llm(already, context()) == "LlmFilter('y {3}')"
+
+
+def test_filter_order_follows_statistics() -> None:
+    # the same prompts over a column with few values: fewer calls, so it goes first
+    plan = llm_filter(llm_filter(T, 21, "y {3}"), 22, "y {4}")
+    assert first_llm(plan, context(rows=5000, distinct={3: 5000, 4: 10})) == "LlmFilter('y {4}')"
+    assert first_llm(plan, context(rows=5000, distinct={3: 10, 4: 5000})) == "LlmFilter('y {3}')"
+
+
+def test_llm_filter_before_map_and_its_sql_filter() -> None:
+    plan = llm_filter(where(llm_map(T, call(20, LONG + "{3}")), "length(#20) > 3"), 21, "y {3}")
+    assert operators(plan_of(plan, context()).dag)[1] == "LlmFilter('y {3}')"
+
+
+def test_cheap_map_with_sql_filter_before_llm_filter() -> None:
+    plan, options, _ = GIVES["llm_map_past_llm_filter"]
+    assert first_llm(plan, context(**options)) == "LlmMap('x {3}')"
+
+
+def test_runs_are_maximal() -> None:
+    source = order_by(where(project(T, ID, (col(10), "upper(#3)")), "#1 > 3"), "#1")
+    plan = order_by(where(llm_map(source, call(20, "x {10}")), "#20 = 'a'"), "#20")
+    done = plan_of(plan)
+    assert operators(done.dag) == [
+        "DuckFragment(Sort(Filter(Project(Fragment))))",
+        "LlmMap('x {10}')",
+        "DuckFragment(Sort(Filter($0)))",
+    ]
+
+
+@pytest.mark.parametrize(("row_wise", "streaming"), [(True, True), (False, False)])
+def test_streaming_is_row_wise_only(row_wise: bool, streaming: bool) -> None:
+    done = plan_of(where(MAPPED, "#20 = 'a'", row_wise=row_wise))
+    fragments = [node.op for node in done.dag.nodes if isinstance(node.op, DuckFragmentExec)]
+    assert [fragment.streaming for fragment in fragments] == [False, streaming]
+
+
+def test_limit_sets_row_goal_and_lookahead() -> None:
+    engines = {"m": EngineProfile(window_requests=32)}
+    plan = limit(llm_filter(llm_filter(T, 21, "y {3}"), 22, "z {3}"), 10)
+    done = plan_of(plan, context(rows=100_000, engines=engines))
+    filters = [node for node in done.dag.nodes if isinstance(node.op, LlmFilterExec)]
+    # 10 rows wanted: 20 into the upper filter, 40 into the lower one, never more than the window
+    assert [node.op.lookahead for node in filters if isinstance(node.op, LlmFilterExec)] == [32, 20]
+    assert [round(node.estimate.llm_calls) for node in filters] == [40, 20]
+    unlimited = plan_of(llm_filter(T, 21, "y {3}"), context(rows=100_000)).dag
+    assert [node.op.lookahead for node in unlimited.nodes if isinstance(node.op, LlmFilterExec)] == [4096]
+
+
+def test_goal_does_not_pass_a_sort_on_answers() -> None:
+    done = plan_of(limit(order_by(MAPPED, "#20"), 10), context(rows=5000))
+    assert [round(node.estimate.llm_calls) for node in done.dag.nodes if isinstance(node.op, LlmMapExec)] == [5000]
+
+
+def test_limit_of_a_source_stays_in_sql() -> None:
+    assert operators(plan_of(limit(order_by(T, "#1"), 10)).dag) == ["DuckFragment(Limit(Sort(Fragment)))"]
+
+
+def test_clustering_saves_prompt_tokens() -> None:
+    clustered = plan_of(CLUSTERED, context(**BIG))
+    streamed = plan_of(CLUSTERED, context(**BIG, disabled_rules=frozenset({"restore_order"})))
+    assert clustered.cost < streamed.cost / 2
+    names = [name.split("(")[0] for name in operators(clustered.dag)]
+    assert names == ["DuckFragment", "PrefixCluster", "LlmMap", "RestoreOrder"]
+    assert output_columns(CLUSTERED) == clustered.dag.node(clustered.dag.root).columns
+
+
+def test_one_clustering_serves_two_nodes() -> None:
+    plan = llm_map(llm_filter(T, 21, "is {3} about {4}?"), call(20, "read {3} and answer {4}"))
+    done = plan_of(plan, context(**BIG))
+    names = [name.split("(")[0] for name in operators(done.dag)]
+    assert names == ["DuckFragment", "PrefixCluster", "LlmFilter", "LlmMap", "RestoreOrder"]
+
+
+def test_no_order_needed_no_sort_back() -> None:
+    done = plan_of(CLUSTERED, context(**BIG, ordered=False))
+    assert [type(node.op) for node in done.dag.nodes][-1] is SelectExec
+    assert any(isinstance(node.op, PrefixClusterExec) for node in done.dag.nodes)
+    position = [node.op.position for node in done.dag.nodes if isinstance(node.op, PrefixClusterExec)]
+    assert position[0].id not in {column.id for column in done.dag.node(done.dag.root).columns}
+
+
+def test_rows_that_do_not_repeat_are_not_clustered() -> None:
+    done = plan_of(CLUSTERED, context(**{**BIG, "distinct": {3: 10_000}}))
+    assert not any(isinstance(node.op, PrefixClusterExec) for node in done.dag.nodes)
+
+
+def test_optimizer_off_is_the_statement_as_written() -> None:
+    plan = limit(order_by(project(llm_map(T, call(20, "x {3}")), ID, S), "#1"), 10)
+    done = plan_of(plan, context(enabled=False))
+    assert done.logical is plan
+    assert operators(done.dag) == [
+        "DuckFragment(Fragment)",
+        "LlmMap('x {3}')",
+        "Select",
+        "DuckFragment(Limit(Sort($0)))",
+    ]
+    assert "optimizer off: the statement as written" in done.dag.notes
+
+
+def test_pick_of_columns_is_no_query() -> None:
+    done = plan_of(project(MAPPED, S, ID))
+    root = done.dag.node(done.dag.root)
+    assert isinstance(root.op, SelectExec)
+    assert [column.id for column in root.columns] == [20, 1]
+    assert isinstance(done.logical, Project)
+    assert ColumnId(3) not in {column.id for column in root.columns}
