@@ -16,10 +16,9 @@ from halo_sql.grammar.bind_tail import bind_tail
 from halo_sql.grammar.bind_where import bind_where
 from halo_sql.grammar.binding import Binding, BoundQuery, CteContext
 from halo_sql.grammar.block import Block, Described, learn_aliases, lift, output_names, select_items
+from halo_sql.grammar.checked import checked_fragment
 from halo_sql.grammar.hoist import Hoister
 from halo_sql.grammar.skeleton import Range, Select, parse_select, starts_query
-from halo_sql.grammar.texts import merged, narrowed
-from halo_sql.ir.logical import Fragment
 
 
 def bind_select(
@@ -66,7 +65,8 @@ def _composed(
     parts = text.parts(lexed.sql, span.start, span.end)
     prefix = binding.cte_prefix(" ".join(part for part in parts if isinstance(part, str)), context)
     columns = tuple(binding.new_column(name, kind) for name, kind in described)
-    fragment = Fragment(narrowed(merged([prefix, *parts])), columns, tuple(text.inputs), "Query")
+    where = next(iter(bound), None)
+    fragment = checked_fragment(binding, [prefix, *parts], columns, text.inputs, "Query", where)
     return BoundQuery(fragment, columns, "ORDER" in select.clauses)
 
 
@@ -102,7 +102,7 @@ def _subqueries(
 
 
 def _tail(block: Block, described: Described) -> BoundQuery:
-    select, hoister = block.select, block.hoister
+    select = block.select
     for clause, part in select.clauses.items():
         if clause in ("FROM", "WHERE"):
             continue
@@ -115,12 +115,4 @@ def _tail(block: Block, described: Described) -> BoundQuery:
     if select.distinct_on is not None:
         for piece in block.binding.lexed.split(*select.distinct_on):
             lift(block, piece)
-    plan, columns = bind_tail(
-        block.binding,
-        hoister,
-        block.context,
-        block.subqueries,
-        select_text=("block", described),
-        block=select,
-    )
-    return BoundQuery(plan, columns, "ORDER" in select.clauses)
+    return bind_tail(block, described)

@@ -3,74 +3,79 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from halo_sql.errors import Span
-from halo_sql.grammar.binding import Binding, BoundQuery, CteContext
+from halo_sql.grammar.binding import Binding, BoundQuery
+from halo_sql.grammar.block import Block, Described, row_calls
 from halo_sql.grammar.calls import CallSite
-from halo_sql.grammar.expressions import grouping
+from halo_sql.grammar.checked import checked_fragment
+from halo_sql.grammar.expressions import grouping, own_tokens
+from halo_sql.grammar.grouped import call_text
 from halo_sql.grammar.hoist import Hoister
 from halo_sql.grammar.names import Scope
 from halo_sql.grammar.skeleton import Range, Select
-from halo_sql.grammar.texts import FragmentText, Part, alias, by_id, merged, narrowed
-from halo_sql.ir.expr import Column, quote
-from halo_sql.ir.logical import Fragment
-from halo_sql.ir.physical import batch_name
+from halo_sql.grammar.texts import FragmentText, Part, alias, by_id, hidden
+from halo_sql.ir.expr import Column, column_expr, quote
+from halo_sql.ir.logical import LogicalPlan, Project
 from halo_sql.ir.walk import output_columns
 
 CALLS_TABLE = "__halo_calls"
 
 
-def bind_tail(
-    binding: Binding,
-    hoister: Hoister,
-    context: CteContext,
-    subqueries: Sequence[tuple[Range, BoundQuery]],
-    select_text: tuple[str, Any],
-    where: Range | None = None,
-    block: Select | None = None,
-) -> tuple[Fragment, tuple[Column, ...]]:
-    """A fragment over the hoister's plan.
-
-    select_text  ('all', columns): these columns of the plan, kept by ``where``;
-                 ('block', described): the text of ``block`` without FROM and WHERE
-    """
-    lexed = binding.lexed
+def bind_tail(block: Block, described: Described) -> BoundQuery:
+    """The text of the block without FROM and WHERE over the rows so far."""
+    binding, hoister, select = block.binding, block.hoister, block.select
     text = FragmentText()
-    part = where if block is None else block.range
-    assert part is not None
-    calls = [call for call in binding.calls_in(*part) if id(call) in hoister.outputs]
+    calls = [call for call in row_calls(block, select.range) if id(call) in hoister.outputs]
     for call in calls:
-        text.cut(call.span, _call_text(binding, hoister, call, block))
-    extra = sorted({hoister.output_of(call) for call in calls})
-    for inner, query in subqueries:
-        if part[0] <= inner[0] and inner[1] <= part[1]:
-            text.cut(lexed.span(*inner), text.query(query))
-    what, detail = select_text
-    shown = list(detail) if what == "all" else [column for column in output_columns(hoister.plan) if column.id in extra]
+        text.cut(call.span, call_text(block, call, hidden(hoister.output_of(call))))
+    extra = {hoister.output_of(call) for call in calls}
+    shown = [column for column in output_columns(hoister.plan) if column.id in extra]
     shown += [column for column in hoister.scope.merged.values() if column not in shown]
+    _put_subqueries(block, select.range, text)
     source = _source(text, hoister, shown)
-    span = lexed.span(*part)
-    if what == "all":
-        columns = tuple(binding.new_column(column.name, column.type) for column in detail)
-        items = ", ".join(batch_name(column.id) for column in detail)
-        parts: list[Part] = [
-            f"SELECT {items} FROM ",
-            *source,
-            " WHERE (",
-            *text.parts(lexed.sql, span.start, span.end),
-            ")",
-        ]
-        label = "Filter"
-    else:
-        assert block is not None
-        columns = tuple(binding.new_column(name, kind) for name, kind in detail)
-        _hide_extras(binding, block, hoister.scope, shown, text)
-        _merged_names(binding, block, hoister.scope, text)
-        parts = _block_parts(binding, block, text, source)
-        label = _label(binding, block)
-    prefix = binding.cte_prefix(" ".join(piece for piece in parts if isinstance(piece, str)), context)
-    return Fragment(narrowed(merged([prefix, *parts])), columns, tuple(text.inputs), label), columns
+    _hide_extras(binding, select, hoister.scope, shown, text)
+    _rewrite_names(binding, select, hoister.scope, text)
+    parts = _block_parts(binding, select, text, source)
+    prefix = binding.cte_prefix(" ".join(piece for piece in parts if isinstance(piece, str)), block.context)
+    columns = tuple(binding.new_column(name, kind) for name, kind in described)
+    label = _label(binding, select)
+    fragment = checked_fragment(binding, [prefix, *parts], columns, text.inputs, label, _where(block, calls))
+    return BoundQuery(fragment, columns, "ORDER" in select.clauses)
+
+
+def filter_by_text(block: Block, condition: Range) -> LogicalPlan:
+    """The rows so far for which a condition holds that only DuckDB can take apart, under the user's names."""
+    binding, hoister = block.binding, block.hoister
+    lexed, kept = binding.lexed, output_columns(hoister.plan)
+    text = FragmentText()
+    calls = [call for call in row_calls(block, condition) if id(call) in hoister.outputs]
+    for call in calls:
+        text.cut(call.span, hidden(hoister.output_of(call)))
+    _put_subqueries(block, condition, text)
+    source = _source(text, hoister, kept)
+    _cut_names(binding, lexed.span(*condition), hoister.scope, text)
+    span = lexed.span(*condition)
+    items = ", ".join(hidden(column.id) for column in kept)
+    parts: list[Part] = [f"SELECT {items} FROM ", *source, " WHERE ("]
+    parts += [*text.parts(lexed.sql, span.start, span.end), ")"]
+    prefix = binding.cte_prefix(" ".join(piece for piece in parts if isinstance(piece, str)), block.context)
+    columns = tuple(binding.new_column(column.name, column.type) for column in kept)
+    where = _where(block, calls) or span
+    fragment = checked_fragment(binding, [prefix, *parts], columns, text.inputs, "Filter", where)
+    return Project(fragment, tuple((old, column_expr(new)) for old, new in zip(kept, columns, strict=True)))
+
+
+def _where(block: Block, calls: Sequence[CallSite]) -> Span | None:
+    if calls:
+        return calls[0].origin()
+    return block.binding.lexed.span(*block.subqueries[0][0]) if block.subqueries else None
+
+
+def _put_subqueries(block: Block, part: Range, text: FragmentText) -> None:
+    for inner, query in block.subqueries:
+        if part[0] <= inner[0] and inner[1] <= part[1]:
+            text.cut(block.binding.lexed.span(*inner), text.query(query))
 
 
 def _source(text: FragmentText, hoister: Hoister, shown: Sequence[Column]) -> list[Part]:
@@ -92,91 +97,76 @@ def _source(text: FragmentText, hoister: Hoister, shown: Sequence[Column]) -> li
     return [*parts, text.relation(plan, kept), alias(CALLS_TABLE)]
 
 
-def _call_text(binding: Binding, hoister: Hoister, call: CallSite, block: Select | None) -> str:
-    """The call's column; in a grouped block, where the call depends on the group alone, one value of the group."""
-    name = batch_name(hoister.output_of(call))
-    if block is None or "GROUP" not in block.clauses:
-        return name
-    lexed = binding.lexed
-    grouped = lexed.slice(*block.clauses["GROUP"])
-    if call.text in grouped or lexed.word(block.clauses["GROUP"][0]) == "ALL":
-        return name
-    aggregates = binding.duck.aggregate_functions()
-    opening = lexed.parent[call.first]
-    while opening >= block.range[0]:
-        if lexed.text(opening) == "(" and lexed.word(opening - 1).lower() in aggregates | {"filter", "over"}:
-            return name
-        opening = lexed.parent[opening]
-    for position, (first, end) in enumerate(lexed.split(*block.clauses.get("SELECT", (0, 0)))):
-        if first <= call.first < end:
-            keys = [lexed.slice(*key).lower() for key in lexed.split(*block.clauses["GROUP"]) if key[0] < key[1]]
-            if str(position + 1) in keys or lexed.text(end - 1).strip('"').lower() in [key.strip('"') for key in keys]:
-                return name
-    return f"any_value({name})"
-
-
-def _hide_extras(binding: Binding, block: Select, scope: Scope, shown: Sequence[Column], text: FragmentText) -> None:
+def _hide_extras(
+    binding: Binding, select: Select, scope: Scope, shown: Sequence[Column], text: FragmentText
+) -> None:
     """Keep call columns out of ``*``: stars exclude them, or are written out where USING merged columns."""
     lexed = binding.lexed
-    if "SELECT" not in block.clauses or not shown:
+    if "SELECT" not in select.clauses or not shown:
         return
-    first, end = block.clauses["SELECT"]
-    hidden = ", ".join(batch_name(column.id) for column in shown)
-    for index in range(first, end):
-        if lexed.text(index) != "*" or not _is_star(binding, index):
+    first, end = select.clauses["SELECT"]
+    extras = ", ".join(hidden(column.id) for column in shown)
+    for index in own_tokens(binding.source, first, end):
+        if lexed.text(index) != "*" or not (index == first or _is_star(binding, index)):
             continue
-        qualifier = lexed.text(index - 2).strip('"') if lexed.text(index - 1) == "." else None
+        qualifier = lexed.text(index - 2).strip('"') if index > first and lexed.text(index - 1) == "." else None
         span = lexed.span(index, index + 1)
         if qualifier is not None and len(scope.tables) > 1:
             continue  # t.* has the columns of t only
         if lexed.word(index + 1) == "EXCLUDE":
             if lexed.text(index + 2) == "(":
-                opened = lexed.span(index + 2, index + 3)
-                text.cut(opened, f"({hidden}, ")
+                text.cut(lexed.span(index + 2, index + 3), f"({extras}, ")
             else:
-                text.cut(lexed.span(index + 2, index + 3), f"({hidden}, {lexed.text(index + 2)})")
+                text.cut(lexed.span(index + 2, index + 3), f"({extras}, {lexed.text(index + 2)})")
         elif scope.merged and qualifier is None:
             text.cut(span, ", ".join(_qualified(scope, column) for column in scope.star() or ()))
         else:
-            text.cut(span, f"* EXCLUDE ({hidden})")
+            text.cut(span, f"* EXCLUDE ({extras})")
 
 
 def _qualified(scope: Scope, column: Column) -> str:
     if column in scope.merged.values():
-        return f"{CALLS_TABLE}.{batch_name(column.id)} AS {quote(column.name)}"
+        return f"{CALLS_TABLE}.{hidden(column.id)} AS {quote(column.name)}"
     table = next(table for table in scope.tables if column in table.columns)
     return f"{quote(table.alias)}.{quote(column.name)}"
 
 
 def _is_star(binding: Binding, index: int) -> bool:
-    """Whether ``*`` is a star expression (not multiplication, not ``count(*)``)."""
+    """Whether ``*`` is a star expression (not multiplication, not ``count(*)``, not the ``*`` of ``*COLUMNS(…)``)."""
     lexed = binding.lexed
     before = lexed.text(index - 1)
     if before == "(":
         return lexed.word(index - 2) == "COLUMNS"
-    return before in (",", ".") or lexed.word(index - 1) in ("SELECT", "DISTINCT", "ALL") or before == ")"
+    return before in (",", ".") and lexed.word(index + 1) != "COLUMNS"
 
 
-def _merged_names(binding: Binding, block: Select, scope: Scope, text: FragmentText) -> None:
-    """Unqualified names of USING columns, which the rebuilt tables would make ambiguous."""
-    if not scope.merged:
-        return
-    span = binding.lexed.span(*block.range)
-    from_span = binding.lexed.span(*block.clauses["FROM"])
-    for parts in binding.source.syntax.columns_in(span.start, span.end) or ():
-        column = scope.merged.get(parts[0].name.lower())
-        if column is None or len(parts) > 1 or from_span.start <= parts[0].start < from_span.end:
+def _rewrite_names(binding: Binding, select: Select, scope: Scope, text: FragmentText) -> None:
+    """Names that the rebuilt tables would not have: USING columns, tables behind their schema."""
+    from_span = binding.lexed.span(*select.clauses["FROM"]) if "FROM" in select.clauses else None
+    _cut_names(binding, binding.lexed.span(*select.range), scope, text, from_span)
+
+
+def _cut_names(binding: Binding, span: Span, scope: Scope, text: FragmentText, outside: Span | None = None) -> None:
+    for parts in binding.source.syntax.columns_within(span.start, span.end):
+        start = parts[0].start
+        if outside is not None and outside.start <= start < outside.end:
             continue
-        if any(cut.start <= parts[0].start < cut.end for cut, _ in text.cuts):
+        if any(cut.start <= start < cut.end for cut, _ in text.cuts):
             continue
-        text.cut(Span(parts[0].start, parts[0].end), f"{CALLS_TABLE}.{batch_name(column.id)}")
+        merged_column = scope.merged.get(parts[0].name.lower())
+        if merged_column is not None and len(parts) == 1:
+            text.cut(Span(start, parts[0].end), f"{CALLS_TABLE}.{hidden(merged_column.id)}")
+            continue
+        found = scope.resolve(parts) if len(parts) > 2 else None
+        if found is not None and found[1] > 2:  # schema.table.column
+            text.cut(Span(start, parts[found[1] - 2].start), "")
 
 
-def _block_parts(binding: Binding, block: Select, text: FragmentText, source: Sequence[Part]) -> list[Part]:
+def _block_parts(binding: Binding, select: Select, text: FragmentText, source: Sequence[Part]) -> list[Part]:
     """The block's text with FROM replaced and WHERE removed."""
     lexed = binding.lexed
-    span = lexed.span(*block.range)
-    clauses = block.clauses
+    span = lexed.span(*select.range)
+    clauses = select.clauses
     if "WHERE" in clauses:
         text.cut(lexed.span(clauses["WHERE"][0] - 1, clauses["WHERE"][1]), "")
     if "FROM" in clauses:
@@ -197,8 +187,8 @@ def _within(inner: Span, outer: Span) -> bool:
     return outer.start <= inner.start and inner.end <= outer.end
 
 
-def _label(binding: Binding, block: Select) -> str:
-    if "GROUP" in block.clauses:
+def _label(binding: Binding, select: Select) -> str:
+    if "GROUP" in select.clauses:
         return "Aggregate"
-    kind = grouping(binding.source, *block.clauses.get("SELECT", (0, 0)), binding.duck)
-    return kind.capitalize() or ("Distinct" if block.distinct else "Select")
+    kind = grouping(binding.source, *select.clauses.get("SELECT", (0, 0)), binding.duck)
+    return kind.capitalize() or ("Distinct" if select.distinct else "Select")

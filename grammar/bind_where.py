@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from halo_sql.grammar.bind_tail import bind_tail
+from halo_sql.grammar.bind_tail import filter_by_text
 from halo_sql.grammar.block import Block, lift, reads_waiting, resolve, row_calls
 from halo_sql.grammar.expressions import typed
 from halo_sql.grammar.guards import split_words
 from halo_sql.grammar.skeleton import Range, starts_query
-from halo_sql.ir.expr import SqlExpr, column_expr
-from halo_sql.ir.logical import Filter, Project
+from halo_sql.ir.expr import SqlExpr
+from halo_sql.ir.logical import Filter
 from halo_sql.ir.walk import output_columns
 
 
@@ -63,26 +63,11 @@ def _llm_condition(block: Block, condition: Range) -> None:
         return
     lift(block, condition)
     if any(condition[0] <= inner[0] and inner[1] <= condition[1] for inner, _ in block.subqueries):
-        _filter_by_text(block, condition)
+        hoister.plan = filter_by_text(block, condition)
         return
     expr = resolve(block, condition)
     checked = None if expr is None else typed(binding.duck, [expr], output_columns(hoister.plan))
     if checked:
         hoister.plan = Filter(hoister.plan, checked[0])
     else:
-        _filter_by_text(block, condition)
-
-
-def _filter_by_text(block: Block, condition: Range) -> None:
-    """A condition that only DuckDB can take apart, over the rows so far under the user's names."""
-    binding, hoister = block.binding, block.hoister
-    kept = output_columns(hoister.plan)
-    plan, columns = bind_tail(
-        binding,
-        hoister,
-        block.context,
-        block.subqueries,
-        select_text=("all", kept),
-        where=condition,
-    )
-    hoister.plan = Project(plan, tuple((old, column_expr(new)) for old, new in zip(kept, columns, strict=True)))
+        hoister.plan = filter_by_text(block, condition)

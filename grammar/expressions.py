@@ -20,10 +20,10 @@ from halo_sql.ir.types import VARCHAR
 
 OutputOf = Callable[[CallSite], ColumnId]
 Aliases = Mapping[str, SqlExpr]
-#: words in front of a bracket that are syntax, not functions
 _UNNEST = frozenset({"UNNEST", "UNLIST", "GENERATE_SUBSCRIPTS"})
 #: functions whose result depends on how their arguments are spelled
 _NAMING = frozenset({"struct_pack", "struct_insert", "struct_update", "union_value", "alias"})
+#: words in front of a bracket that are syntax, not functions
 _SYNTAX = frozenset(
     [
         "AND",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from bisect import bisect_left
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +63,10 @@ class Syntax:
         if first < len(self.opaque) and self.opaque[first] < end:
             return None
         return [parts for parts in self.columns if start <= parts[0].start < end]
+
+    def columns_within(self, start: int, end: int) -> Iterator[tuple[Name, ...]]:
+        """The references within a span that are known one by one."""
+        return (parts for parts in self.columns if start <= parts[0].start < end)
 
     def select_in(self, start: int, end: int) -> Any:
         """The outermost SELECT node whose leaves all lie in a span; None when there is none."""

@@ -80,8 +80,13 @@ def visible(columns: Sequence[Column]) -> tuple[tuple[str, ColumnId], ...]:
 
 
 def by_id(columns: Sequence[Column]) -> tuple[tuple[str, ColumnId], ...]:
-    """Columns under their own ids' names."""
-    return tuple((batch_name(column.id), column.id) for column in columns)
+    """Columns under names no user's column has."""
+    return tuple((hidden(column.id), column.id) for column in columns)
+
+
+def hidden(column: ColumnId) -> str:
+    """The name of a column of ours beside the user's own."""
+    return f"__halo_{batch_name(column)}"
 
 
 def alias(name: str) -> str:

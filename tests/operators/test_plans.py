@@ -484,3 +484,9 @@ def test_plan_of_nothing_but_a_sink_over_a_query(kit: Any, bench: Any) -> None:
     plan = PhysicalDag((base, sink(kit, base, "CREATE TABLE made AS")), 9)
     assert bench.rows(plan) == [(1,)]
     assert bench.duck.rows("FROM made") == [(1, "b")]
+
+
+def test_a_source_is_computed_as_it_is_read(kit: Any, bench: Any) -> None:
+    base = kit.query(0, "SELECT i, 'x' || i FROM range(1000000000000) t(i)", columns(kit))
+    cut = PhysicalNode(1, LimitExec(3), (0,), base.columns)
+    assert bench.rows(kit.dag(base, cut)) == [(0, "x0"), (1, "x1"), (2, "x2")]
