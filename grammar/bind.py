@@ -143,7 +143,7 @@ def _target_span(spliced: Spliced, moved: Span, query: Span) -> Span:
 
 def _named_span(lexed: Lexed, end: int, message: str) -> Span | None:
     """The name in front of the query that a message without position speaks of."""
-    words = {word.strip('"\'!?,.').lower() for word in message.split()}
+    words = {word.strip("\"'!?,.").lower() for word in message.split()}
     for index in range(1, end):
         if lexed.tokens[index].kind == "identifier" and identifier(lexed.text(index)).lower() in words:
             return lexed.span(index, index + 1)

@@ -11,12 +11,11 @@ from halo_sql.grammar.binding import Binding, BoundQuery, CteContext, plain
 from halo_sql.grammar.names import Scope, Table
 from halo_sql.grammar.skeleton import Range, starts_query
 from halo_sql.grammar.splice import Piece
+from halo_sql.grammar.subqueries import BindQuery, bind_alone
 from halo_sql.grammar.texts import FragmentText, alias, merged, visible
 from halo_sql.ir.expr import Column, quote
 from halo_sql.ir.logical import CteScan, Fragment, LogicalPlan
 from halo_sql.ir.types import BIGINT, SqlType
-
-BindQuery = Callable[[int, int, CteContext], BoundQuery]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +112,7 @@ def bind_relations(binding: Binding, clause: Range | None, context: CteContext, 
         if lexed.text(index) == "(" and starts_query(lexed, index + 1):
             closing = lexed.partner[index]
             if binding.tainted(index, closing + 1, context):
-                query = bind_query(index + 1, closing, context)
+                query = bind_alone(binding, (index, closing + 1), context, bind_query)
                 span = lexed.span(index, closing + 1)
                 text.cut(span, text.query(query))
                 found.append((span, _renamed(binding, query)))

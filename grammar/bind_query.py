@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from halo_sql.errors import NotSupportedError
+from halo_sql.errors import NotSupportedError, Span
 from halo_sql.grammar.bind_select import bind_select
+from halo_sql.grammar.bind_tail import CALLS_TABLE
 from halo_sql.grammar.binding import Binding, BoundCte, BoundQuery, CteContext
+from halo_sql.grammar.block import SHADOW_MARK, Described
+from halo_sql.grammar.calls import CallSite
+from halo_sql.grammar.checked import checked_fragment, fragment_columns
 from halo_sql.grammar.hoist import Hoister
-from halo_sql.grammar.names import Scope
-from halo_sql.grammar.skeleton import Arm, Query, identifier, parse_query
-from halo_sql.grammar.texts import FragmentText, Part, alias, by_id, merged
+from halo_sql.grammar.names import Scope, Table
+from halo_sql.grammar.skeleton import Arm, Query, Range, identifier, parse_query
+from halo_sql.grammar.subqueries import bound_subqueries
+from halo_sql.grammar.texts import FragmentText, Part, alias, by_id, hidden, merged, visible
+from halo_sql.ir.expr import quote
 from halo_sql.ir.logical import Fragment
-from halo_sql.ir.types import BIGINT, SqlType
+from halo_sql.ir.types import BIGINT
 from halo_sql.ir.walk import output_columns
 
 
@@ -98,44 +104,83 @@ class QueryBinder:
             remedy="Use SELECT.",
         )
 
-    def _values(self, arm: Arm, context: CteContext, described: list[tuple[str, SqlType]]) -> BoundQuery:
-        """VALUES with calls: one row of call results, then one SELECT for each row of the list."""
+    def _values(self, arm: Arm, context: CteContext, described: Described) -> BoundQuery:
+        """VALUES with calls: the list beside one row of the calls' results."""
         binding, lexed = self.binding, self.binding.lexed
         one = Fragment(("SELECT 1",), (binding.new_column("one", BIGINT),), label="One row")
         hoister = Hoister(binding, one, Scope(), {})
-        calls = binding.calls_in(*arm.range)
+        subqueries = bound_subqueries(binding, arm.range, context, self.bind)
+        calls = [
+            call for call in binding.calls_in(*arm.range) if not any(_within(call, inner) for inner, _ in subqueries)
+        ]
         hoister.lift(calls, lambda _: arm.range)
         text = FragmentText()
         for call in calls:
-            text.cut(call.span, f"c{hoister.output_of(call)}")
+            text.cut(call.span, hidden(hoister.output_of(call)))
+        for inner, query in subqueries:
+            text.cut(lexed.span(*inner), text.query(query))
         source = text.relation(hoister.plan, by_id(output_columns(hoister.plan)))
-        parts: list[Part] = []
-        for first, end in lexed.split(arm.range[0] + 1, arm.range[1]):
-            span = lexed.span(first + 1, end - 1)
-            parts += [" UNION ALL " if parts else "", "SELECT ", *text.parts(lexed.sql, span.start, span.end)]
-            parts += [" FROM ", source, alias("__halo_calls")]
+        span = lexed.span(*arm.range)
+        rows = text.parts(lexed.sql, span.start, span.end)
+        parts: list[Part] = ["SELECT v.* FROM ", source, alias(CALLS_TABLE), ", LATERAL (", *rows, ") AS v"]
         columns = tuple(binding.new_column(name, kind) for name, kind in described)
         prefix = binding.cte_prefix(lexed.slice(*arm.range), context)
-        return BoundQuery(Fragment(merged([prefix, *parts]), columns, tuple(text.inputs), "Values"), columns)
+        where = binding.calls_in(*arm.range)[0].origin() if binding.calls_in(*arm.range) else span
+        fragment = checked_fragment(binding, [prefix, *parts], columns, text.inputs, "Values", where)
+        return BoundQuery(fragment, columns)
 
     def _set_operation(self, query: Query, context: CteContext, outer: CteContext) -> BoundQuery:
         """Arms with LLM calls become relations in the text of the whole."""
         binding, lexed = self.binding, self.binding.lexed
-        described = binding.describe(binding.shadow(*query.range), outer)
         text = FragmentText()
-        names = [name for name, _ in described]
-        for position, arm in enumerate(query.arms):
+        for arm in query.arms:
             if binding.tainted(*arm.range, context):
-                bound = self._arm(arm, context)
-                text.cut(lexed.span(*arm.range), "(SELECT * FROM ", text.query(bound), ")")
-                if position == 0:
-                    names = [column.name for column in bound.columns]
-        start = lexed.span(*query.arms[0].range).start
-        end = lexed.span(*query.range).end
-        parts = text.parts(lexed.sql, start, end)
-        columns = tuple(binding.new_column(name, kind) for name, (_, kind) in zip(names, described, strict=True))
-        prefix = binding.cte_prefix(" ".join(part for part in parts if isinstance(part, str)), context)
+                text.cut(lexed.span(*arm.range), "(SELECT * FROM ", text.query(self._arm(arm, context)), ")")
+        in_tail = bool(binding.calls_in(*query.tail))
+        part = (query.range[0], query.tail[0]) if in_tail else query.range
+        described = binding.describe(binding.shadow(*part), outer)
+        span = Span(lexed.span(*query.arms[0].range).start, lexed.span(*part).end)
+        parts = text.parts(lexed.sql, span.start, span.end)
+        prefix = binding.cte_prefix(" ".join(piece for piece in parts if isinstance(piece, str)), context)
+        whole = [prefix, *parts]
+        if any(SHADOW_MARK in name for name, _ in described):
+            found = fragment_columns(binding, merged(whole), text.inputs)
+            described = [(name, kind) for (name, _), (_, kind) in zip(found, described, strict=True)]
+        columns = tuple(binding.new_column(name, kind) for name, kind in described)
+        calls = binding.calls_in(*query.range)
+        where = calls[0].origin() if calls else span
+        fragment = checked_fragment(binding, whole, columns, text.inputs, "Set operation", where)
         ordered = any(lexed.word(index) == "ORDER" for index in range(*query.tail))
-        return BoundQuery(
-            Fragment(merged([prefix, *parts]), columns, tuple(text.inputs), "Set operation"), columns, ordered
-        )
+        bound = BoundQuery(fragment, columns, ordered)
+        return self._ordered(query, bound, context) if in_tail else bound
+
+    def _ordered(self, query: Query, bound: BoundQuery, context: CteContext) -> BoundQuery:
+        """ORDER BY … LIMIT with calls over the rows of a set operation."""
+        binding, lexed = self.binding, self.binding.lexed
+        names = visible(bound.columns)
+        table = tuple(replace(column, name=name) for column, (name, _) in zip(bound.columns, names, strict=True))
+        hoister = Hoister(binding, bound.plan, Scope((Table("__halo_table", table),)), {})
+        calls = binding.calls_in(*query.tail)
+        hoister.lift(calls, lambda _: query.tail)
+        text = FragmentText()
+        for call in calls:
+            text.cut(call.span, hidden(hoister.output_of(call)))
+        extra = [column for column in output_columns(hoister.plan) if column not in bound.columns]
+        source = text.relation(hoister.plan, (*names, *by_id(extra)))
+        span = lexed.span(*query.tail)
+        items = ", ".join(quote(name) for name, _ in names)
+        parts = [
+            f"SELECT {items} FROM ",
+            source,
+            alias("__halo_table"),
+            " ",
+            *text.parts(lexed.sql, span.start, span.end),
+        ]
+        prefix = binding.cte_prefix(lexed.slice(*query.tail), context)
+        columns = tuple(binding.new_column(column.name, column.type) for column in bound.columns)
+        fragment = checked_fragment(binding, [prefix, *parts], columns, text.inputs, "Sort", calls[0].origin())
+        return BoundQuery(fragment, columns, bound.ordered)
+
+
+def _within(call: CallSite, part: Range) -> bool:
+    return part[0] <= call.first < part[1]

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from halo_sql.errors import BinderError, NotSupportedError
-from halo_sql.grammar.bind_from import BindQuery, Relations, bind_from, bind_relations, is_whole
+from halo_sql.grammar.bind_from import Relations, bind_from, bind_relations, is_whole
 from halo_sql.grammar.bind_plain import bind_plain, is_plain
 from halo_sql.grammar.bind_tail import bind_tail
 from halo_sql.grammar.bind_where import bind_where
@@ -18,7 +17,8 @@ from halo_sql.grammar.binding import Binding, BoundQuery, CteContext
 from halo_sql.grammar.block import Block, Described, learn_aliases, lift, output_names, select_items
 from halo_sql.grammar.checked import checked_fragment
 from halo_sql.grammar.hoist import Hoister
-from halo_sql.grammar.skeleton import Range, Select, parse_select, starts_query
+from halo_sql.grammar.skeleton import Range, Select, parse_select
+from halo_sql.grammar.subqueries import BindQuery, bound_subqueries
 
 
 def bind_select(
@@ -26,7 +26,8 @@ def bind_select(
 ) -> BoundQuery:
     """Bind a block; ``described`` are the names and types of its output as DuckDB tells them."""
     select = parse_select(binding.lexed, *block_range)
-    subqueries = _subqueries(binding, select, context, bind_query)
+    skip = select.clauses.get("FROM", (0, 0))
+    subqueries = bound_subqueries(binding, select.range, context, bind_query, skip)
     relations = bind_relations(binding, select.clauses.get("FROM"), context, bind_query)
     composed = _composed(binding, select, context, relations, subqueries, described)
     if composed is not None:
@@ -68,37 +69,6 @@ def _composed(
     where = next(iter(bound), None)
     fragment = checked_fragment(binding, [prefix, *parts], columns, text.inputs, "Query", where)
     return BoundQuery(fragment, columns, "ORDER" in select.clauses)
-
-
-def _subqueries(
-    binding: Binding, select: Select, context: CteContext, bind_query: BindQuery
-) -> list[tuple[Range, BoundQuery]]:
-    """Sub-queries with LLM calls outside FROM, bound on their own (they must not read the outer query)."""
-    lexed, found = binding.lexed, []
-    from_range = select.clauses.get("FROM", (0, 0))
-    index = select.range[0]
-    while index < select.range[1]:
-        if index == from_range[0] and from_range[1] > index:
-            index = from_range[1]
-            continue
-        if lexed.text(index) == "(" and starts_query(lexed, index + 1):
-            closing = lexed.partner[index]
-            if binding.tainted(index, closing + 1, context):
-                try:
-                    found.append(((index, closing + 1), bind_query(index + 1, closing, context)))
-                except BinderError as problem:
-                    if "not found" not in problem.message:
-                        raise
-                    raise NotSupportedError(
-                        "a sub-query with an LLM call that reads columns of the outer query is not available "
-                        "in this version",
-                        span=problem.span or lexed.span(index, closing + 1),
-                        remedy="Write it as a join.",
-                    ) from None
-            index = closing + 1
-            continue
-        index += 1
-    return found
 
 
 def _tail(block: Block, described: Described) -> BoundQuery:

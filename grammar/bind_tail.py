@@ -26,7 +26,12 @@ def bind_tail(block: Block, described: Described) -> BoundQuery:
     """The text of the block without FROM and WHERE over the rows so far."""
     binding, hoister, select = block.binding, block.hoister, block.select
     text = FragmentText()
-    calls = [call for call in row_calls(block, select.range) if id(call) in hoister.outputs]
+    removed = [select.clauses[clause] for clause in ("FROM", "WHERE") if clause in select.clauses]
+    calls = [
+        call
+        for call in row_calls(block, select.range)
+        if id(call) in hoister.outputs and not any(first <= call.first < end for first, end in removed)
+    ]
     for call in calls:
         text.cut(call.span, call_text(block, call, hidden(hoister.output_of(call))))
     extra = {hoister.output_of(call) for call in calls}
@@ -97,9 +102,7 @@ def _source(text: FragmentText, hoister: Hoister, shown: Sequence[Column]) -> li
     return [*parts, text.relation(plan, kept), alias(CALLS_TABLE)]
 
 
-def _hide_extras(
-    binding: Binding, select: Select, scope: Scope, shown: Sequence[Column], text: FragmentText
-) -> None:
+def _hide_extras(binding: Binding, select: Select, scope: Scope, shown: Sequence[Column], text: FragmentText) -> None:
     """Keep call columns out of ``*``: stars exclude them, or are written out where USING merged columns."""
     lexed = binding.lexed
     if "SELECT" not in select.clauses or not shown:

@@ -88,7 +88,13 @@ def learn_aliases(block: Block) -> None:
     found: dict[str, SqlExpr] = {}
     for item in block.items:
         name = item.alias.lower()
-        if not name or item.star is not None or name in found or name in block.waiting or has_grouping(block, item.range):
+        if (
+            not name
+            or item.star is not None
+            or name in found
+            or name in block.waiting
+            or has_grouping(block, item.range)
+        ):
             continue
         if row_calls(block, item.range):
             block.waiting[name] = item

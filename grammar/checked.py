@@ -35,7 +35,7 @@ def checked_fragment(
     problem = ""
     for candidate in dict.fromkeys((narrow, whole)):
         try:
-            found = [kind for _, kind in described(binding, candidate, inputs)]
+            found = [kind for _, kind in fragment_columns(binding, candidate, inputs)]
         except Error as refused:
             problem = refused.message.splitlines()[0]
             continue
@@ -49,7 +49,9 @@ def checked_fragment(
     )
 
 
-def described(binding: Binding, parts: Sequence[Part], inputs: Sequence[LogicalPlan]) -> list[tuple[str, SqlType]]:
+def fragment_columns(
+    binding: Binding, parts: Sequence[Part], inputs: Sequence[LogicalPlan]
+) -> list[tuple[str, SqlType]]:
     """Names and types of a fragment's text over empty inputs."""
     pieces = []
     for part in parts:

@@ -45,7 +45,9 @@ def _is_grouped(block: Block) -> bool:
     if "GROUP" in clauses or "HAVING" in clauses:
         return True
     parts = [clauses[clause] for clause in ("SELECT", "ORDER", "QUALIFY") if clause in clauses]
-    return any(_has_aggregate(block, part) or grouping(binding.source, *part, binding.duck) == "aggregate" for part in parts)
+    return any(
+        _has_aggregate(block, part) or grouping(binding.source, *part, binding.duck) == "aggregate" for part in parts
+    )
 
 
 def _has_aggregate(block: Block, part: Range) -> bool:
@@ -87,7 +89,11 @@ def _is_window(lexed: Lexed, opening: int) -> bool:
 
 
 def _sets(lexed: Lexed, first: int, end: int) -> bool:
-    return any(lexed.word(index) in _SETS or lexed.slice(*piece) == "()" for piece in lexed.split(first, end) for index in range(*piece))
+    return any(
+        lexed.word(index) in _SETS or lexed.slice(*piece) == "()"
+        for piece in lexed.split(first, end)
+        for index in range(*piece)
+    )
 
 
 def _keys(block: Block) -> list[Range] | None:
@@ -133,6 +139,5 @@ def _same(lexed: Lexed, left: Range, right: Range) -> bool:
     if right[1] > len(lexed.tokens):
         return False
     return all(
-        lexed.text(one).upper() == lexed.text(two).upper()
-        for one, two in zip(range(*left), range(*right), strict=True)
+        lexed.text(one).upper() == lexed.text(two).upper() for one, two in zip(range(*left), range(*right), strict=True)
     )

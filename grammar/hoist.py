@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from halo_sql.errors import BinderError, Error, NotSupportedError
 from halo_sql.grammar.binding import Binding
 from halo_sql.grammar.calls import CallSite, HoleField, HoleSite
-from halo_sql.grammar.expressions import Aliases, grouping, resolved, typed, verbatim
+from halo_sql.grammar.expressions import grouping, resolved, typed, verbatim
 from halo_sql.grammar.guards import Term, bound_names, guard_terms
 from halo_sql.grammar.names import Scope
 from halo_sql.grammar.source import Source
@@ -36,7 +36,7 @@ class Hoister:
     ``outputs`` maps each lifted call to its column; equal deterministic calls under the same guard share one.
     """
 
-    def __init__(self, binding: Binding, plan: LogicalPlan, scope: Scope, aliases: Aliases) -> None:
+    def __init__(self, binding: Binding, plan: LogicalPlan, scope: Scope, aliases: dict[str, SqlExpr]) -> None:
         self.binding = binding
         self.plan = plan
         self.scope = scope

@@ -148,6 +148,7 @@ class EngineError(OperationalError):
 
     code       one of ENGINE_ERROR_CODES
     retryable  whether the same request may succeed later; engines retry by themselves first
+    fatal      ends the query whatever on_error says: every other request would meet the same
     """
 
     default_kind = "Engine Error"
@@ -158,6 +159,7 @@ class EngineError(OperationalError):
         *,
         code: str = "engine",
         retryable: bool = False,
+        fatal: bool = False,
         kind: str | None = None,
         sql: str | None = None,
         span: Span | None = None,
@@ -167,6 +169,7 @@ class EngineError(OperationalError):
         assert code in ENGINE_ERROR_CODES, code
         self.code = code
         self.retryable = retryable
+        self.fatal = fatal
 
 
 #: code -> what happened

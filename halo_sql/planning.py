@@ -62,6 +62,20 @@ def estimated_rows(duck: Duck, sql: str) -> float | None:
     return None
 
 
+async def warm(runtime: Runtime, models: Mapping[str, ModelDef], store: ResponseStore | None) -> None:
+    """Begin to start the engines that are sure to be needed, while the plan is made.
+
+    One that can be described without a start waits for the first answer that is not in the store.
+    """
+    for model in models.values():
+        try:
+            engine = runtime.pool.get(model)
+            if store is None or await engine.describe() is None:
+                runtime.pool.start(model)
+        except Error:
+            continue  # the same error is raised when the run asks for the engine
+
+
 async def start_run(
     duck: Duck,
     runtime: Runtime,
@@ -79,7 +93,7 @@ async def start_run(
         engine = held.get(model)
         if engine is None:
             engine = held[model] = pool.get(models[model])
-        info = await engine.start()
+        info = (await engine.describe() if store is not None else None) or await engine.start()
         profile.engines[model] = f"{info.identity} ({info.device})" if info.device else info.identity
         return engine, info
 

@@ -20,7 +20,7 @@ from halo_sql.result import BatchResult, DuckResult, Result
 from halo_sql.runtime import Runtime
 
 if TYPE_CHECKING:
-    from halo_sql.engines.store import StoreStats
+    from halo_sql.engines.store import ResponseStore, StoreStats
     from halo_sql.catalog.objects import ModelDef, Snapshot
     from halo_sql.grammar.statements.nodes import Explain, Statement
     from halo_sql.ir.logical import BoundStatement
@@ -179,11 +179,13 @@ class Session:
         return optimize(bound.plan, bound.columns, context)
 
     def _run_plan(self, sql: str, params: object, profile_only: bool = False) -> tuple[Result, Profile]:
+        from halo_sql.planning import warm
+
         began = time.perf_counter()
         bound, snapshot = self._bind(sql, params)
         models = _models(bound, snapshot)
-        for model in models.values():
-            self._runtime.pool.start(model)
+        store = self._store()
+        self._runtime.begin(warm(self._runtime, models, store))
         optimized = self._optimize(bound, snapshot)
         profile = Profile(sql, optimized.dag, {node.id: NodeMetrics() for node in optimized.dag.nodes})
         profile.planning_s = time.perf_counter() - began
@@ -202,8 +204,7 @@ class Session:
         from halo_sql.running import QueryRun
 
         self._profiles = [*self._profiles[-PROFILES_KEPT + 1 :], profile]
-        path = config.store_path(self.settings)
-        store = None if path is None else self._runtime.store(path)
+        store = self._store()
         warned = 0 if store is None else len(store.warnings)
 
         def start() -> Any:
@@ -215,6 +216,10 @@ class Session:
         if store is not None:
             self.warnings += store.warnings[warned:]
         return run
+
+    def _store(self) -> ResponseStore | None:
+        path = config.store_path(self.settings)
+        return None if path is None else self._runtime.store(path)
 
     def _end_run(self) -> None:
         run, self._run = self._run, None
@@ -298,8 +303,8 @@ class Session:
 
     def store_stats(self) -> StoreStats | None:
         """The response store as it is; None when it is off."""
-        path = config.store_path(self.settings)
-        return None if path is None else self._runtime.store(path).stats()
+        store = self._store()
+        return None if store is None else store.stats()
 
     def register(self, name: str, obj: object) -> None:
         """Make an Arrow or dataframe object a table of this connection."""

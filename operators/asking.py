@@ -148,7 +148,7 @@ class Asking:
 
     def _fail(self, row: int, error: EngineError) -> None:
         self._answers[row - self._first] = None
-        if self.call.on_error == "fail" or error.code in ENDING:
+        if self.call.on_error == "fail" or error.fatal or error.code in ENDING:
             if self.failure is None or row < self.failure[0]:
                 self.failure = (row, error)
         else:

@@ -164,7 +164,7 @@ def _raise_failure(askings: Sequence[Asking], window: _Window) -> None:
     if not remedy and error.code in ("invalid_output", "truncated", "context", "rejected"):
         remedy = "on_error => 'null' gives NULL for rows that fail."
     raise EngineError(
-        f'{name}, prompt "{excerpt(prompt)}": {error.message}',
+        error.message if error.fatal else f'{name}, prompt "{excerpt(prompt)}": {error.message}',
         code=error.code,
         retryable=error.retryable,
         kind=error.kind,

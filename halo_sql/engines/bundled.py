@@ -71,6 +71,12 @@ def to_stderr(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def made(name: str) -> Path | None:
+    """The folder of a bundled model that was made before; None when it was not."""
+    target = config.home() / "models" / f"{name.lower()}-{FORMAT}"
+    return target if intact(target) else None
+
+
 def ensure(name: str, progress: Progress = to_stderr) -> Path:
     """The folder of the bundled model ``name`` (config.json, *.safetensors, tokenizer.json, chat template, manifest).
 

@@ -83,6 +83,10 @@ class OpenAIEngine:
         """Ask the server for its models. EngineError 'unavailable' (not reached, no model) or 'auth'."""
         return await self._start.get()
 
+    async def describe(self) -> EngineInfo | None:
+        """See ``Engine.describe``: only the server knows which model it has."""
+        return None
+
     def submit(self, requests: Sequence[GenRequest], deliver: Deliver) -> None:
         """Send at most ``concurrency`` at once, the rest waits here."""
         self._queue.submit(requests, deliver)

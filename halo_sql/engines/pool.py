@@ -36,6 +36,10 @@ class PooledEngine:
             self._entry.reported = True
             raise
 
+    async def describe(self) -> EngineInfo | None:
+        """As Engine.describe."""
+        return await self.engine.describe()
+
     def submit(self, requests: Sequence[GenRequest], deliver: Deliver) -> None:
         """As Engine.submit."""
         self.engine.submit(requests, deliver)

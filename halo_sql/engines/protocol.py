@@ -107,6 +107,10 @@ class Engine(Protocol):
         Raises EngineError('unavailable') with a remedy when it cannot."""
         ...
 
+    async def describe(self) -> EngineInfo | None:
+        """What can be said without starting (it is then started by the first ``submit``); None: ``start`` tells."""
+        ...
+
     def submit(self, requests: Sequence[GenRequest], deliver: Deliver) -> None:
         """Hand over requests, in the order in which they should enter the engine; never blocks.
 

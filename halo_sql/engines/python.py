@@ -66,6 +66,10 @@ class PythonEngine:
             device="cpu",
         )
 
+    async def describe(self) -> EngineInfo | None:
+        """See ``Engine.describe``: a start costs nothing."""
+        return await self.start()
+
     def submit(self, requests: Sequence[GenRequest], deliver: Deliver) -> None:
         """Call at most ``concurrency`` at once, the rest waits here."""
         self._queue.submit(requests, deliver)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from halo_sql.engines import bundled, frames
+from halo_sql.engines import bundled, frames, known
 from halo_sql.engines.chat import ChatTokenizer
 from halo_sql.engines.model_dir import fingerprint, resolve_model_dir
 from halo_sql.engines.protocol import Deliver, EngineInfo, GenRequest, GenResult, estimate_tok, failure
@@ -147,6 +147,8 @@ class VllmEngine:
             await worker.close()
             raise
         self._worker = worker
+        if weights:
+            await asyncio.to_thread(known.remember, self._facts(weights, self._chat), info)
         return info
 
     def _describe(self, ready: Mapping[str, Any], weights: str, chat: ChatTokenizer) -> EngineInfo:
@@ -176,6 +178,28 @@ class VllmEngine:
             device=str(ready["device"]),
         )
         return self._info
+
+    async def describe(self) -> EngineInfo | None:
+        """What a worker with the same model, options and build said the last time it ran; see ``Engine.describe``."""
+        if self._info is not None:
+            return self._info
+        return await asyncio.to_thread(self._recall)
+
+    def _recall(self) -> EngineInfo | None:
+        scheme, colon, name = self.source.partition(":")
+        bundle = bundled.made(name) if colon and scheme.lower() == "bundled" else None
+        try:
+            folder = bundle if colon and scheme.lower() == "bundled" else resolve_model_dir(self.source)
+            if folder is None or importlib.util.find_spec("vllm") is None:
+                return None
+            if self._chat is None:
+                self._chat = ChatTokenizer.load(folder)
+            return known.recall(self._facts(fingerprint(folder), self._chat))
+        except EngineError:
+            return None  # the start says what is wrong
+
+    def _facts(self, weights: str, chat: ChatTokenizer) -> dict[str, object]:
+        return {"source": self.source, "weights": weights, "chat": chat.identity, "cpu": cpu_build(), **self._options}
 
     def _folder(self) -> Path | None:
         """The model's folder, made if it is a bundled one; None for a hub id."""
@@ -223,7 +247,7 @@ class VllmEngine:
                 requests = [self._pending[number].request for number in numbers]
                 prompts = await loop.run_in_executor(self._encoder, chat.render_batch, requests)
             except EngineError as error:
-                self._fail_all(error)
+                self._fail_all(error, fatal=True)  # it cannot be started
                 return
             if worker is not self._worker:  # it died while we rendered: these go to its successor, first
                 self._queue.extendleft(reversed(numbers))
@@ -281,15 +305,14 @@ class VllmEngine:
                 context = {"message": "a result could not be delivered", "exception": error}
                 asyncio.get_running_loop().call_exception_handler(context)
 
-    def _fail_all(self, error: EngineError) -> None:
+    def _fail_all(self, error: EngineError, fatal: bool = False) -> None:
         self._queue.clear()
-        message = f"{error.message} {error.remedy}".strip()
-        self._deliver(
-            [
-                (number, failure(pending.request.id, message, error.code, retries=max(0, pending.attempts - 1)))
-                for number, pending in self._pending.items()
-            ]
-        )
+        results = []
+        for number, pending in self._pending.items():
+            own = EngineError(error.message, code=error.code, fatal=fatal, remedy=error.remedy)
+            retries = max(0, pending.attempts - 1)
+            results.append((number, GenResult(pending.request.id, finish="error", retries=retries, error=own)))
+        self._deliver(results)
 
     def _on_lost(self) -> None:
         """The worker died. Start another one and send again what is unfinished, a limited number of times."""

@@ -33,7 +33,12 @@ BINDING = [
     ("SELECT LLM_MAP('{{ body }}', tempereture => 1) FROM t", halo_sql.ProgrammingError, "tempereture", "temperature"),
     ("SELECT LLM_MAP('{{ body }}', temperature => 'x') FROM t", halo_sql.ProgrammingError, "'x'", "from 0 to 2"),
     ("SELECT LLM_MAP('{{ boddy }}') FROM t", halo_sql.ProgrammingError, "boddy", 'Candidate bindings: "body"'),
-    ("SELECT LLM_MAP('{{ body }}', returns => 'INTEGR') FROM t", halo_sql.ProgrammingError, "'INTEGR'", "Write a DuckDB"),
+    (
+        "SELECT LLM_MAP('{{ body }}', returns => 'INTEGR') FROM t",
+        halo_sql.ProgrammingError,
+        "'INTEGR'",
+        "Write a DuckDB",
+    ),
     ("SELECT LLM_MAP('{{ body') FROM t", halo_sql.ProgrammingError, "{{", "End it with }}"),
     ("SELECT LLM_FILTER('{{ body }}', returns => 'INTEGER') FROM t", halo_sql.ProgrammingError, "'INTEGER'", "LLM_MAP"),
     ("SELECT LLM_MAP() FROM t", halo_sql.ProgrammingError, "LLM_MAP()", "For example"),
@@ -117,9 +122,9 @@ def test_a_failure_leaves_no_half_table(con: halo_sql.Connection, failing: int) 
             con.execute(statement)
     assert con.execute("SELECT count(*) FROM kept").fetchall() == [(0,)]
     assert con.execute("SELECT count(*) FROM duckdb_tables() WHERE table_name = 'fresh'").fetchall() == [(0,)]
-    assert con.execute("SELECT count(*) FROM duckdb_tables() WHERE table_name LIKE '\\_\\_halo%' ESCAPE '\\'").fetchall() == [
-        (0,)
-    ]
+    assert con.execute(
+        "SELECT count(*) FROM duckdb_tables() WHERE table_name LIKE '\\_\\_halo%' ESCAPE '\\'"
+    ).fetchall() == [(0,)]
 
 
 def test_a_function_that_raises_is_an_error_of_its_row(con: halo_sql.Connection) -> None:

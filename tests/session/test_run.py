@@ -147,7 +147,9 @@ def test_plain_statements_never_touch_our_layers() -> None:
 
 def test_two_sources_and_a_transaction_see_uncommitted_rows() -> None:
     with connect() as con:
-        con.execute("CREATE TABLE a AS SELECT i FROM range(3000) r(i); CREATE TABLE b AS SELECT i FROM range(3000) r(i)")
+        con.execute(
+            "CREATE TABLE a AS SELECT i FROM range(3000) r(i); CREATE TABLE b AS SELECT i FROM range(3000) r(i)"
+        )
         con.execute("BEGIN")
         con.execute("INSERT INTO a VALUES (-1)")
         query = """
