@@ -45,7 +45,7 @@ def bind_plain(block: Block, described: Described) -> BoundQuery | None:
         return None
     keys: list[SortKey] = []
     for part, modifiers in sort_keys:
-        expr = _sort_expr(block, part, outputs)
+        expr = _sort_expr(block, part, outputs, described)
         if expr is None or expr.volatile:
             return None
         keys.append(SortKey(expr, modifiers))
@@ -100,16 +100,18 @@ def _sort_keys(block: Block) -> list[tuple[Range, str]]:
     return keys
 
 
-def _sort_expr(block: Block, part: Range, outputs: Sequence[SqlExpr]) -> SqlExpr | None:
+def _sort_expr(block: Block, part: Range, outputs: Sequence[SqlExpr], described: Described) -> SqlExpr | None:
     lexed = block.binding.lexed
     text = lexed.text(part[0])
     if part[1] - part[0] == 1:
         if text.isdigit():
             position = int(text)
             return outputs[position - 1] if 0 < position <= len(outputs) else None
-        named = [index for index, item in enumerate(block.items) if item.alias.lower() == identifier(text).lower()]
-        if len(named) == 1 and not any(item.star is not None for item in block.items[: named[0]]):
-            return outputs[named[0]]
+        named = {
+            outputs[index] for index, (name, _) in enumerate(described) if name.lower() == identifier(text).lower()
+        }
+        if named:  # an output column comes first; of several DuckDB takes the one it likes
+            return named.pop() if len(named) == 1 else None
         if lexed.word(part[0]) == "ALL" or lexed.tokens[part[0]].kind not in ("identifier", "keyword"):
             return None
     aliases = dict(block.hoister.aliases)

@@ -80,15 +80,15 @@ def grouping(source: Source, first: int, end: int, duck: Duck) -> str:
     lexed, aggregates = source.lexed, duck.aggregate_functions()
     found = ""
     for index in own_tokens(source, first, end):
-        if lexed.text(index + 1) != "(" or index + 1 >= end:
-            continue
-        if lexed.word(index) == "OVER":
+        if lexed.word(index) == "OVER" and lexed.text(index - 1) == ")" and index > first:
             return "window"
-        if lexed.text(index).strip('"').lower() in aggregates and lexed.text(index - 1) != ".":
+        if lexed.text(index + 1) != "(" or index + 1 >= end or lexed.text(index - 1) == ".":
+            continue
+        if lexed.text(index).strip('"').lower() in aggregates:
             found = "aggregate"
         elif not found and lexed.word(index) in _UNNEST:
             found = "unnest"
-    return found or ("window" if any(lexed.word(i) == "OVER" for i in own_tokens(source, first, end)) else "")
+    return found
 
 
 def resolved(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from halo_sql.errors import NotSupportedError
 from halo_sql.grammar.block import Block
 from halo_sql.grammar.calls import CallSite
-from halo_sql.grammar.expressions import grouping
 from halo_sql.grammar.lex import Lexed
 from halo_sql.grammar.skeleton import Range, identifier
 
@@ -45,9 +44,7 @@ def _is_grouped(block: Block) -> bool:
     if "GROUP" in clauses or "HAVING" in clauses:
         return True
     parts = [clauses[clause] for clause in ("SELECT", "ORDER", "QUALIFY") if clause in clauses]
-    return any(
-        _has_aggregate(block, part) or grouping(binding.source, *part, binding.duck) == "aggregate" for part in parts
-    )
+    return any(_has_aggregate(block, part) for part in parts)
 
 
 def _has_aggregate(block: Block, part: Range) -> bool:

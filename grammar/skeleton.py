@@ -65,6 +65,9 @@ class Query:
 def starts_query(lexed: Lexed, index: int) -> bool:
     """Whether the token inside an opening bracket begins a query."""
     while lexed.text(index) == "(":
+        behind = lexed.partner[index] + 1
+        if lexed.text(behind) not in ("", ")") and lexed.word(behind) not in SET_OPERATIONS | TAIL_CLAUSES:
+            return False  # ((SELECT 1) + 2), ((SELECT 1), 2)
         index += 1
     return lexed.word(index) in QUERY_STARTS and not lexed.column_label(index)
 

@@ -140,4 +140,5 @@ def _modified(star: Any) -> bool:
 
 
 def _leaves(node: Any, offset: int) -> list[int]:
-    return [leaf.meta["start"] + offset for leaf in node.walk() if "start" in leaf.meta]
+    # 0 is a node sqlglot made up: a query's first token is a keyword
+    return [leaf.meta["start"] + offset for leaf in node.walk() if leaf.meta.get("start")]

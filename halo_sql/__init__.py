@@ -10,6 +10,7 @@ Names are imported when first used, so that ``import halo_sql`` costs nothing.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -92,10 +93,7 @@ _ERRORS = frozenset(__all__[__all__.index("Warning") :])
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if name in _ERRORS:
-        from halo_sql import errors as source
-    else:
-        from halo_sql import dbapi as source
+    source = import_module("halo_sql.errors" if name in _ERRORS else "halo_sql.dbapi")
     value = globals()[name] = getattr(source, name)
     return value
 

@@ -54,10 +54,7 @@ paramstyle = "qmark"
 def connect(
     database: str | os.PathLike[str] = ":memory:", read_only: bool = False, config: Mapping[str, object] | None = None
 ) -> Connection:
-    """Open a database file, or one in memory.
-
-    config  ``halo_…`` keys are our settings, all others DuckDB's
-    """
+    """Open a database file, or one in memory; ``halo_…`` keys of ``config`` are our settings, all others DuckDB's."""
     return Connection(Session.open(str(database), read_only, dict(config or {})))
 
 

@@ -242,6 +242,7 @@ class Duck:
 
 
 def type_tree(found: Any) -> SqlType:
+    """DuckDB's type object as a tree."""
     kind = str(found.id)
     text = str(found)
     if kind in ("struct", "union", "map"):

@@ -22,7 +22,7 @@ class Span:
     end: int
 
 
-class Warning(Exception):  # noqa: A001, N818 - the name is fixed by PEP 249
+class Warning(Exception):  # noqa: N818 - the name is fixed by PEP 249
     """Important warnings (PEP 249)."""
 
 

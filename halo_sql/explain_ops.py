@@ -83,9 +83,10 @@ def properties(node: PhysicalNode, dag: PhysicalDag, full: bool = False) -> Prop
         found += [("", "distinct")] if op.distinct else []
         return found + ([("worker", op.worker)] if op.worker else [])
     if isinstance(op, DuckFragmentExec):
-        plain = isinstance(op.tree, Fragment) and not op.tree.inputs  # then the user's own text says it best
-        text = "".join(op.tree.parts) if plain else sql.render(op.tree, [f"#{source}" for source in node.inputs])
-        label = op.tree.label if isinstance(op.tree, Fragment) else ""
+        text, label = "", op.tree.label if isinstance(op.tree, Fragment) else ""
+        if isinstance(op.tree, Fragment) and not op.tree.inputs:  # the user's own text says it best
+            text = "".join(part for part in op.tree.parts if isinstance(part, str))
+        text = text or sql.render(op.tree, [f"#{source}" for source in node.inputs])
         found = [("", label)] if label and label != "Fragment" else []
         return [*found, *([("", "streaming")] if op.streaming else []), ("sql", one_line(text, width))]
     if isinstance(op, SelectExec):

@@ -59,14 +59,12 @@ def _memo(optimized: Optimized) -> str:
 
 
 def _costs(optimized: Optimized) -> str:
-    rows = [
-        "node                       rows      calls  prompt tok   cached  output tok     gpu s     cpu s        usd"
-    ]
+    columns = ("rows", "calls", "prompt tok", "cached", "output tok", "gpu s", "cpu s", "usd")
+    rows = ["node".ljust(22) + "".join(name.rjust(12) for name in columns)]
     for node in optimized.dag.nodes:
         guess, cost = node.estimate, node.estimate.cost
-        rows.append(
-            f"#{node.id:<3} {type(node.op).__name__.removesuffix('Exec'):<18} {guess.rows:>8.0f} {guess.llm_calls:>10.0f} "
-            f"{guess.prompt_tok:>11.0f} {guess.prompt_tok_cached:>8.0f} {guess.output_tok:>11.0f} "
-            f"{cost.gpu_s:>9.4f} {cost.cpu_s:>9.4f} {cost.usd:>10.6f}"
-        )
+        counts = (guess.rows, guess.llm_calls, guess.prompt_tok, guess.prompt_tok_cached, guess.output_tok)
+        name = f"#{node.id} {type(node.op).__name__.removesuffix('Exec')}"
+        numbers = "".join(f"{count:>12,.0f}" for count in counts)
+        rows.append(f"{name:<22}{numbers}{cost.gpu_s:>12.4f}{cost.cpu_s:>12.4f}{cost.usd:>12.6f}")
     return "\n".join(rows)

@@ -20,8 +20,8 @@ from halo_sql.result import BatchResult, DuckResult, Result
 from halo_sql.runtime import Runtime
 
 if TYPE_CHECKING:
-    from halo_sql.engines.store import ResponseStore, StoreStats
     from halo_sql.catalog.objects import ModelDef, Snapshot
+    from halo_sql.engines.store import ResponseStore, StoreStats
     from halo_sql.grammar.statements.nodes import Explain, Statement
     from halo_sql.ir.logical import BoundStatement
     from halo_sql.optimizer.optimize import Optimized
@@ -193,7 +193,7 @@ class Session:
         run = self._begin(optimized, models, profile)
         batches = run.batches()
         if _is_sink(bound):
-            counted = [batch for batch in batches]
+            counted = list(batches)
             changed = sum(batch.column(0)[0].as_py() for batch in counted if batch.num_rows)
             self._run = None
             return BatchResult(bound.columns, counted, rowcount=changed), profile

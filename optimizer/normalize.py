@@ -13,7 +13,7 @@ from typing import Any
 
 from halo_sql.ir.logical import LogicalPlan
 from halo_sql.ir.walk import children, with_children
-from halo_sql.optimizer.nodes import label
+from halo_sql.optimizer.nodes import label, walk_once
 from halo_sql.optimizer.plan_context import PlanContext
 from halo_sql.optimizer.rules.rule import Rule, Stage
 from halo_sql.optimizer.verify import check_same_columns, check_tree
@@ -74,28 +74,27 @@ class _Fixpoint:
 
     def run(self, plan: LogicalPlan) -> Any:
         """The plan in normal form."""
-        fuel = 0
+        # rewrites allowed: what no terminating set of rules needs, counted once so that growing plans end too
+        fuel = self.FIRINGS_PER_NODE * sum(1 for _ in walk_once(plan))
         # a frame: [the node a parent waits for, the current form of it]
         stack: list[list[Any]] = [[plan, plan]]
-        seen = 0
         while stack:
             original, current = stack[-1]
             waiting = [child for child in children(current) if id(child) not in self._clean]
             if waiting:
                 stack += [[child, child] for child in waiting]
-                seen += len(waiting)
                 continue
             current = with_children(current, tuple(self._clean[id(child)][1] for child in children(current)))
-            rewritten = None if fuel > self.FIRINGS_PER_NODE * (seen + 1) else self._apply(current)
+            rewritten = self._apply(current) if fuel else None
             if rewritten is not None:
-                fuel += 1
+                fuel -= 1
                 stack[-1][1] = rewritten
                 continue
             stack.pop()
             self._clean[id(current)] = (current, current)
             self._clean[id(original)] = (original, current)
-        if fuel > self.FIRINGS_PER_NODE * (seen + 1):
-            self._ctx.recorder.note(f"optimizer limit reached: {fuel} rewrites in one normalize pass")
+        if not fuel:
+            self._ctx.recorder.note("optimizer limit reached: rewrites in one normalize pass")
         return self._clean[id(plan)][1]
 
     def _apply(self, node: Any) -> LogicalPlan | None:

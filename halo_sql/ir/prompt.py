@@ -76,6 +76,7 @@ class Sampling:
 
     @property
     def deterministic(self) -> bool:
+        """Whether the same request always gets the same answer."""
         return self.temperature == 0.0 or self.seed is not None
 
 

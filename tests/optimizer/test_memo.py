@@ -29,7 +29,8 @@ def consistent(memo: Memo) -> None:
             key = memo._key(expression)
             assert key not in keys
             keys.add(key)
-            assert memo._interned[key] == (group.id, expression)
+            owner, known = memo._interned[key]
+            assert (memo.find(owner), known) == (group.id, expression)
             for child in children(expression):
                 assert isinstance(child, GroupRef)
                 assert memo.find(child.id) == child.id

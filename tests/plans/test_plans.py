@@ -18,7 +18,8 @@ from halo_sql.explain import render_logical, render_text
 HERE = Path(__file__).parent
 SCHEMA = """
 CREATE TABLE tickets (id INTEGER, body VARCHAR, priority INTEGER, customer INTEGER);
-INSERT INTO tickets VALUES (1, 'late', 1, 10), (2, 'broken', 2, 10), (3, 'late', 3, 20), (4, NULL, 2, 30), (5, 'true', 2, 20);
+INSERT INTO tickets VALUES
+    (1, 'late', 1, 10), (2, 'broken', 2, 10), (3, 'late', 3, 20), (4, NULL, 2, 30), (5, 'true', 2, 20);
 CREATE TABLE customers (id INTEGER, name VARCHAR);
 INSERT INTO customers VALUES (10, 'Ann'), (20, 'Bo');
 """

@@ -28,6 +28,12 @@ def caret_text(problem: Error) -> str:
     return line[start : start + carets.count("^")]
 
 
+def run_all(con: halo_sql.Connection, *statements: str) -> None:
+    """Run statements one after the other, each to its last row."""
+    for statement in statements:
+        con.execute(statement).fetchall()
+
+
 BINDING = [
     ("SELECT LLM_MAP('{{ body }}', model => 'eco') FROM t", halo_sql.ProgrammingError, "'eco'", 'Did you mean "echo"?'),
     ("SELECT LLM_MAP('{{ body }}', tempereture => 1) FROM t", halo_sql.ProgrammingError, "tempereture", "temperature"),
@@ -80,8 +86,7 @@ def test_a_position_counts_in_the_text_with_parameters(con: halo_sql.Connection)
 )
 def test_an_engine_that_cannot_answer(con: halo_sql.Connection, create: str, said: str) -> None:
     with pytest.raises(Error) as caught:
-        con.execute(create)
-        con.execute("CREATE TABLE out AS SELECT LLM_MAP('{{ body }}', model => m) AS a FROM t")
+        run_all(con, create, "CREATE TABLE out AS SELECT LLM_MAP('{{ body }}', model => m) AS a FROM t")
     assert said in str(caught.value)
     assert caught.value.remedy
     assert con.execute("SELECT count(*) FROM duckdb_tables() WHERE table_name = 'out'").fetchall() == [(0,)]
@@ -92,8 +97,7 @@ def test_a_model_folder_without_safetensors(con: halo_sql.Connection, tmp_path: 
     (tmp_path / "pytorch_model.bin").write_bytes(b"pickle")
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(Error, match="safetensors"):
-        con.execute(f"CREATE MODEL m FROM '{tmp_path}' USING vllm")
-        con.execute("SELECT LLM_MAP('{{ body }}', model => m) FROM t").fetchall()
+        run_all(con, f"CREATE MODEL m FROM '{tmp_path}' USING vllm", "SELECT LLM_MAP('{{ body }}', model => m) FROM t")
 
 
 @pytest.mark.parametrize("optimizer", ["on", "off"])
