@@ -20,7 +20,35 @@ WHERE length(summary) BETWEEN 30 AND 80
 ORDER BY md5(name)
 LIMIT 16;
 
--- 2. Free text: a sentence about a page of the manual. Only rows that pass the SQL filter are sent.
+-- 2. A condition: only the rows the model answers yes to. What SQL can decide is decided first, and costs nothing.
+SELECT name, summary
+FROM packages
+WHERE length(summary) BETWEEN 20 AND 50
+  AND name LIKE 'p%'
+  AND LLM_FILTER('Text: {{ summary }}
+Is this about testing?',
+                 system => 'You answer yes or no.
+Text: A test runner for teams. yes
+Text: A fast JSON parser. no
+Text: Mock objects for unit tests. yes
+Text: HTTP client. no')
+ORDER BY name;
+
+-- 3. A typed extraction: a STRUCT per row. A row whose answer does not fit is NULL here, the others go on.
+SELECT name, extracted.kind, extracted.subject
+FROM (SELECT name,
+             LLM_MAP('{{ summary }}',
+                     system => 'Extract what the software is and what it works on.',
+                     examples => [{'input': 'A fast JSON parser', 'output': '{"kind": "parser", "subject": "JSON"}'},
+                                  {'input': 'HTTP client with pooling', 'output': '{"kind": "client", "subject": "HTTP"}'}],
+                     returns => 'STRUCT(kind VARCHAR, subject VARCHAR)',
+                     max_tokens => 40,
+                     on_error => 'null') AS extracted
+      FROM packages
+      ORDER BY md5(name)
+      LIMIT 8);
+
+-- 4. Free text: a sentence about a page of the manual. Only rows that pass the SQL filter are sent.
 SELECT name,
        LLM_MAP('{{ regexp_replace(left(body, 400), ''[\s*]+'', '' '', ''g'') }}
 
@@ -32,7 +60,7 @@ FROM topics
 WHERE name IN ('assert', 'await', 'bltin-ellipsis-object', 'attribute-references')
 ORDER BY name;
 
--- 3. The first query's label for every package, counted: what it took, then the rows. In the plan: packages with the
+-- 5. The first query's label for every package, counted: what it took, then the rows. In the plan: packages with the
 --    same summary share one call, the labels of query 1 come from the response store, and the instructions are computed
 --    once, not once per call (prompt tokens "cached"). Run the file again: no calls at all.
 EXPLAIN ANALYZE

@@ -29,12 +29,12 @@ def bind_select(
     skip = select.clauses.get("FROM", (0, 0))
     subqueries = bound_subqueries(binding, select.range, context, bind_query, skip)
     relations = bind_relations(binding, select.clauses.get("FROM"), context, bind_query)
+    items = select_items(binding, select)
+    described = output_names(binding, items, described)
     composed = _composed(binding, select, context, relations, subqueries, described)
     if composed is not None:
         return composed
     bound_from = bind_from(binding, select.clauses.get("FROM"), block_range, context, relations)
-    items = select_items(binding, select)
-    described = output_names(binding, items, described)
     hoister = Hoister(binding, bound_from.plan_with(()), bound_from.scope, {})
     block = Block(binding, select, context, items, bound_from, hoister, subqueries)
     learn_aliases(block)

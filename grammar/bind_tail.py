@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
+from types import MappingProxyType
 
 from halo_sql.errors import Span
 from halo_sql.grammar.binding import Binding, BoundQuery
@@ -13,7 +14,7 @@ from halo_sql.grammar.expressions import grouping, own_tokens
 from halo_sql.grammar.grouped import call_text
 from halo_sql.grammar.hoist import Hoister
 from halo_sql.grammar.names import Scope
-from halo_sql.grammar.skeleton import Range, Select
+from halo_sql.grammar.skeleton import Range, Select, identifier
 from halo_sql.grammar.texts import FragmentText, Part, alias, by_id, hidden
 from halo_sql.ir.expr import Column, column_expr, quote
 from halo_sql.ir.logical import LogicalPlan, Project
@@ -40,7 +41,7 @@ def bind_tail(block: Block, described: Described) -> BoundQuery:
     _put_subqueries(block, select.range, text)
     source = _source(text, hoister, shown)
     _hide_extras(binding, select, hoister.scope, shown, text)
-    _rewrite_names(binding, select, hoister.scope, text)
+    _rewrite_names(block, described, text)
     parts = _block_parts(binding, select, text, source)
     prefix = binding.cte_prefix(" ".join(piece for piece in parts if isinstance(piece, str)), block.context)
     columns = tuple(binding.new_column(name, kind) for name, kind in described)
@@ -59,7 +60,7 @@ def filter_by_text(block: Block, condition: Range) -> LogicalPlan:
         text.cut(call.span, hidden(hoister.output_of(call)))
     _put_subqueries(block, condition, text)
     source = _source(text, hoister, kept)
-    _cut_names(binding, lexed.span(*condition), hoister.scope, text)
+    _cut_names(block, lexed.span(*condition), text)
     span = lexed.span(*condition)
     items = ", ".join(hidden(column.id) for column in kept)
     parts: list[Part] = [f"SELECT {items} FROM ", *source, " WHERE ("]
@@ -143,26 +144,59 @@ def _is_star(binding: Binding, index: int) -> bool:
     return before in (",", ".") and lexed.word(index + 1) != "COLUMNS"
 
 
-def _rewrite_names(binding: Binding, select: Select, scope: Scope, text: FragmentText) -> None:
-    """Names that the rebuilt tables would not have: USING columns, tables behind their schema."""
-    from_span = binding.lexed.span(*select.clauses["FROM"]) if "FROM" in select.clauses else None
-    _cut_names(binding, binding.lexed.span(*select.range), scope, text, from_span)
+def _rewrite_names(block: Block, described: Described, text: FragmentText) -> None:
+    """Names that the rebuilt tables would not have, outside FROM; a bare SELECT item keeps its name."""
+    lexed, clauses = block.binding.lexed, block.select.clauses
+    span = lexed.span(*block.select.range)
+    removed = [lexed.span(*clauses[clause]) for clause in ("FROM", "WHERE") if clause in clauses]
+    outputs = {name.lower() for name, _ in described}
+    whole = {lexed.span(*item.range).start: lexed.span(*item.range).end for item in block.items if not item.alias}
+    keys = {lexed.tokens[first].start for first, _ in lexed.split(*clauses["ORDER"])} if "ORDER" in clauses else set()
+    _cut_names(block, span, text, removed, whole, {start for start in keys if _named_at(block, start) in outputs})
 
 
-def _cut_names(binding: Binding, span: Span, scope: Scope, text: FragmentText, outside: Span | None = None) -> None:
-    for parts in binding.source.syntax.columns_within(span.start, span.end):
-        start = parts[0].start
-        if outside is not None and outside.start <= start < outside.end:
+def _named_at(block: Block, start: int) -> str:
+    lexed = block.binding.lexed
+    index = lexed.at(start)
+    bare = lexed.text(index + 1) in ("", ",", ")") or lexed.word(index + 1) in (
+        "ASC",
+        "DESC",
+        "NULLS",
+        "LIMIT",
+        "OFFSET",
+    )
+    return identifier(lexed.text(index)).lower() if bare else ""
+
+
+def _cut_names(
+    block: Block,
+    span: Span,
+    text: FragmentText,
+    removed: Sequence[Span] = (),
+    items: Mapping[int, int] = MappingProxyType({}),
+    kept: Set[int] = frozenset(),
+) -> None:
+    """Write out USING columns, whole rows, and tables behind their schema.
+
+    removed  spans without names to change; items: start -> end of SELECT items; kept: starts of names to leave
+    """
+    scope = block.hoister.scope
+    for parts in block.binding.source.syntax.columns_within(span.start, span.end):
+        start, end, name = parts[0].start, parts[-1].end, parts[0].name
+        if start in kept or any(part.start <= start < part.end for part in removed):
             continue
         if any(cut.start <= start < cut.end for cut, _ in text.cuts):
             continue
-        merged_column = scope.merged.get(parts[0].name.lower())
-        if merged_column is not None and len(parts) == 1:
-            text.cut(Span(start, parts[0].end), f"{CALLS_TABLE}.{hidden(merged_column.id)}")
-            continue
-        found = scope.resolve(parts) if len(parts) > 2 else None
-        if found is not None and found[1] > 2:  # schema.table.column
+        named = f" AS {quote(name)}" if items.get(start) == end else ""
+        merged_column = scope.merged.get(name.lower())
+        found = scope.resolve(parts)
+        if len(parts) == 1 and merged_column is not None:
+            text.cut(Span(start, end), f"{CALLS_TABLE}.{hidden(merged_column.id)}{named}")
+        elif found is not None and found[1] > 2:  # schema.table.column
             text.cut(Span(start, parts[found[1] - 2].start), "")
+        elif len(parts) == 1 and found is None and (row := scope.row(name)):
+            fields = ", ".join(f"{quote(column.name)} := {quote(name)}.{quote(column.name)}" for column in row)
+            text.cut(Span(start, end), f"struct_pack({fields}){named}")
 
 
 def _block_parts(binding: Binding, select: Select, text: FragmentText, source: Sequence[Part]) -> list[Part]:

@@ -12,7 +12,7 @@ from halo_sql.grammar.calls import CallSite
 from halo_sql.grammar.names import Scope
 from halo_sql.grammar.skeleton import starts_query
 from halo_sql.grammar.source import Source
-from halo_sql.ir.expr import Column, ColumnId, ColumnRef, SqlExpr, column_expr, join_text
+from halo_sql.ir.expr import Column, ColumnId, ColumnRef, SqlExpr, column_expr, join_text, quote
 from halo_sql.ir.logical import Project
 from halo_sql.ir.physical import Input, batch_name
 from halo_sql.ir.sql import render
@@ -123,6 +123,11 @@ def resolved(
             cuts.append((parts[0].start, parts[used - 1].end, (ColumnRef(column.id),)))
             continue
         alias = aliases.get(parts[0].name.lower())
+        row = scope.row(parts[0].name) if alias is None and len(parts) == 1 else ()
+        if row:
+            fields = [piece for column in row for piece in (f", {quote(column.name)} := ", ColumnRef(column.id))]
+            cuts.append((parts[0].start, parts[0].end, ("struct_pack(", str(fields[0])[2:], *fields[1:], ")")))
+            continue
         if alias is None:
             return None
         volatile, row_wise_breaks = volatile or alias.volatile, row_wise_breaks or not alias.row_wise

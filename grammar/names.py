@@ -60,6 +60,11 @@ class Scope:
                         return found[0], skipped + 2
         return None
 
+    def row(self, name: str) -> tuple[Column, ...]:
+        """The columns of the table that a bare name stands for as a whole (``SELECT t FROM t``); else none."""
+        matching = [table for table in self.tables if table.alias.lower() == name.lower()]
+        return matching[0].columns if len(matching) == 1 and not self.merged else ()
+
     def columns(self) -> tuple[Column, ...]:
         """All columns, merged ones last."""
         return (*(column for table in self.tables for column in table.columns), *self.merged.values())

@@ -38,7 +38,7 @@ def normalize(plan: LogicalPlan, rules: Sequence[Rule], ctx: PlanContext) -> Log
         plan = fixpoint.run(plan)
         for rule in last:
             plan = _offer(rule, plan, ctx) or plan
-        if plan is before:
+        if plan is before or fixpoint.spent:
             break
     else:
         ctx.recorder.note(f"optimizer limit reached: {passes} normalize passes")
@@ -70,12 +70,18 @@ class _Fixpoint:
     def __init__(self, rules: Sequence[Rule], ctx: PlanContext) -> None:
         self._rules = rules
         self._ctx = ctx
+        self._fuel = 0  # rewrites left + 1, for all passes together (plans may grow meanwhile); 0: not started
         self._clean: dict[int, tuple[Any, Any]] = {}  # id -> (node, its normal form); nodes are kept alive
+
+    @property
+    def spent(self) -> bool:
+        """Whether more rewrites were made than any terminating set of rules needs."""
+        return self._fuel == 1
 
     def run(self, plan: LogicalPlan) -> Any:
         """The plan in normal form."""
-        # rewrites allowed: what no terminating set of rules needs, counted once so that growing plans end too
-        fuel = self.FIRINGS_PER_NODE * sum(1 for _ in walk_once(plan))
+        if not self._fuel:
+            self._fuel = self.FIRINGS_PER_NODE * sum(1 for _ in walk_once(plan))
         # a frame: [the node a parent waits for, the current form of it]
         stack: list[list[Any]] = [[plan, plan]]
         while stack:
@@ -85,16 +91,16 @@ class _Fixpoint:
                 stack += [[child, child] for child in waiting]
                 continue
             current = with_children(current, tuple(self._clean[id(child)][1] for child in children(current)))
-            rewritten = self._apply(current) if fuel else None
+            rewritten = self._apply(current) if self._fuel > 1 else None
             if rewritten is not None:
-                fuel -= 1
+                self._fuel -= 1
                 stack[-1][1] = rewritten
                 continue
             stack.pop()
             self._clean[id(current)] = (current, current)
             self._clean[id(original)] = (original, current)
-        if not fuel:
-            self._ctx.recorder.note("optimizer limit reached: rewrites in one normalize pass")
+        if self.spent:
+            self._ctx.recorder.note("optimizer limit reached: rewrites by the normalize rules")
         return self._clean[id(plan)][1]
 
     def _apply(self, node: Any) -> LogicalPlan | None:

@@ -31,6 +31,7 @@ from halo_sql.engines.vllm_options import (
     worker_environment,
 )
 from halo_sql.engines.vllm_process import WorkerProcess
+from halo_sql.engines.vllm_requests import too_long, worker_params
 from halo_sql.errors import EngineError
 
 __all__ = ["VLLM_OPTIONS", "VllmEngine", "check_options"]
@@ -265,14 +266,14 @@ class VllmEngine:
                 continue
             request = pending.request
             if len(prompt) + request.sampling.max_tokens > info.context_tok:
-                refused.append((number, _too_long(request, len(prompt), info.context_tok)))
+                refused.append((number, too_long(request, len(prompt), info.context_tok)))
                 continue
             pending.sent = True
             pending.attempts += 1
             index = params.setdefault((request.sampling, request.answer), len(params))
             items.append([number, index, request.priority, frames.pack_tokens(prompt)])
         if items:
-            specs = [_sampling(sampling, answer) for sampling, answer in params]
+            specs = [worker_params(sampling, answer) for sampling, answer in params]
             worker.send({"op": "generate", "params": specs, "items": items})
         self._deliver(refused)
 
@@ -391,28 +392,3 @@ class VllmEngine:
         if worker is not None:
             await worker.close()
         self._encoder.shutdown(wait=False, cancel_futures=True)
-
-
-def _sampling(sampling: Any, answer: Any) -> dict[str, Any]:
-    spec: dict[str, Any] = {
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "max_tokens": sampling.max_tokens,
-        "seed": sampling.seed,
-        "stop": list(sampling.stop),
-    }
-    if answer.kind == "json":
-        spec["json"] = answer.schema
-    elif answer.kind == "choice":
-        spec["choice"] = list(answer.choices)
-    return spec
-
-
-def _too_long(request: GenRequest, prompt_tok: int, context_tok: int) -> GenResult:
-    wanted = request.sampling.max_tokens
-    error = EngineError(
-        f"a prompt of {prompt_tok} tokens and max_tokens {wanted} exceed the model's context of {context_tok} tokens",
-        code="context",
-        remedy="Shorten the prompt or lower max_tokens.",
-    )
-    return GenResult(request.id, finish="error", prompt_tok=prompt_tok, error=error)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from halo_sql.ir.expr import Column
-from halo_sql.ir.logical import CteScan, Fragment, LlmMap, LogicalPlan, Project
+from halo_sql.ir.logical import LlmMap, LogicalPlan, Project
 from halo_sql.ir.types import SqlType
 
 
@@ -46,17 +46,20 @@ def transform_up(node: Any, change: Callable[[Any], Any]) -> Any:
 
 def output_columns(node: LogicalPlan) -> tuple[Column, ...]:
     """The columns a node produces, in order. Anything with a ``columns`` field answers for itself."""
-    if isinstance(node, Fragment | CteScan):
-        return node.columns
-    if isinstance(node, Project):
-        return tuple(column for column, _ in node.exprs)
-    if isinstance(node, LlmMap):
-        added = tuple(Column(call.output, call.label or call.kind, call_type(call)) for call in node.calls)
-        return output_columns(node.input) + added
-    own = getattr(node, "columns", None)
-    if own is not None:
-        return tuple(own)
-    return output_columns(children(node)[0])
+    added: tuple[Column, ...] = ()
+    current: Any = node
+    while True:  # no recursion: plans may be deep
+        if isinstance(current, Project):
+            return tuple(column for column, _ in current.exprs) + added
+        if isinstance(current, LlmMap):
+            added = (
+                tuple(Column(call.output, call.label or call.kind, call_type(call)) for call in current.calls) + added
+            )
+        else:
+            own = getattr(current, "columns", None)
+            if own is not None:
+                return tuple(own) + added
+        current = children(current)[0]
 
 
 def call_type(call: Any) -> SqlType:
