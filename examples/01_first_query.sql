@@ -34,16 +34,15 @@ Text: Mock objects for unit tests. yes
 Text: HTTP client. no')
 ORDER BY name;
 
--- 3. A typed extraction: a STRUCT per row. A row whose answer does not fit is NULL here, the others go on.
-SELECT name, extracted.kind, extracted.subject
-FROM (SELECT name,
+-- 3. A typed extraction: a STRUCT per row, its fields ordinary columns.
+SELECT name, extracted.kind, extracted.networked, summary
+FROM (SELECT name, summary,
              LLM_MAP('{{ summary }}',
-                     system => 'Extract what the software is and what it works on.',
-                     examples => [{'input': 'A fast JSON parser', 'output': '{"kind": "parser", "subject": "JSON"}'},
-                                  {'input': 'HTTP client with pooling', 'output': '{"kind": "client", "subject": "HTTP"}'}],
-                     returns => 'STRUCT(kind VARCHAR, subject VARCHAR)',
-                     max_tokens => 40,
-                     on_error => 'null') AS extracted
+                     system => 'Extract what kind of software it is, and whether it talks over a network.',
+                     examples => [{'input': 'A fast JSON parser', 'output': '{"kind": "parser", "networked": false}'},
+                                  {'input': 'HTTP client with pooling', 'output': '{"kind": "client", "networked": true}'}],
+                     returns => 'STRUCT(kind ENUM(''parser'', ''client'', ''library'', ''tool''), networked BOOLEAN)',
+                     max_tokens => 40) AS extracted
       FROM packages
       ORDER BY md5(name)
       LIMIT 8);

@@ -195,7 +195,7 @@ def _scope(
             continue  # the right side of a semi or anti join is not visible
         columns = tuple(binding.new_column(column, kind) for column, kind in columns_of)
         tables.append(Table(name, columns))
-    if not merged_names and sum(len(table.columns) for table in tables) != len(everything):
+    if not merged_names and sum(len(table.columns) for table in tables) < len(everything):
         return _flat(binding, everything)
     merged_columns: dict[str, Column] = {}
     for name in merged_names:

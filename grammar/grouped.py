@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from halo_sql.errors import NotSupportedError
-from halo_sql.grammar.block import Block
+from halo_sql.grammar.block import Block, resolve
 from halo_sql.grammar.calls import CallSite
+from halo_sql.grammar.expressions import own_tokens
 from halo_sql.grammar.lex import Lexed
 from halo_sql.grammar.skeleton import Range, identifier
 
@@ -30,7 +31,7 @@ def call_text(block: Block, call: CallSite, name: str) -> str:
             remedy="Compute the aggregates in a sub-query in FROM, and call it on the result.",
         )
     first, end = block.select.clauses["GROUP"]
-    if _sets(lexed, first, end) or lexed.word(first) == "ALL":
+    if _sets(lexed, first, end) or (lexed.word(first) == "ALL" and not _reads_keys(block, call, keys)):
         raise NotSupportedError(
             "an LLM call on the keys of GROUP BY ALL or of grouping sets is not available in this version",
             span=call.origin(),
@@ -40,7 +41,7 @@ def call_text(block: Block, call: CallSite, name: str) -> str:
 
 
 def _is_grouped(block: Block) -> bool:
-    clauses, binding = block.select.clauses, block.binding
+    clauses = block.select.clauses
     if "GROUP" in clauses or "HAVING" in clauses:
         return True
     parts = [clauses[clause] for clause in ("SELECT", "ORDER", "QUALIFY") if clause in clauses]
@@ -55,8 +56,7 @@ def _has_aggregate(block: Block, part: Range) -> bool:
         and lexed.text(index).strip('"').lower() in aggregates
         and lexed.text(index - 1) != "."
         and not _is_window(lexed, index + 1)
-        and not any(inner[0] <= index < inner[1] for inner, _ in block.subqueries)
-        for index in range(part[0], part[1] - 1)
+        for index in own_tokens(block.binding.source, part[0], part[1] - 1)
     )
 
 
@@ -118,6 +118,22 @@ def _keys(block: Block) -> list[Range] | None:
         if opening is not None and (opening == first or lexed.word(opening - 1) in _SETS):
             stack += lexed.split(opening + 1, lexed.partner[opening])
     return keys
+
+
+def _reads_keys(block: Block, call: CallSite, keys: list[Range]) -> bool:
+    """Whether all a call reads are columns that are keys themselves."""
+    bare = {expr.as_column() for key in keys if (expr := resolve(block, key)) is not None}
+    stack = [call]
+    while stack:
+        site = stack.pop()
+        for hole in site.holes():
+            for item in hole.fields:
+                names = item.source.syntax.columns_in(0, len(item.source.sql))
+                found = [block.hoister.scope.resolve(parts) for parts in names or ()]
+                if hole.star or names is None or any(one is None or one[0].id not in bare for one in found):
+                    return False
+                stack += item.calls
+    return True
 
 
 def _in_key(lexed: Lexed, call: CallSite, keys: list[Range]) -> bool:

@@ -26,7 +26,7 @@ def sort_below_llm(node: Any, ctx: PlanContext) -> LogicalPlan | None:
     if any(key.scope for key in keys):
         return None
     path: list[Any] = []
-    deepest: tuple[int, list[SqlExpr]] | None = None
+    below: list[list[SqlExpr]] = []  # the keys as they read under each node of the path
     current: Any = node.input
     while True:
         passed = _past(keys, current)
@@ -34,17 +34,33 @@ def sort_below_llm(node: Any, ctx: PlanContext) -> LogicalPlan | None:
             break
         keys = passed
         path.append(current)
+        below.append(keys)
         current = current.input
-        if is_llm(path[-1]):
-            deepest = (len(path), keys)
-    if deepest is None:
+    length = _landing(path, current)
+    if not length:
         return None
-    length, keys = deepest
-    below = tuple(replace(key, expr=expr) for key, expr in zip(node.keys, keys, strict=True))
-    result: Any = Sort(path[length - 1].input, below)
+    lowered = tuple(replace(key, expr=expr) for key, expr in zip(node.keys, below[length - 1], strict=True))
+    result: Any = Sort(path[length - 1].input, lowered)
     for above in reversed(path[:length]):
         result = with_children(above, (result,))
     return result  # type: ignore[no-any-return]
+
+
+def _landing(path: list[Any], stop: Any) -> int:
+    """How many nodes of the path the sort passes.
+
+    All down to the last LLM node when no LLM node is left below; otherwise it stays above the first LlmFilter: whether
+    that one runs before the rest or after the sort is for the search to decide.
+    """
+    last = max((place for place, node in enumerate(path, 1) if is_llm(node)), default=0)
+    while isinstance(stop, Filter | Project):
+        stop = stop.input
+    if not is_llm(stop):
+        return last
+    first_filter = next((place for place, node in enumerate(path) if isinstance(node, LlmFilter)), None)
+    if first_filter is not None:
+        return first_filter
+    return len(path) if isinstance(stop, LlmFilter) and last == 0 and path and not isinstance(path[-1], Filter) else last
 
 
 def _past(keys: list[SqlExpr], node: Any) -> list[SqlExpr] | None:
