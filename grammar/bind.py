@@ -7,7 +7,7 @@ from typing import Any
 from halo_sql.catalog.objects import Snapshot
 from halo_sql.config import Settings
 from halo_sql.duck import Duck
-from halo_sql.errors import CatalogError, Error, NotSupportedError, Span
+from halo_sql.errors import CatalogError, Error, NotSupportedError, ParserError, Span
 from halo_sql.grammar.bind_query import QueryBinder
 from halo_sql.grammar.binding import Binding, CteContext, plain
 from halo_sql.grammar.calls import CallReader
@@ -33,23 +33,39 @@ def bind(sql: str, duck: Duck, snapshot: Snapshot, settings: Settings, params: A
             problem.span = spliced.origin(problem.span)
             problem.sql = sql
         raise
+    except RecursionError:
+        raise NotSupportedError(
+            "sub-queries with LLM calls are nested too deep",
+            remedy="Use common table expressions, one below the other.",
+        ) from None
 
 
 def _bind(spliced: Spliced, duck: Duck, snapshot: Snapshot, settings: Settings) -> BoundStatement:
     sql = spliced.text
     lexed = lex(sql)
+    for index, token in enumerate(lexed.tokens):
+        if token.text == ";":
+            raise ParserError("one statement at a time", span=lexed.span(index, index + 1), remedy="Remove the rest.")
     kind, query = statement_query(lexed)
     span = lexed.span(*query)
     source = Source(lexed, analyse(sql[span.start : span.end], span.start), lambda part: part)
-    calls = CallReader(duck, snapshot, settings).find(source)
-    for call in calls:
+    reader = CallReader(duck, snapshot, settings)
+    try:
+        return _bind_calls(Binding(duck, source, reader.find(source), spliced.origin), kind, query)
+    except Error as problem:
+        reader.explain(problem)
+        raise
+
+
+def _bind_calls(binding: Binding, kind: str, query: Range) -> BoundStatement:
+    sql, span = binding.lexed.sql, binding.lexed.span(*query)
+    for call in binding.calls:
         if not (query[0] <= call.first and call.end <= query[1]):
             raise NotSupportedError(
                 "an LLM call cannot stand here in this version",
                 span=call.origin(),
                 remedy="Put it into the query of the statement.",
             )
-    binding = Binding(duck, source, calls, spliced.origin)
     if kind != "query":
         _check_target(binding, kind, query)
     bound = QueryBinder(binding).bind(*query, CteContext())
@@ -85,9 +101,14 @@ def statement_query(lexed: Lexed) -> tuple[str, Range]:
     return _refuse(lexed, 0)
 
 
+_CREATED = frozenset({"VIEW", "MACRO", "FUNCTION", "INDEX", "TABLE"})
+
+
 def _refuse(lexed: Lexed, index: int) -> tuple[str, Range]:
+    kinds = [word for word in (lexed.word(at) for at in range(index + 1, index + 4)) if word in _CREATED]
+    what = " ".join([lexed.word(index) or lexed.text(index), *kinds[: lexed.word(index) == "CREATE"]])
     raise NotSupportedError(
-        f"LLM calls in {lexed.word(index)} statements are not available in this version",
+        f"LLM calls in {what} statements are not available in this version",
         span=lexed.span(index, index + 1),
         remedy="SELECT, CREATE TABLE … AS, INSERT … SELECT and COPY (…) TO take them.",
     )
@@ -155,18 +176,29 @@ def _check_new_table(binding: Binding, query: Range) -> None:
     words = [lexed.word(index) for index in range(query[0])]
     if "REPLACE" in words or "EXISTS" in words:
         return
-    table = words.index("TABLE")
-    name, temp = identifier(lexed.text(table + 1)), "TEMP" in words or "TEMPORARY" in words
-    if lexed.text(table + 2) == ".":
-        return  # another schema or database: DuckDB says so when the statement runs
-    schema = "'temp'" if temp else "current_database()"
-    found = binding.duck.rows(
-        f"SELECT 1 FROM duckdb_tables() WHERE lower(table_name) = lower({literal(name)}) "
-        f"AND database_name = {schema} AND (temporary OR schema_name = current_schema())"
+    table = words.index("TABLE") + 1
+    parts = [identifier(lexed.text(index)) for index in range(table, query[0]) if lexed.text(index) != "."]
+    end = next(
+        index for index in range(table + 1, query[0]) if lexed.text(index) != "." and lexed.text(index - 1) != "."
     )
-    if found:
-        raise CatalogError(
-            f'Table with name "{name}" already exists!',
-            span=lexed.span(table + 1, table + 2),
-            remedy="Use CREATE OR REPLACE TABLE, or INSERT INTO it.",
+    qualifiers, name = parts[: (end - table) // 2], identifier(lexed.text(end - 1))
+    place = "(database_name = current_database() AND schema_name = current_schema())"
+    if "TEMP" in words or "TEMPORARY" in words:
+        place = "database_name = 'temp'"
+    elif len(qualifiers) == 1:  # a schema, or a database
+        given = f"lower({literal(qualifiers[0])})"
+        place = (
+            f"((database_name = current_database() AND lower(schema_name) = {given}) "
+            f"OR (lower(database_name) = {given} AND schema_name = 'main'))"
         )
+    elif qualifiers:
+        database, schema = (f"lower({literal(qualifier)})" for qualifier in qualifiers[:2])
+        place = f"(lower(database_name) = {database} AND lower(schema_name) = {schema})"
+    for kind in ("table", "view"):
+        query_text = f"SELECT 1 FROM duckdb_{kind}s() WHERE lower({kind}_name) = lower({literal(name)}) AND {place}"
+        if binding.duck.rows(query_text):
+            raise CatalogError(
+                f'{kind.capitalize()} with name "{name}" already exists!',
+                span=lexed.span(end - 1, end),
+                remedy="Use CREATE OR REPLACE TABLE, or INSERT INTO it." if kind == "table" else "Use another name.",
+            )

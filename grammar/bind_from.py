@@ -9,7 +9,7 @@ from typing import Any
 from halo_sql.errors import Error, NotSupportedError, Span
 from halo_sql.grammar.binding import Binding, BoundQuery, CteContext, plain
 from halo_sql.grammar.names import Scope, Table
-from halo_sql.grammar.skeleton import Range, starts_query
+from halo_sql.grammar.skeleton import Range, identifier, starts_query
 from halo_sql.grammar.splice import Piece
 from halo_sql.grammar.subqueries import BindQuery, bind_alone
 from halo_sql.grammar.texts import FragmentText, alias, merged, visible
@@ -180,7 +180,7 @@ def _scope(
     everything = _describe(binding, "*", clause, context)
     merged_names = _merged(binding, clause)
     if len(items) <= 1 and not merged_names:
-        name = items[0][0] if items else ""
+        name = items[0][0] if items else _only_name(binding, clause)
         columns = tuple(binding.new_column(column, kind) for column, kind in everything)
         return Scope((Table(name or "__halo_table", columns),)), "*"
     tables: list[Table] = []
@@ -203,6 +203,13 @@ def _scope(
         merged_columns[name.lower()] = binding.new_column(name, kind)
     shown = [f"{quote(table.alias)}.*" for table in tables] + [quote(name) for name in merged_names]
     return Scope(tuple(tables), merged_columns), ", ".join(shown)
+
+
+def _only_name(binding: Binding, clause: Range) -> str:
+    """The name of a lone table, when sqlglot does not tell: ``t``, ``t x``, ``t AS x``."""
+    words = [binding.lexed.text(index) for index in range(*clause)]
+    alone = len(words) < 4 and all(word.isidentifier() or word.startswith('"') for word in words)
+    return identifier(words[-1]) if alone else ""
 
 
 def _flat(binding: Binding, everything: Sequence[tuple[str, SqlType]]) -> tuple[Scope, str]:

@@ -8,6 +8,7 @@ the user's own SQL, in holes too, before anything runs.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -22,6 +23,9 @@ from halo_sql.ir.logical import LogicalPlan
 from halo_sql.ir.types import SqlType
 
 _WORDS = re.compile(r'"[^"]+"|\w+')
+
+
+LONGEST_TRACED = 10_000  # characters of a hole whose errors point to a single place in it
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +90,9 @@ class Binding:
 
     def calls_in(self, first: int, end: int) -> list[CallSite]:
         """The statement's calls within a token range."""
-        return [call for call in self.calls if first <= call.first and call.end <= end]
+        left = bisect_left(self.calls, first, key=_position)
+        right = bisect_left(self.calls, end, left, key=_position)
+        return [call for call in self.calls[left:right] if call.end <= end]
 
     def tainted(self, first: int, end: int, context: CteContext) -> bool:
         """Whether a token range holds an LLM call or reads a CTE that does."""
@@ -164,6 +170,10 @@ class Binding:
         return ("WITH RECURSIVE " if context.recursive else "WITH ") + ", ".join(kept) + " "
 
 
+def _position(call: CallSite) -> int:
+    return call.first
+
+
 def plain(text: str) -> Piece:
     """A piece that stands for nothing in the statement."""
     return Piece(text, Span(0, 0))
@@ -183,9 +193,26 @@ def shadow_of(call: CallSite) -> list[Piece]:
         inner = [(nested.span, shadow_of(nested)) for nested in item.calls]
         for piece in pieces_of(item.source.sql, 0, len(item.source.sql), inner):
             nested_piece = any(piece in shadow for _, shadow in inner)
-            pieces.append(piece if nested_piece else Piece(piece.text, item.source.origin(piece.origin)))
-        pieces.append(Piece("\n) IS NULL", where))
+            pieces += [piece] if nested_piece else _traced(piece, item.source.origin)
+        size = len(item.source.sql)
+        pieces.append(Piece("\n) IS NULL", item.source.origin(Span(max(0, size - 1), size))))
     pieces.append(Piece(f" THEN CAST(NULL AS {wanted}) END)", where))
+    return pieces
+
+
+def _traced(piece: Piece, origin: Callable[[Span], Span]) -> list[Piece]:
+    """A piece of a hole as pieces that map to the statement position by position, doubled quotes or not."""
+    whole = origin(piece.origin)
+    if whole.end - whole.start == len(piece.text) or len(piece.text) > LONGEST_TRACED:
+        return [Piece(piece.text, whole)]
+    pieces: list[Piece] = []
+    for offset, character in enumerate(piece.text):
+        at = origin(Span(piece.origin.start + offset, piece.origin.start + offset + 1))
+        last = pieces[-1] if pieces else None
+        if last is not None and last.origin.end == at.start and at.end - at.start == 1:
+            pieces[-1] = Piece(last.text + character, Span(last.origin.start, at.end))
+        else:
+            pieces.append(Piece(character, at))
     return pieces
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from halo_sql.catalog.objects import ModelDef, Snapshot
@@ -90,11 +90,15 @@ class CallSite:
 
 @dataclass(frozen=True, slots=True)
 class CallReader:
-    """Finds and reads the calls of a source."""
+    """Finds and reads the calls of a source.
+
+    names  bare names given as prompts, by their place in the statement (filled by ``find``)
+    """
 
     duck: Duck
     snapshot: Snapshot
     settings: Settings
+    names: dict[Span, str] = field(default_factory=dict)
 
     def find(self, source: Source) -> tuple[CallSite, ...]:
         """The calls of a text that are not inside another call's brackets, in order of position."""
@@ -140,11 +144,17 @@ class CallReader:
         pieces = [] if closing == first + 2 else lexed.split(first + 2, closing)
         for start, end in pieces:
             if start == end:
-                raise BinderError("an argument is missing", span=source.origin(lexed.span(start, start + 1)))
+                raise BinderError(
+                    f"{operator}: an argument is missing",
+                    span=source.origin(lexed.span(start, start + 1)),
+                    remedy="Remove the comma.",
+                )
             if lexed.text(start + 1) in ("=>", ":="):
                 name = identifier(lexed.text(start)).lower()
                 where = source.origin(lexed.span(start, start + 1))
-                if name == "prompt" and prompt is None:
+                if name == "prompt":
+                    if prompt is not None:
+                        raise self._second_prompt(operator, where)
                     prompt = (start + 2, end)
                     continue
                 if name in options:
@@ -153,16 +163,20 @@ class CallReader:
             elif prompt is None:
                 prompt = (start, end)
             else:
-                raise BinderError(
-                    f"{operator} takes one prompt",
-                    span=source.origin(lexed.span(start, end)),
-                    remedy="Put further inputs into holes of the prompt, options as name => value.",
-                )
+                raise self._second_prompt(operator, source.origin(lexed.span(start, end)))
         if prompt is None:
             raise BinderError(
                 f"{operator} needs a prompt", remedy=f"For example {operator}('Summarise: {{{{ body }}}}')."
             )
         return self._resolve(source, first, closing + 1, operator, prompt, options)
+
+    @staticmethod
+    def _second_prompt(operator: str, where: Span) -> BinderError:
+        return BinderError(
+            f"{operator} takes one prompt",
+            span=where,
+            remedy="Put further inputs into holes of the prompt, options as name => value.",
+        )
 
     def _option(self, source: Source, operator: str, name: str, where: Span, start: int, end: int) -> tuple[Any, Span]:
         option = OPTIONS.get(name)
@@ -317,14 +331,26 @@ class CallReader:
 
             return self._pieces(literal.value, in_literal), None
         if end == start + 1 and token.kind in ("identifier", "keyword"):
+            self.names[source.origin(lexed.span(start, end))] = identifier(token.text)
             known = self.snapshot.prompts.get(identifier(token.text).lower())
             if known is not None:
-                whole = source.origin(lexed.span(start, end))
+                whole = source.origin(lexed.span(start, end))  # a hole's error points to the PROMPT's name
                 return self._pieces(known.text, lambda _: whole), known.system
         span = lexed.span(start, end)
         text = lexed.sql[span.start : span.end]
         hole = self._field(text, lambda part: source.origin(Span(part.start + span.start, part.end + span.start)))
         return (HoleSite((hole,)),), None
+
+    def explain(self, problem: Error) -> None:
+        """Say in an error that points to a bare prompt name what the name stands for, or could have stood for."""
+        name = self.names.get(problem.span) if problem.span is not None else None
+        if name is None:
+            return
+        if name.lower() in self.snapshot.prompts:
+            problem.message = f'in the prompt "{name}": {problem.message}'
+        elif not problem.remedy:
+            known = list(self.snapshot.prompts)
+            problem.remedy = f"There is no prompt of this name either. {did_you_mean(name, known)}".rstrip()
 
     def _pieces(self, template: str, origin: Any) -> tuple[str | HoleSite, ...]:
         try:

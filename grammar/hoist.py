@@ -46,6 +46,7 @@ class Hoister:
         self._known: dict[object, ColumnId] = {}
         self._level: dict[ColumnId, int] = {}
         self._layers: list[_Layer] = []
+        self._types = {column.id: column.type for column in (*output_columns(plan), *scope.columns())}
 
     def output_of(self, site: CallSite) -> ColumnId:
         """The column of a call lifted before."""
@@ -199,6 +200,7 @@ class Hoister:
             self.binding.warnings.append(
                 f"{_label(site)}: the prompt has no hole, so every row gets the same answer (one call is made)"
             )
+        self._types[call.output] = call_type(call)
         return call
 
     def _segment(self, site: CallSite, hole: HoleSite, guard: SqlExpr | None, layer: _Layer) -> Segment:
@@ -214,18 +216,9 @@ class Hoister:
             return ObjectHole(tuple((name, self._json(layer, name, expr)) for name, expr in fields))
         name, expr = fields[0]
         single = expr.as_column()
-        if single is not None and self._type_of(single) == VARCHAR:
+        if single is not None and self._types.get(single) == VARCHAR:
             return Hole(single)
         return Hole(self._add(layer, name, _wrap("CAST(", expr, " AS VARCHAR)"), VARCHAR))
-
-    def _type_of(self, column: ColumnId) -> object:
-        known = {item.id: item.type for item in self.scope.columns()}
-        for layer in self._layers:
-            for call in layer.calls:
-                known[call.output] = call_type(call)
-        for item in output_columns(self.plan):
-            known[item.id] = item.type
-        return known.get(column)
 
     def _json(self, layer: _Layer, name: str, expr: SqlExpr) -> ColumnId:
         return self._add(layer, name, _wrap("CAST(to_json(", expr, ") AS VARCHAR)"), VARCHAR)
@@ -233,6 +226,8 @@ class Hoister:
     def _field(self, site: CallSite, item: HoleField) -> SqlExpr:
         source = item.source
         where = source.origin(source.lexed.span(0, len(source.lexed.tokens)))
+        if any(source.lexed.text(index) == "#" for index in range(len(source.lexed.tokens))):
+            raise NotSupportedError("a hole cannot hold a positional reference", span=where, remedy="Name the column.")
         inner = bound_names(site.source.lexed, site.first)
         read = {source.lexed.text(index).strip('"').lower() for index in range(len(source.lexed.tokens))}
         if inner & read:

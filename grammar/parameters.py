@@ -17,7 +17,7 @@ from halo_sql.ir.expr import literal
 
 def splice_parameters(sql: str, params: Any) -> Spliced:
     """The statement with each parameter replaced by a literal; errors name the parameter that has no value."""
-    tokens = [token for token in tokenize(sql) if token.kind != "comment"]
+    tokens = [token for token in tokenize(sql) if token.kind != "comment"] if "?" in sql or "$" in sql else []
     cuts: list[tuple[Span, list[Piece]]] = []
     used: set[object] = set()
     position = 0
@@ -32,11 +32,15 @@ def splice_parameters(sql: str, params: Any) -> Spliced:
             continue
         span = Span(token.start, end)
         used.add(name)
-        cuts.append((span, [Piece(sql_literal(_value(params, name, sql, span)), span)]))
+        value = _value(params, name, sql, span)
+        try:
+            cuts.append((span, [Piece(sql_literal(value), span)]))
+        except ProgrammingError as problem:
+            raise problem.locate(sql, span) from None
     given = len(params) if params is not None else 0
     if given > len(used):
         raise ProgrammingError(
-            f"{given} parameter values were given, the statement has {len(used)}",
+            f"{given} parameter value{'s were' if given > 1 else ' was'} given, the statement has {len(used)}",
             kind="Invalid Input Error",
             remedy="Pass one value for each parameter.",
         )

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from halo_sql.errors import BinderError, Span
 from halo_sql.grammar.lex import Lexed, lex
-from halo_sql.grammar.syntax import Syntax, analyse
+from halo_sql.grammar.skeleton import identifier
+from halo_sql.grammar.syntax import Name, Syntax, analyse
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,12 @@ def statement_source(sql: str, query_start: int, query_end: int) -> Source:
 
 def expression_source(text: str, origin: Callable[[Span], Span]) -> Source:
     """One scalar expression."""
-    return Source(lex(text), analyse("SELECT " + text, -len("SELECT ")), origin)
+    lexed = lex(text)
+    tokens = lexed.tokens
+    if all(token.kind == "identifier" if index % 2 == 0 else token.text == "." for index, token in enumerate(tokens)):
+        parts = tuple(Name(identifier(token.text), token.start, token.end) for token in tokens[::2])
+        return Source(lexed, Syntax(True, (parts,) if parts else ()), origin)  # the common case needs no parser
+    return Source(lexed, analyse("SELECT " + text, -len("SELECT ")), origin)
 
 
 @dataclass(frozen=True, slots=True)

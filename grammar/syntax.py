@@ -9,12 +9,14 @@ from __future__ import annotations
 import logging
 import re
 from bisect import bisect_left
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 #: words DuckDB takes and sqlglot does not; blanked before parsing (positions stay)
 _UNKNOWN_TO_SQLGLOT = re.compile(r"\bEXPORT_STATE\b|\bUSING\s+KEY\s*\([^()]*(\([^()]*\)[^()]*)*\)", re.IGNORECASE)
+
+
+LONGEST_PARSED = 250_000  # characters; sqlglot takes seconds for more
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +64,12 @@ class Syntax:
         first = bisect_left(self.opaque, start)
         if first < len(self.opaque) and self.opaque[first] < end:
             return None
-        return [parts for parts in self.columns if start <= parts[0].start < end]
+        return list(self.columns_within(start, end))
 
-    def columns_within(self, start: int, end: int) -> Iterator[tuple[Name, ...]]:
+    def columns_within(self, start: int, end: int) -> tuple[tuple[Name, ...], ...]:
         """The references within a span that are known one by one."""
-        return (parts for parts in self.columns if start <= parts[0].start < end)
+        first = bisect_left(self.columns, start, key=_start)
+        return self.columns[first : bisect_left(self.columns, end, first, key=_start)]
 
     def select_in(self, start: int, end: int) -> Any:
         """The outermost SELECT node whose leaves all lie in a span; None when there is none."""
@@ -74,8 +77,14 @@ class Syntax:
         return max(inside, key=lambda pair: pair[0])[1] if inside else None
 
 
+def _start(parts: tuple[Name, ...]) -> int:
+    return parts[0].start
+
+
 def analyse(sql: str, offset: int = 0) -> Syntax:
     """Facts about the query ``sql``; positions are shifted by ``offset``."""
+    if len(sql) > LONGEST_PARSED:
+        return Syntax(False)
     import sqlglot
     from sqlglot import exp
     from sqlglot.errors import SqlglotError

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
-from halo_sql.errors import BinderError, Span
+from halo_sql.errors import BinderError, ParserError, Span
 from halo_sql.grammar.lex import Lexed, lex
 
 
@@ -21,6 +22,8 @@ class HoleText:
 
 
 Piece = str | HoleText
+MAX_HOLES = 1000
+_TABLE_STAR = re.compile(r'(\w+|"[^"]+")\s*\.\s*\*')
 
 
 def parse_template(text: str) -> tuple[Piece, ...]:
@@ -30,7 +33,7 @@ def parse_template(text: str) -> tuple[Piece, ...]:
     """
     pieces: list[Piece] = []
     static: list[str] = []
-    at = 0
+    at = holes = 0
     while True:
         opening = text.find("{{", at)
         if opening < 0:
@@ -51,6 +54,13 @@ def parse_template(text: str) -> tuple[Piece, ...]:
         if any(static):
             pieces.append("".join(static))
         static = []
+        holes += 1
+        if holes > MAX_HOLES:
+            raise BinderError(
+                f"a prompt has more than {MAX_HOLES} holes",
+                span=Span(opening, closing + 2),
+                remedy="Put several columns into one hole: {{ a, b }}.",
+            )
         pieces.append(_hole(text, opening + 2, closing))
         at = closing + 2
     if any(static):
@@ -89,7 +99,17 @@ def _hole(text: str, start: int, end: int) -> HoleText:
         )
     if inner.strip() == "*":
         return HoleText((), star=True)
-    lexed: Lexed = lex(inner)
+    if _TABLE_STAR.fullmatch(inner.strip()):
+        raise BinderError(
+            f"a hole cannot hold {inner.strip()}", span=Span(start - 2, end + 2), remedy="Use {{ * }}, or name columns."
+        )
+    try:
+        lexed: Lexed = lex(inner)
+    except ParserError as problem:
+        if problem.span is not None:
+            problem.span = Span(problem.span.start + start, problem.span.end + start)
+        problem.sql = None
+        raise
     exprs = []
     for first, stop in lexed.split(0, len(lexed.tokens)):
         span = lexed.span(first, stop)

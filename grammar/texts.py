@@ -94,6 +94,7 @@ def alias(name: str) -> str:
     return f" AS {quote(name)}"
 
 
+LONGEST_NARROWED = 100_000  # characters
 _WHOLE_ROW = frozenset({"NATURAL", "COLUMNS", "PIVOT", "UNPIVOT", "SUMMARIZE", "DESCRIBE", "NAME"})
 
 
@@ -102,6 +103,8 @@ def narrowed(parts: Sequence[Part]) -> tuple[Part, ...]:
 
     All columns stay where the text may read one without naming it: ``*``, a table's alias as a value, NATURAL.
     """
+    if sum(len(part) for part in parts if isinstance(part, str)) > LONGEST_NARROWED:
+        return tuple(parts)
     tokens = [
         token
         for part in parts

@@ -10,7 +10,7 @@ Names are imported when first used, so that ``import halo_sql`` costs nothing.
 
 from __future__ import annotations
 
-from importlib import import_module
+from importlib import import_module as _import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ _ERRORS = frozenset(__all__[__all__.index("Warning") :])
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    source = import_module("halo_sql.errors" if name in _ERRORS else "halo_sql.dbapi")
+    source = _import_module("halo_sql.errors" if name in _ERRORS else "halo_sql.dbapi")
     value = globals()[name] = getattr(source, name)
     return value
 

@@ -10,8 +10,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import duckdb
 
@@ -23,8 +22,7 @@ from halo_sql.ir.types import SqlType
 BATCH_ROWS = 2048  # DuckDB's own vector size
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(NamedTuple):
     """A token of a SQL text: character offsets, kind as DuckDB names it, text as written."""
 
     start: int
@@ -53,10 +51,13 @@ def tokenize(sql: str) -> list[Token]:
         at[byte] = len(plain)
         starts = [at[offset] for offset, _ in raw]
     ends = [*starts[1:], len(plain)] if starts else []
+    names = {kind: kind.name for _, kind in raw}
     tokens = []
     for (_, kind), start, end in zip(raw, starts, ends, strict=True):
-        stop = start + len(plain[start:end].rstrip())
-        tokens.append(Token(start, stop, kind.name, sql[start:stop]))
+        stop = end
+        while stop > start and plain[stop - 1].isspace():
+            stop -= 1
+        tokens.append(Token(start, stop, names[kind], sql[start:stop]))
     return tokens
 
 

@@ -86,6 +86,8 @@ def _active(rules: tuple[Rule, ...], state: PlanContext) -> tuple[Rule, ...]:
     """The rules in use; essential ones stay when they are disabled, and a note says so."""
     options = state.options
     active: list[Rule] = []
+    for name in sorted(options.disabled_rules - {rule.name for rule in rules}):
+        state.recorder.note(f"disabled rule does not exist: {name}")
     for rule in rules:
         if rule.name in options.disabled_rules:
             if not rule.essential:

@@ -8,7 +8,7 @@ from typing import Any
 from halo_sql.ir.expr import ColumnId
 from halo_sql.ir.logical import CteScan, Distinct, Fragment, LlmMap, LogicalPlan, Project, Sink
 from halo_sql.ir.walk import children, with_children
-from halo_sql.optimizer.nodes import column_ids, columns_of, outputs, reads
+from halo_sql.optimizer.nodes import column_ids, outputs, reads
 
 Required = frozenset[ColumnId]
 
@@ -16,11 +16,10 @@ Required = frozenset[ColumnId]
 def required_of_input(node: Any, index: int, required: Required) -> Required:
     """The columns of the ``index``-th input that are needed when ``required`` of the node's output is.
 
-    A CTE that several places read keeps all its columns: its readers are one computation.
+    A CTE that several places read keeps all its columns: its readers are one computation. A projection needs what it
+    computes, read or not: dropping items is what ``prune_columns`` does, parents first.
     """
-    if isinstance(node, Project):
-        return columns_of(expr for column, expr in node.exprs if column.id in required)
-    if isinstance(node, Fragment | Sink):
+    if isinstance(node, Project | Fragment | Sink):
         return reads(node, index)
     if isinstance(node, CteScan | Distinct):
         return column_ids(node.input)

@@ -10,6 +10,7 @@ from halo_sql.optimizer.rules.explore.llm_filter_past_filter import llm_filter_p
 from halo_sql.optimizer.rules.explore.llm_filter_past_llm_map import llm_filter_past_llm_map
 from halo_sql.optimizer.rules.explore.llm_map_past_llm_filter import llm_map_past_llm_filter
 from halo_sql.optimizer.rules.explore.order_llm_filters import order_llm_filters
+from halo_sql.optimizer.rules.explore.sort_past_llm_filter import sort_past_llm_filter
 from halo_sql.optimizer.rules.implement.cte_scan import cte_scan
 from halo_sql.optimizer.rules.implement.limit import limit
 from halo_sql.optimizer.rules.implement.llm_filter import llm_filter
@@ -45,13 +46,14 @@ RULES: tuple[Rule, ...] = (
     Rule("merge_llm_maps", Stage.NORMALIZE, 0, merge_llm_maps),
     Rule("distinct_before_llm", Stage.NORMALIZE, 0, distinct_before_llm),
     Rule("push_project_below_llm", Stage.NORMALIZE, 10, push_project_below_llm, plan_wide=True),
-    Rule("drop_unused_calls", Stage.NORMALIZE, 0, drop_unused_calls, plan_wide=True),
     Rule("prune_columns", Stage.NORMALIZE, 0, prune_columns, plan_wide=True),
+    Rule("drop_unused_calls", Stage.NORMALIZE, 0, drop_unused_calls, plan_wide=True),
     Rule("narrow_inputs", Stage.FINISH, 0, narrow_inputs, plan_wide=True),
     Rule("order_llm_filters", Stage.EXPLORE, 30, order_llm_filters),
     Rule("llm_filter_past_llm_map", Stage.EXPLORE, 20, llm_filter_past_llm_map),
     Rule("llm_filter_past_filter", Stage.EXPLORE, 10, llm_filter_past_filter),
     Rule("llm_map_past_llm_filter", Stage.EXPLORE, 10, llm_map_past_llm_filter),
+    Rule("sort_past_llm_filter", Stage.EXPLORE, 10, sort_past_llm_filter),
     Rule("llm_map", Stage.IMPLEMENT, 50, llm_map, essential=True),
     Rule("llm_filter", Stage.IMPLEMENT, 50, llm_filter, essential=True),
     Rule("limit", Stage.IMPLEMENT, 40, limit, essential=True),

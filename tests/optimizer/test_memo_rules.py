@@ -9,10 +9,11 @@ import pytest
 from halo_sql.ir.expr import ColumnId
 from halo_sql.ir.logical import Fragment, InputRef, LlmMap, Project, Sink
 from halo_sql.ir.physical import DuckFragmentExec, LlmFilterExec, LlmMapExec, PrefixClusterExec, SelectExec
+from halo_sql.ir.prompt import Sampling
 from halo_sql.ir.walk import output_columns
 from halo_sql.optimizer.context import EngineProfile, OptimizerContext
 from halo_sql.optimizer.rules import RULES
-from halo_sql.optimizer.rules.rule import Stage
+from halo_sql.optimizer.rules.rule import Rule, Stage
 
 from .plans import (
     ID,
@@ -68,6 +69,11 @@ GIVES: dict[str, tuple[Any, dict[str, Any], str]] = {
         {},
         "LlmMap('x {3}')",
     ),
+    "sort_past_llm_filter": (
+        limit(order_by(llm_filter(MAPPED, 21, "y {20}"), "#20"), 2),
+        {},
+        "DuckFragment(Sort($0))",
+    ),
     "llm_map": (MAPPED, {}, "LlmMap('x {3}')"),
     "llm_filter": (llm_filter(T, 21, "y {3}"), {}, "LlmFilter('y {3}')"),
     "limit": (limit(llm_filter(T, 21, "y {3}"), 10), {}, "Limit(10)"),
@@ -87,6 +93,7 @@ GIVES_NOT: dict[str, tuple[Any, dict[str, Any], str]] = {
     "llm_filter_past_llm_map": (llm_filter(MAPPED, 21, "y {20}"), {}, ""),
     "llm_filter_past_filter": (llm_filter(where(T, "#2 > 1"), 21, "y {3}"), {}, ""),
     "llm_map_past_llm_filter": (llm_map(llm_filter(T, 21, "y {3}"), call(20, "x {3}")), {}, ""),
+    "sort_past_llm_filter": (order_by(llm_filter(T, 21, "y {3}"), "CAST(#3 AS INTEGER)"), {}, ""),
     "llm_map": (T, {}, "LlmMap"),
     "llm_filter": (MAPPED, {}, "LlmFilter"),
     "limit": (limit(T, 10), {}, "Limit(10)"),
@@ -136,6 +143,20 @@ def test_disabled(rule: str) -> None:
     assert (done.trace.fired(rule) > 0) == essential
 
 
+def test_unknown_disabled_rule_is_said() -> None:
+    done = plan_of(MAPPED, context(disabled_rules=frozenset({"push_filter"})))
+    assert done.dag.notes == ("disabled rule does not exist: push_filter",)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
+def test_rule_says_what_it_does_and_why_it_is_safe(rule: Rule) -> None:
+    text = rule.function.__doc__ or ""
+    assert "=>" in text.split("\n\n")[0]
+    assert "Safe" in text
+    assert rule.function.__name__ == rule.name
+    assert rule.function.__module__.endswith(f".{rule.name}")
+
+
 def first_llm(plan: Any, ctx: OptimizerContext) -> str:
     """The LLM operator that sees the rows first."""
     return next(name for name in operators(plan_of(plan, ctx).dag) if name.startswith("Llm"))
@@ -162,6 +183,18 @@ def test_llm_filter_before_map_and_its_sql_filter() -> None:
 def test_cheap_map_with_sql_filter_before_llm_filter() -> None:
     plan, options, _ = GIVES["llm_map_past_llm_filter"]
     assert first_llm(plan, context(**options)) == "LlmMap('x {3}')"
+
+
+def test_llm_filter_before_or_after_a_sort_by_answers() -> None:
+    # a cheap score and a dear filter: when few rows are wanted, score all, sort, and ask about the first ones
+    scored = llm_map(T, call(20, "score {3}", sampling=Sampling(max_tokens=1)))
+    dear = order_by(llm_filter(scored, 21, "{3} " + LONG * 9), "#20")
+    names = [name.split("(")[0] for name in operators(plan_of(limit(dear, 3), context(rows=2000)).dag)]
+    assert names == ["DuckFragment", "LlmMap", "DuckFragment", "LlmFilter", "Limit"]
+    # a cheap filter and a dear score: filter first, limit or not
+    cheap = order_by(llm_filter(llm_map(T, call(20, "score {3}")), 21, "y {3}"), "#20")
+    for plan in (cheap, limit(cheap, 3)):
+        assert operators(plan_of(plan, context(rows=2000)).dag)[1:3] == ["LlmFilter('y {3}')", "LlmMap('score {3}')"]
 
 
 def test_runs_are_maximal() -> None:

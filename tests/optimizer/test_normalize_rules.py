@@ -97,6 +97,10 @@ FIRES: dict[str, list[tuple[Any, str]]] = {
         (order_by(KEPT, "#1"), "LlmFilter('y {3}') > Sort > Fragment"),
         (order_by(project(MAPPED, ID, S, (H, "#2 + 1")), "#10"), "Project > LlmMap('x {3}') > Sort > Fragment"),
         (order_by(where(MAPPED, "#20 = 'a'"), "#1"), "Filter(#20 = 'a') > LlmMap('x {3}') > Sort > Fragment"),
+        (
+            order_by(llm_map(llm_filter(MAPPED, 22, "y {3}"), call(21, "z {20}")), "#20"),
+            "LlmMap('z {20}') > Sort > LlmFilter('y {3}') > LlmMap('x {3}') > Fragment",
+        ),
     ],
     "push_project_below_llm": [
         (project(MAPPED, S, (H, "#2 + 1")), "Project > LlmMap('x {3}') > Project > Fragment"),
@@ -196,6 +200,7 @@ STAYS: dict[str, list[Any]] = {
     "sort_below_llm": [
         order_by(MAPPED, "#20"),
         order_by(KEPT, "CAST(#3 AS INTEGER)"),
+        order_by(llm_filter(MAPPED, 21, "y {3}"), "#20"),
         order_by(project(MAPPED, (H, "#20"), ID), "#10"),
         order_by(T, "#1"),
     ],

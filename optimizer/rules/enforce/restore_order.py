@@ -21,8 +21,9 @@ from halo_sql.optimizer.rules.implement.llm import estimate_of_rows
 def restore_order(group: int, required: Properties, memo: Memo, ctx: PlanContext) -> list[Alternative]:
     """``rows of LLM(X) => RestoreOrderExec(LLM(clustered X))``, without the sort when no order is required.
 
-    Offered when clustering can pay: more rows than the engine's window, leading hole values that repeat, and a KV cache
-    too small for all prefixes at once (else streaming in window order shares as much). The costs decide.
+    Safe: the rows are put back by the place they had before clustering. Offered when clustering can pay: more rows
+    than the engine's window, leading hole values that repeat, and a KV cache too small for all prefixes at once (else
+    streaming in window order shares as much). The costs decide.
     Not under a LIMIT::
 
         SELECT LLM_MAP('{{ doc }} {{ question }}') FROM t LIMIT 10

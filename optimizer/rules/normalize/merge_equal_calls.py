@@ -29,7 +29,7 @@ def merge_equal_calls(node: Any, ctx: PlanContext) -> LogicalPlan | None:
     if isinstance(node, LlmFilter):
         key = ctx.values.call_key(node.call, keys)
         same = None if key is None else known.get(key)
-        if same is None:
+        if same is None or node.call.on_error == "struct":  # a struct is no predicate
             return None
         return Filter(node.input, SqlExpr((ColumnRef(same),), node.call.returns, row_wise=True))
     kept: list[LlmCall] = []

@@ -19,6 +19,8 @@ def sort_below_llm(node: Any, ctx: PlanContext) -> LogicalPlan | None:
     ones that cannot fail on the rows it takes out. Not when a key is an answer or needs names rebuilt::
 
         SELECT id, LLM_MAP('score {{ b }}', returns => 'INTEGER') AS s FROM t ORDER BY s LIMIT 10
+
+    See also the explore rule ``sort_past_llm_filter``.
     """
     if not isinstance(node, Sort):
         return None
@@ -58,9 +60,7 @@ def _landing(path: list[Any], stop: Any) -> int:
     if not is_llm(stop):
         return last
     first_filter = next((place for place, node in enumerate(path) if isinstance(node, LlmFilter)), None)
-    if first_filter is not None:
-        return first_filter
-    return len(path) if isinstance(stop, LlmFilter) and last == 0 and path and not isinstance(path[-1], Filter) else last
+    return last if first_filter is None else first_filter
 
 
 def _past(keys: list[SqlExpr], node: Any) -> list[SqlExpr] | None:
