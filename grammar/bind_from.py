@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -195,8 +196,12 @@ def _scope(
             continue  # the right side of a semi or anti join is not visible
         columns = tuple(binding.new_column(column, kind) for column, kind in columns_of)
         tables.append(Table(name, columns))
-    if not merged_names and sum(len(table.columns) for table in tables) < len(everything):
-        return _flat(binding, everything)
+    shared = Counter(column.name.lower() for table in tables for column in table.columns)
+    if any(binding.lexed.word(index) == "NATURAL" for index in binding.lexed.level(*clause)):
+        merged_names += [name for name, count in shared.items() if count > 1 and name not in merged_names]
+    merged_twice = sum(shared[name.lower()] - 1 for name in merged_names if shared[name.lower()] > 1)
+    if shared.total() - merged_twice != len(everything):
+        return _flat(binding, everything)  # sqlglot saw other tables than DuckDB
     merged_columns: dict[str, Column] = {}
     for name in merged_names:
         kind = _describe(binding, quote(name), clause, context)[0][1]

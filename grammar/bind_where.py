@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from halo_sql.grammar.bind_tail import filter_by_text
 from halo_sql.grammar.block import Block, lift, reads_waiting, resolve, row_calls
+from halo_sql.grammar.calls import CallSite
 from halo_sql.grammar.expressions import typed
 from halo_sql.grammar.guards import split_words
 from halo_sql.grammar.skeleton import Range, starts_query
@@ -34,6 +35,9 @@ def bind_where(block: Block) -> None:
             opened.append((condition, None))
     if own:
         hoister.plan = block.bound_from.plan_with(own)
+    filters = [call for condition, expr in opened if expr is None for call in _whole_filter(block, condition)]
+    if len(filters) > 1:
+        hoister.prepare(filters)
     for condition, expr in opened:
         if expr is not None:
             hoister.plan = Filter(hoister.plan, expr)
@@ -54,10 +58,17 @@ def _conjuncts(block: Block, part: Range) -> list[Range]:
     return [conjunct for piece in pieces for conjunct in _conjuncts(block, piece)]
 
 
+def _whole_filter(block: Block, condition: Range) -> list[CallSite]:
+    """The LLM_FILTER call that is the whole condition; empty when it is something else."""
+    calls = row_calls(block, condition)
+    whole = len(calls) == 1 and (calls[0].first, calls[0].end) == condition and calls[0].kind == "filter"
+    return calls if whole else []
+
+
 def _llm_condition(block: Block, condition: Range) -> None:
     binding, hoister = block.binding, block.hoister
-    calls = row_calls(block, condition)
-    if len(calls) == 1 and (calls[0].first, calls[0].end) == condition and calls[0].kind == "filter":
+    calls = _whole_filter(block, condition)
+    if calls:
         reads_waiting(block, condition, calls, take=True)
         hoister.filter(calls[0])
         return

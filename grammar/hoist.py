@@ -44,6 +44,7 @@ class Hoister:
         self.outputs: dict[int, ColumnId] = {}  # id() of the CallSite
         self._sites: list[CallSite] = []  # keeps the keys of ``outputs`` alive
         self._known: dict[object, ColumnId] = {}
+        self._ready: dict[object, ColumnId] = {}  # text of an expression -> the plan's column that holds it
         self._level: dict[ColumnId, int] = {}
         self._layers: list[_Layer] = []
         self._types = {column.id: column.type for column in (*output_columns(plan), *scope.columns())}
@@ -60,6 +61,24 @@ class Hoister:
         if sites:
             with _placed(sites[0]):
                 self._flush()
+
+    def prepare(self, sites: Sequence[CallSite]) -> None:
+        """Compute holes of several filters below the first of them, so that the filters are neighbours and may
+        change places. Only columns as text: that cannot fail for a row an earlier filter would have dropped.
+        """
+        layer = _Layer()
+        for site in sites:
+            for hole in site.holes():
+                for item in hole.fields:
+                    expr = self._field(site, item) if not item.calls else None
+                    column = None if expr is None else expr.as_column()
+                    if expr is None or column is None:
+                        continue
+                    if hole.is_object:
+                        self._ready[_as_json(expr).parts] = self._json(layer, item.name, expr)
+                    elif self._types.get(column) != VARCHAR:
+                        self._ready[_as_text(expr).parts] = self._add(layer, item.name, _as_text(expr), VARCHAR)
+        self._project(layer)
 
     def filter(self, site: CallSite) -> None:
         """Keep the rows for which a call (a whole WHERE condition) answers yes."""
@@ -218,10 +237,10 @@ class Hoister:
         single = expr.as_column()
         if single is not None and self._types.get(single) == VARCHAR:
             return Hole(single)
-        return Hole(self._add(layer, name, _wrap("CAST(", expr, " AS VARCHAR)"), VARCHAR))
+        return Hole(self._add(layer, name, _as_text(expr), VARCHAR))
 
     def _json(self, layer: _Layer, name: str, expr: SqlExpr) -> ColumnId:
-        return self._add(layer, name, _wrap("CAST(to_json(", expr, ") AS VARCHAR)"), VARCHAR)
+        return self._add(layer, name, _as_json(expr), VARCHAR)
 
     def _field(self, site: CallSite, item: HoleField) -> SqlExpr:
         source = item.source
@@ -247,6 +266,8 @@ class Hoister:
         return self._expr(source, 0, len(source.lexed.tokens), item.calls)
 
     def _add(self, layer: _Layer, name: str, expr: SqlExpr, sql_type: object) -> ColumnId:
+        if expr.parts in self._ready:
+            return self._ready[expr.parts]
         for column, known in layer.exprs:
             if known.parts == expr.parts and known.scope == expr.scope and not expr.volatile:
                 return column.id
@@ -309,6 +330,14 @@ def _reached(expr: SqlExpr, guard: SqlExpr | None) -> SqlExpr:
         expr.volatile,
         expr.row_wise and guard.row_wise,
     )
+
+
+def _as_text(expr: SqlExpr) -> SqlExpr:
+    return _wrap("CAST(", expr, " AS VARCHAR)")
+
+
+def _as_json(expr: SqlExpr) -> SqlExpr:
+    return _wrap("CAST(to_json(", expr, ") AS VARCHAR)")
 
 
 def _wrap(before: str, expr: SqlExpr, after: str) -> SqlExpr:

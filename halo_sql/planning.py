@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
-from halo_sql.catalog.objects import ModelDef, Snapshot
+from halo_sql.catalog.objects import ModelDef
 from halo_sql.config import Settings
 from halo_sql.duck import Duck
 from halo_sql.engines.budget import Budget
@@ -22,12 +23,15 @@ from halo_sql.ir.walk import walk
 from halo_sql.metrics import Profile
 from halo_sql.operators.build import build
 from halo_sql.operators.context import RunContext
-from halo_sql.optimizer.context import FragmentStats, OptimizerContext
+from halo_sql.optimizer.context import EngineProfile, FragmentStats, OptimizerContext
 from halo_sql.runtime import Runtime
 
 
-def optimizer_context(bound: BoundStatement, duck: Duck, settings: Settings, snapshot: Snapshot) -> OptimizerContext:
-    """What the optimizer may know of a statement: settings, DuckDB's row estimates of the sources."""
+def optimizer_context(
+    bound: BoundStatement, duck: Duck, settings: Settings, models: Mapping[str, ModelDef], runtime: Runtime
+) -> OptimizerContext:
+    """What the optimizer may know of a statement: settings, DuckDB's row estimates of the sources, prices, and the
+    engines that have run before."""
     stats: dict[Fragment, FragmentStats] = {}
     for node in walk(bound.plan):
         if isinstance(node, Fragment) and not node.inputs and node not in stats:
@@ -40,6 +44,22 @@ def optimizer_context(bound: BoundStatement, duck: Duck, settings: Settings, sna
         verify=settings.flag("halo_verify"),
         objective=settings.text("halo_objective"),
         stats=stats,
+        engines={name: engine_profile(model, runtime.infos.get(name)) for name, model in models.items()},
+        ordered=True,
+    )
+
+
+def engine_profile(model: ModelDef, info: EngineInfo | None) -> EngineProfile:
+    """What the cost model may know of an engine: its price, and its sizes once it has run."""
+    usd = price(model)
+    known = EngineProfile(usd_per_prompt_tok=usd.prompt_usd / 1e6, usd_per_output_tok=usd.output_usd / 1e6)
+    if info is None:
+        return known
+    return replace(
+        known,
+        window_requests=info.window_requests,
+        kv_capacity_tok=info.kv_capacity_tok,
+        context_tok=info.context_tok,
     )
 
 
@@ -93,7 +113,7 @@ async def start_run(
         engine = held.get(model)
         if engine is None:
             engine = held[model] = pool.get(models[model])
-        info = (await engine.describe() if store is not None else None) or await engine.start()
+        info = runtime.infos[model] = (await engine.describe() if store is not None else None) or await engine.start()
         profile.engines[model] = f"{info.identity} ({info.device})" if info.device else info.identity
         return engine, info
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from halo_sql.catalog.objects import ModelDef
     from halo_sql.engines.pool import EnginePool
+    from halo_sql.engines.protocol import EngineInfo
     from halo_sql.engines.store import ResponseStore
 
 T = TypeVar("T")
@@ -28,6 +29,7 @@ class Runtime:
     def __init__(self) -> None:
         self.functions: dict[str, Callable[..., Any]] = {}  # lower-case model name -> the user's callable
         self.models: dict[str, ModelDef] = {}  # the models these callables are, by the same names
+        self.infos: dict[str, EngineInfo] = {}  # model name -> what its engine said of itself
         self._lock = threading.Lock()
         self._users = 0
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -175,7 +175,8 @@ class Session:
         from halo_sql.optimizer.optimize import optimize
         from halo_sql.planning import optimizer_context
 
-        context = optimizer_context(bound, self.duck, self.settings, snapshot)
+        models = _models(bound, snapshot)
+        context = optimizer_context(bound, self.duck, self.settings, models, self._runtime)
         return optimize(bound.plan, bound.columns, context)
 
     def _run_plan(self, sql: str, params: object, profile_only: bool = False) -> tuple[Result, Profile]:
