@@ -9,7 +9,7 @@ from halo_sql.config import Settings
 from halo_sql.duck import Duck
 from halo_sql.errors import CatalogError, Error, NotSupportedError, ParserError, Span
 from halo_sql.grammar.bind_query import QueryBinder
-from halo_sql.grammar.binding import Binding, CteContext, plain
+from halo_sql.grammar.binding import Binding, BoundQuery, CteContext, plain
 from halo_sql.grammar.calls import CallReader
 from halo_sql.grammar.lex import Lexed, lex
 from halo_sql.grammar.parameters import splice_parameters
@@ -19,7 +19,7 @@ from halo_sql.grammar.splice import Spliced, assemble
 from halo_sql.grammar.syntax import analyse
 from halo_sql.grammar.texts import visible
 from halo_sql.ir.expr import Column, literal
-from halo_sql.ir.logical import BoundStatement, Sink
+from halo_sql.ir.logical import BoundStatement, Fragment, Sink
 from halo_sql.ir.types import BIGINT
 
 
@@ -66,9 +66,13 @@ def _bind_calls(binding: Binding, kind: str, query: Range) -> BoundStatement:
                 span=call.origin(),
                 remedy="Put it into the query of the statement.",
             )
-    if kind != "query":
-        _check_target(binding, kind, query)
-    bound = QueryBinder(binding).bind(*query, CteContext())
+    if kind != "query" and _check_target(binding, kind, query):
+        nothing = Fragment(
+            ("SELECT NULL WHERE false",), (binding.new_column("nothing", BIGINT),), label="Nothing to do"
+        )
+        bound = BoundQuery(nothing, nothing.columns)
+    else:
+        bound = QueryBinder(binding).bind(*query, CteContext())
     if kind == "query":
         return BoundStatement(bound.plan, bound.columns, bound.ordered, tuple(binding.warnings))
     sink = Sink(bound.plan, sql[: span.start], sql[span.end :], visible(bound.columns), kind)
@@ -91,7 +95,14 @@ def statement_query(lexed: Lexed) -> tuple[str, Range]:
         if start is None:
             start = next((index for index in lexed.level(3, end) if _is_query_bracket(lexed, index)), None)
         if start is not None:
-            stop = _find(lexed, {"RETURNING"}, begin=start) or end
+            returning = _find(lexed, {"RETURNING"}, begin=start)
+            if returning is not None:
+                raise NotSupportedError(
+                    "RETURNING of an INSERT with LLM calls is not available in this version",
+                    span=lexed.span(returning, returning + 1),
+                    remedy="Create a table from the query first, and insert from that.",
+                )
+            stop = end
             conflict = next(
                 (i for i in lexed.level(start, stop) if lexed.word(i) == "ON" and lexed.word(i + 1) == "CONFLICT"), stop
             )
@@ -134,8 +145,11 @@ def _ctas_end(lexed: Lexed, start: int) -> int:
     return end
 
 
-def _check_target(binding: Binding, kind: str, query: Range) -> None:
-    """DuckDB binds the whole statement over the shadow query, so that a wrong target costs nothing."""
+def _check_target(binding: Binding, kind: str, query: Range) -> bool:
+    """DuckDB binds the whole statement over the shadow query, so that a wrong target costs nothing.
+
+    True when there is nothing to do: CREATE TABLE IF NOT EXISTS of a table that does.
+    """
     lexed = binding.lexed
     span = lexed.span(*query)
     pieces = [plain(lexed.sql[: span.start]), *binding.shadow(*query), plain(lexed.sql[span.end :])]
@@ -151,8 +165,7 @@ def _check_target(binding: Binding, kind: str, query: Range) -> None:
             problem.span = _target_span(spliced, moved, span)
         problem.sql = None
         raise
-    if kind == "ctas":
-        _check_new_table(binding, query)
+    return kind == "ctas" and _check_new_table(binding, query)
 
 
 def _target_span(spliced: Spliced, moved: Span, query: Span) -> Span:
@@ -171,11 +184,12 @@ def _named_span(lexed: Lexed, end: int, message: str) -> Span | None:
     return None
 
 
-def _check_new_table(binding: Binding, query: Range) -> None:
+def _check_new_table(binding: Binding, query: Range) -> bool:
+    """Whether the table of CREATE TABLE IF NOT EXISTS is there already; CatalogError when it must not be."""
     lexed = binding.lexed
     words = [lexed.word(index) for index in range(query[0])]
-    if "REPLACE" in words or "EXISTS" in words:
-        return
+    if "REPLACE" in words:
+        return False
     table = words.index("TABLE") + 1
     parts = [identifier(lexed.text(index)) for index in range(table, query[0]) if lexed.text(index) != "."]
     end = next(
@@ -197,8 +211,11 @@ def _check_new_table(binding: Binding, query: Range) -> None:
     for kind in ("table", "view"):
         query_text = f"SELECT 1 FROM duckdb_{kind}s() WHERE lower({kind}_name) = lower({literal(name)}) AND {place}"
         if binding.duck.rows(query_text):
+            if "EXISTS" in words:
+                return True
             raise CatalogError(
                 f'{kind.capitalize()} with name "{name}" already exists!',
                 span=lexed.span(end - 1, end),
                 remedy="Use CREATE OR REPLACE TABLE, or INSERT INTO it." if kind == "table" else "Use another name.",
             )
+    return False

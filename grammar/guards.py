@@ -7,6 +7,7 @@ requests for these rows only. A guard is a list of terms, each SQL text around t
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 from halo_sql.grammar.lex import Lexed
 
@@ -27,6 +28,9 @@ def guard_terms(lexed: Lexed, call: int, first: int, end: int, is_barrier: Calla
         bounded = opening >= first
         start, stop = (opening + 1, lexed.partner[opening]) if bounded else (first, end)
         if bounded and lexed.word(opening) == "CASE":
+            marks = [opening, *_marks(lexed, opening), lexed.partner[opening]]
+            part = next((left + 1, right) for left, right in pairwise(marks) if left < inside < right)
+            terms.append(_short_cut(lexed, *part, inside))
             terms.append(_case(lexed, opening, inside))
         else:
             start, stop, position, pieces = _argument(lexed, start, stop, inside)
@@ -52,11 +56,7 @@ def _argument(lexed: Lexed, start: int, stop: int, inside: int) -> tuple[int, in
 def _case(lexed: Lexed, opening: int, inside: int) -> list[Term]:
     """Terms of ``CASE [operand] WHEN a THEN b … ELSE c END`` for something inside one of its parts."""
     closing = lexed.partner[opening]
-    marks = [
-        index
-        for index in lexed.level(opening + 1, closing)
-        if lexed.word(index) in ("WHEN", "THEN", "ELSE") and not lexed.column_label(index)
-    ]
+    marks = _marks(lexed, opening)
     operand: Range | None = (opening + 1, marks[0]) if marks and marks[0] > opening + 1 else None
     if operand is not None and operand[0] <= inside < operand[1]:
         return []
@@ -75,6 +75,15 @@ def _case(lexed: Lexed, opening: int, inside: int) -> list[Term]:
                 return [*terms, _test(operand, condition, "IS TRUE")]
             terms.append(_test(operand, condition, "IS NOT TRUE"))
     return terms
+
+
+def _marks(lexed: Lexed, opening: int) -> list[int]:
+    """The tokens WHEN, THEN and ELSE of a CASE."""
+    return [
+        index
+        for index in lexed.level(opening + 1, lexed.partner[opening])
+        if lexed.word(index) in ("WHEN", "THEN", "ELSE") and not lexed.column_label(index)
+    ]
 
 
 def _test(operand: Range | None, condition: Range, verdict: str) -> Term:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from halo_sql.errors import ParserError, Span
-from halo_sql.grammar.lex import MAX_DEPTH, lex
+from halo_sql.grammar.lex import MAX_DEPTH, Lexed, lex
 
 TEXTS = st.text(st.sampled_from("ab()[]{}'\"$,.;-/*\n CASEWHENDé\u00a0\U0001f600"), max_size=5000)
 
@@ -39,11 +39,18 @@ def test_joined_pieces_split_again(pieces: list[str]) -> None:
     assert [lexed.slice(*piece) for piece in lexed.split(0, len(lexed.tokens))] == pieces
 
 
+def lexed_or_error(sql: str) -> tuple[Lexed | None, ParserError | None]:
+    try:
+        return lex(sql), None
+    except ParserError as problem:
+        return None, problem
+
+
 @given(TEXTS)
 def test_any_text_gives_matched_brackets_or_a_parser_error(sql: str) -> None:
-    try:
-        lexed = lex(sql)
-    except ParserError as problem:
+    lexed, problem = lexed_or_error(sql)
+    if lexed is None:
+        assert problem is not None
         assert problem.span is not None
         assert 0 <= problem.span.start < problem.span.end <= len(sql)
         assert problem.remedy

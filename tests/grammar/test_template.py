@@ -52,11 +52,17 @@ def test_templates_round_trip(parts: list[tuple[str, str]]) -> None:
     assert rebuilt == text
 
 
+def parsed_or_error(text: str) -> tuple[tuple[str | HoleText, ...], Error | None]:
+    try:
+        return parse_template(text), None
+    except Error as problem:
+        return (), problem
+
+
 @given(st.text(st.sampled_from("a{}'\"(), *"), max_size=200))
 def test_any_text_is_a_template_or_an_error_inside_it(text: str) -> None:
-    try:
-        pieces = parse_template(text)
-    except Error as problem:
+    pieces, problem = parsed_or_error(text)
+    if problem is not None:
         assert problem.span is not None
         assert 0 <= problem.span.start <= problem.span.end <= len(text)
         assert problem.remedy or "unterminated" in problem.message

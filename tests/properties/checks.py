@@ -39,7 +39,7 @@ def run(con: halo_sql.Connection, sql: str) -> Outcome:
         rows = tuple(map(repr, cursor.fetchall()))
     except halo_sql.NotSupportedError:
         raise
-    except halo_sql.Error as problem:
+    except Exception as problem:  # anything: a statement must give rows or a typed error
         return Outcome((), (), (), error=f"{type(problem).__name__}: {problem}")
     profile = con.last_profile()
     return Outcome(

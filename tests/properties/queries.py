@@ -52,13 +52,15 @@ class Generator:
     """Draws statements. The same ``rng`` gives the same statements.
 
     depth    how far sub-queries nest
+    size     how far expressions nest
     options  text behind every call's arguments (``, model => 'm'``)
     """
 
-    def __init__(self, rng: Random, options: str = "", depth: int = 2) -> None:
+    def __init__(self, rng: Random, options: str = "", depth: int = 2, size: int = 3) -> None:
         self.draw = Expressions(rng, options)
         self.draw.subquery = self._subquery
         self.depth = depth
+        self.size = size
         self._names = 0
         self._ctes: list[Cte] = []
         self._level = 0
@@ -92,14 +94,14 @@ class Generator:
     def condition(self, scope: tuple[Col, ...]) -> Pair:
         """A condition that holds a call."""
         draw = self.draw
-        asked = draw.filter_call(scope, 2)
+        asked = draw.filter_call(scope, self.size - 1)
         form = draw.number(0, 4)
         if form == 1:
             return pair("(NOT ", asked, ")")
         if form == 2:
-            return pair("(", asked, " AND ", draw.expr("bool", scope, 2), ")")
+            return pair("(", asked, " AND ", draw.expr("bool", scope, self.size - 1), ")")
         if form == 3:
-            return pair("(", asked, " OR ", draw.expr("bool", scope, 2), ")")
+            return pair("(", asked, " OR ", draw.expr("bool", scope, self.size - 1), ")")
         if form == 4:
             return pair("CASE WHEN ", draw.expr("bool", scope, 1), " THEN ", asked, " END")
         return asked
@@ -217,6 +219,8 @@ class Generator:
     def _join(self, depth: int) -> Source:
         draw = self.draw
         left, right = self._qualified(depth), self._qualified(0)
+        if left.sql.plain == right.sql.plain:
+            return left  # the same name twice
         key = None if left.key is None or right.key is None else left.key + right.key
         shared = [
             (one, other)
@@ -249,7 +253,7 @@ class Generator:
         draw = self.draw
         source = self._from(depth)
         items, columns = self._items(source, named, kinds)
-        where = pair(" WHERE ", draw.conjunction(source.scope, 2)) if draw.chance(60) else pair("")
+        where = pair(" WHERE ", draw.conjunction(source.scope, self.size - 1)) if draw.chance(60) else pair("")
         distinct = draw.chance(12)
         head = pair("SELECT DISTINCT " if distinct else "SELECT ", items, " FROM ", source.sql, where)
         if draw.chance(8) and not distinct:
@@ -258,9 +262,9 @@ class Generator:
             head = pair(head, " QUALIFY rank() OVER (PARTITION BY ", part, " ORDER BY ", key, ") <= 2")
             return self._tail(Query(head, columns))
         if source.key is not None and not distinct and draw.chance(30):
-            first = draw.expr(str(draw.pick(SORTABLE)), source.scope, 2) if draw.chance(50) else None
-            if first is not None and "." not in first.plain and not first.plain.startswith(("(", "C", "c")):
-                first = pair("(", first, ")")  # a bare number would be a position
+            first = draw.expr(str(draw.pick(SORTABLE)), source.scope, self.size - 1) if draw.chance(50) else None
+            if first is not None and not any(col.ref in first.plain for col in source.scope):
+                first = None  # a constant is a position, or an error
             keys = [] if first is None else [pair(first, self._direction())]
             keys += [pair(part, self._direction()) for part in source.key]
             hidden = {col.name.strip('"').lower() for col in columns} & {part.strip('"').lower() for part in source.key}
@@ -278,7 +282,7 @@ class Generator:
                 columns += [Col(col.name, col.name, col.kind) for col in source.scope]
         for kind in kinds or [draw.any_kind(source.scope) for _ in range(draw.number(1, 3))]:
             windowed = kinds is None and draw.chance(7)
-            item = self._window(source) if windowed else draw.expr(kind, source.scope, 3)
+            item = self._window(source) if windowed else draw.expr(kind, source.scope, self.size)
             name = self._alias(columns, named)
             items.append(pair(item, f" AS {name}") if name else item)
             columns.append(Col(name, name, item.kind))
@@ -287,19 +291,19 @@ class Generator:
     def _window(self, source: Source) -> Pair:
         draw = self.draw
         part = draw.expr(draw.any_kind(source.scope), source.scope, 1)
-        key = draw.expr(draw.any_kind(source.scope), source.scope, 2)
+        key = draw.expr(draw.any_kind(source.scope), source.scope, self.size - 1)
         over = pair(" OVER (PARTITION BY ", part, " ORDER BY ", key)
         form = draw.number(0, 4)
         if source.key is not None and form >= 3:
             total = pair(over, ", ", ", ".join(source.key), ")")
             if form == 3:
                 return pair("row_number()", total, kind="int")
-            return pair("lag(", draw.expr("text", source.scope, 2), ")", total, kind="text")
+            return pair("lag(", draw.expr("text", source.scope, self.size - 1), ")", total, kind="text")
         if form == 0:
             return pair("rank()", over, ")", kind="int")
         if form == 1:
             return pair("count(*) OVER (PARTITION BY ", part, ")", kind="int")
-        return pair("max(", draw.expr("text", source.scope, 2), ") OVER (PARTITION BY ", part, ")", kind="text")
+        return pair("max(", draw.expr("text", source.scope, self.size - 1), ") OVER (PARTITION BY ", part, ")", kind="text")
 
     def _grouped(self, depth: int, named: bool) -> Query:
         draw = self.draw
@@ -309,7 +313,7 @@ class Generator:
         keys: list[Pair] = []
         for _ in range(draw.number(0, 2)):
             kind = draw.any_kind(source.scope)
-            key = draw.expr(kind, source.scope, 2)
+            key = draw.expr(kind, source.scope, self.size - 1)
             name = self._alias(columns, True)
             items.append(pair(key, f" AS {name}"))
             columns.append(Col(name, name, kind))
@@ -322,7 +326,7 @@ class Generator:
             columns.append(Col(name, name, item.kind))
         sql = pair("SELECT ", join(", ", items), " FROM ", source.sql)
         if draw.chance(40):
-            sql = pair(sql, " WHERE ", draw.conjunction(source.scope, 2))
+            sql = pair(sql, " WHERE ", draw.conjunction(source.scope, self.size - 1))
         if keys:
             sql = pair(sql, " GROUP BY ", pair("ALL") if draw.chance(20) else join(", ", keys))
         if draw.chance(25):
@@ -338,23 +342,23 @@ class Generator:
         if form == 1:
             kind = draw.any_kind(source.scope)
             word = "count(DISTINCT " if draw.chance(50) else "count("
-            return pair(word, draw.expr(kind, source.scope, 2), ")", self._filter(source), kind="int")
+            return pair(word, draw.expr(kind, source.scope, self.size - 1), ")", self._filter(source), kind="int")
         if form == 2:
-            return pair("sum(", draw.expr("int", source.scope, 2), ")", self._filter(source), kind="int")
+            return pair("sum(", draw.expr("int", source.scope, self.size - 1), ")", self._filter(source), kind="int")
         if form == 3:
-            text = draw.expr("text", source.scope, 2)
+            text = draw.expr("text", source.scope, self.size - 1)
             return pair("string_agg(", text, ", ',' ORDER BY ", text, ")", kind="text")
         if form == 4:
-            return pair("bool_or(", draw.expr("bool", source.scope, 2), ")", kind="bool")
+            return pair("bool_or(", draw.expr("bool", source.scope, self.size - 1), ")", kind="bool")
         if form == 5:
-            return pair("upper(max(", draw.expr("text", source.scope, 2), "))", kind="text")
+            return pair("upper(max(", draw.expr("text", source.scope, self.size - 1), "))", kind="text")
         kind = str(draw.pick(KINDS))
-        return pair("max(" if form == 6 else "min(", draw.expr(kind, source.scope, 2), ")", self._filter(source), kind=kind)
+        return pair("max(" if form == 6 else "min(", draw.expr(kind, source.scope, self.size - 1), ")", self._filter(source), kind=kind)
 
     def _filter(self, source: Source) -> Pair:
         if not self.draw.chance(25):
             return pair("")
-        return pair(" FILTER (WHERE ", self.draw.expr("bool", source.scope, 2), ")")
+        return pair(" FILTER (WHERE ", self.draw.expr("bool", source.scope, self.size - 1), ")")
 
     # names
 
