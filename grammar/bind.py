@@ -190,7 +190,7 @@ def _check_new_table(binding: Binding, query: Range) -> bool:
     words = [lexed.word(index) for index in range(query[0])]
     if "REPLACE" in words:
         return False
-    table = words.index("TABLE") + 1
+    table = words.index("EXISTS" if "EXISTS" in words else "TABLE") + 1
     parts = [identifier(lexed.text(index)) for index in range(table, query[0]) if lexed.text(index) != "."]
     end = next(
         index for index in range(table + 1, query[0]) if lexed.text(index) != "." and lexed.text(index - 1) != "."
