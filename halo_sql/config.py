@@ -46,8 +46,6 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("halo_max_usd", "number", 0.0, "Money one statement may spend; 0: no limit", 0),
     Setting("halo_max_seconds", "number", 0.0, "Seconds one statement may take; 0: no limit", 0),
     Setting("halo_on_error", "text", "fail", "on_error of calls that name none", choices=("fail", "null", "struct")),
-    Setting("halo_approximate", "boolean", False, "Allow approximate plan alternatives"),
-    Setting("halo_trace_text", "boolean", False, "Keep prompt and answer texts in halo_calls()"),
     Setting("halo_progress", "boolean", True, "Show progress of LLM operators in the shell"),
 )
 BY_NAME: Mapping[str, Setting] = {setting.name: setting for setting in SETTINGS}

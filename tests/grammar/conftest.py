@@ -31,6 +31,12 @@ Bind = Callable[..., BoundStatement]
 
 
 @pytest.fixture(scope="session")
+def tables() -> tuple[str, ...]:
+    """The statements that make the tables."""
+    return TABLES
+
+
+@pytest.fixture(scope="session")
 def duck() -> Iterator[Duck]:
     found = Duck.connect(":memory:", False, {})
     for sql in TABLES:
