@@ -48,7 +48,8 @@ def bind_plain(block: Block, described: Described) -> BoundQuery | None:
         expr = _sort_expr(block, part, outputs, described)
         if expr is None or expr.volatile:
             return None
-        keys.append(SortKey(expr, modifiers))
+        if expr.columns():  # a constant orders nothing, and DuckDB would read a number as a position
+            keys.append(SortKey(expr, modifiers))
     available = output_columns(hoister.plan)
     checked = typed(binding.duck, [*outputs, *(key.expr for key in keys)], available)
     if checked is None:

@@ -18,7 +18,7 @@ from halo_sql.grammar.calls import CallSite
 from halo_sql.grammar.skeleton import Cte
 from halo_sql.grammar.source import Source
 from halo_sql.grammar.splice import Piece, Spliced, assemble, pieces_of
-from halo_sql.ir.expr import Column, ColumnId
+from halo_sql.ir.expr import Column, ColumnId, literal
 from halo_sql.ir.logical import LogicalPlan
 from halo_sql.ir.types import SqlType
 
@@ -182,10 +182,12 @@ def plain(text: str) -> Piece:
 def shadow_of(call: CallSite) -> list[Piece]:
     """The typed expression that stands for a call: its holes are bound where the call stands."""
     where = call.origin()
-    wanted = call_type_text(call)
+    wanted = _sample(call.returns)
+    if call.on_error == "struct":
+        wanted = f"{{'value': {wanted}, 'error': CAST(NULL AS VARCHAR)}}"
     fields = [item for hole in call.holes() for item in hole.fields]
     if not fields:
-        return [Piece(f"CAST(NULL AS {wanted})", where)]
+        return [Piece(wanted, where)]
     pieces = [Piece("(CASE WHEN (", where)]
     for position, item in enumerate(fields):
         if position:
@@ -196,8 +198,17 @@ def shadow_of(call: CallSite) -> list[Piece]:
             pieces += [piece] if nested_piece else _traced(piece, item.source.origin)
         size = len(item.source.sql)
         pieces.append(Piece("\n) IS NULL", item.source.origin(Span(max(0, size - 1), size))))
-    pieces.append(Piece(f" THEN CAST(NULL AS {wanted}) END)", where))
+    pieces.append(Piece(f" THEN {wanted} ELSE {wanted} END)", where))
     return pieces
+
+
+def _sample(kind: SqlType) -> str:
+    """A value of a type. Not a NULL where there are fields: DuckDB takes ``(NULL::STRUCT(a INTEGER)).a`` for a "NULL"."""
+    if kind.kind == "list":
+        return f"[{_sample(kind.fields[0][1])}]"
+    if kind.kind == "struct" and all(name for name, _ in kind.fields):
+        return "{" + ", ".join(f"{literal(name)}: {_sample(inner)}" for name, inner in kind.fields) + "}"
+    return f"CAST(NULL AS {kind.text})"
 
 
 def _traced(piece: Piece, origin: Callable[[Span], Span]) -> list[Piece]:
@@ -214,10 +225,3 @@ def _traced(piece: Piece, origin: Callable[[Span], Span]) -> list[Piece]:
         else:
             pieces.append(Piece(character, at))
     return pieces
-
-
-def call_type_text(call: CallSite) -> str:
-    """The SQL type of a call's result."""
-    if call.on_error == "struct":
-        return f'STRUCT("value" {call.returns.text}, error VARCHAR)'
-    return call.returns.text

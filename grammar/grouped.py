@@ -22,9 +22,9 @@ def call_text(block: Block, call: CallSite, name: str) -> str:
     if not _is_grouped(block) or _in_aggregate(block, call):
         return name
     keys = _keys(block)
-    if keys is not None and _in_key(lexed, call, keys):
+    if keys is not None and _in_key(lexed, call, keys) and not _all_constant(block, keys):
         return name
-    if keys is None:
+    if keys is None or _all_constant(block, keys):
         raise NotSupportedError(
             "an LLM call beside aggregates without GROUP BY is not available in this version",
             span=call.origin(),
@@ -118,6 +118,28 @@ def _keys(block: Block) -> list[Range] | None:
         if opening is not None and (opening == first or lexed.word(opening - 1) in _SETS):
             stack += lexed.split(opening + 1, lexed.partner[opening])
     return keys
+
+
+def _all_constant(block: Block, keys: list[Range]) -> bool:
+    """Whether this is a GROUP BY ALL over constants: DuckDB then has no key and gives a row for no rows, too."""
+    first, _ = block.select.clauses["GROUP"]
+    return block.binding.lexed.word(first) == "ALL" and not any(_reads_columns(block, key) for key in keys)
+
+
+def _reads_columns(block: Block, key: Range) -> bool:
+    """Whether an item reads a column of FROM, itself or in a hole; when in doubt it does."""
+    source, span = block.binding.source, block.binding.lexed.span(*key)
+    texts = [(source, span.start, span.end)]
+    stack = list(block.binding.calls_in(*key))
+    while stack:
+        for hole in stack.pop().holes():
+            if hole.star:
+                return True
+            for item in hole.fields:
+                texts.append((item.source, 0, len(item.source.sql)))
+                stack += item.calls
+    found = [text.syntax.columns_in(start, end) for text, start, end in texts]
+    return any(names is None or names for names in found)
 
 
 def _reads_keys(block: Block, call: CallSite, keys: list[Range]) -> bool:

@@ -109,7 +109,8 @@ class Hoister:
         level = self._level_of(reads)
         for hole in site.holes():
             for item in hole.fields:
-                level = max([level, *(self._level[self.outputs[id(nested)]] for nested in item.calls)])
+                # a nested call lifted earlier is a column of the plan by now: level 0
+                level = max([level, *(self._level.get(self.outputs[id(nested)], 0) for nested in item.calls)])
         while len(self._layers) <= level:
             self._layers.append(_Layer())
         call = self._call(site, guard, self._layers[level])
