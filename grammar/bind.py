@@ -43,6 +43,8 @@ def bind(sql: str, duck: Duck, snapshot: Snapshot, settings: Settings, params: A
 def _bind(spliced: Spliced, duck: Duck, snapshot: Snapshot, settings: Settings) -> BoundStatement:
     sql = spliced.text
     lexed = lex(sql)
+    if not lexed.tokens:
+        raise ParserError("the statement is empty", remedy="Write a query.")
     for index, token in enumerate(lexed.tokens):
         if token.text == ";":
             raise ParserError("one statement at a time", span=lexed.span(index, index + 1), remedy="Remove the rest.")

@@ -93,7 +93,7 @@ def _sort_keys(block: Block) -> list[tuple[Range, str]]:
     if part is None:
         return []
     lexed, keys = block.binding.lexed, []
-    for first, end in lexed.split(*part):
+    for first, end in lexed.items(*part):
         stop = end
         while stop > first + 1 and lexed.word(stop - 1) in ("ASC", "DESC", "NULLS", "FIRST", "LAST"):
             stop -= 1

@@ -7,8 +7,8 @@ from dataclasses import replace
 from halo_sql.errors import NotSupportedError, Span
 from halo_sql.grammar.bind_select import bind_select
 from halo_sql.grammar.bind_tail import CALLS_TABLE
-from halo_sql.grammar.binding import Binding, BoundCte, BoundQuery, CteContext
-from halo_sql.grammar.block import SHADOW_MARK, Described
+from halo_sql.grammar.binding import SHADOW_MARK, Binding, BoundCte, BoundQuery, CteContext
+from halo_sql.grammar.block import Described
 from halo_sql.grammar.calls import CallSite
 from halo_sql.grammar.checked import checked_fragment, fragment_columns
 from halo_sql.grammar.hoist import Hoister

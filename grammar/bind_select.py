@@ -79,10 +79,10 @@ def _tail(block: Block, described: Described) -> BoundQuery:
         if clause == "SELECT":
             pieces = [item.range for item in block.items]
         else:
-            pieces = block.binding.lexed.split(*part) if clause in ("ORDER", "GROUP") else [part]
+            pieces = block.binding.lexed.items(*part) if clause in ("ORDER", "GROUP") else [part]
         for piece in pieces:
             lift(block, piece)
     if select.distinct_on is not None:
-        for piece in block.binding.lexed.split(*select.distinct_on):
+        for piece in block.binding.lexed.items(*select.distinct_on):
             lift(block, piece)
     return bind_tail(block, described)

@@ -151,7 +151,7 @@ def _rewrite_names(block: Block, described: Described, text: FragmentText) -> No
     removed = [lexed.span(*clauses[clause]) for clause in ("FROM", "WHERE") if clause in clauses]
     outputs = {name.lower() for name, _ in described}
     whole = {lexed.span(*item.range).start: lexed.span(*item.range).end for item in block.items if not item.alias}
-    keys = {lexed.tokens[first].start for first, _ in lexed.split(*clauses["ORDER"])} if "ORDER" in clauses else set()
+    keys = {lexed.tokens[first].start for first, _ in lexed.items(*clauses["ORDER"])} if "ORDER" in clauses else set()
     _cut_names(block, span, text, removed, whole, {start for start in keys if _named_at(block, start) in outputs})
 
 

@@ -25,6 +25,7 @@ from halo_sql.ir.types import SqlType
 _WORDS = re.compile(r'"[^"]+"|\w+')
 
 
+SHADOW_MARK = "'__halo_call'"  # in the shadow of every call, hence in the names DuckDB gives to items that hold one
 LONGEST_TRACED = 10_000  # characters of a hole whose errors point to a single place in it
 
 
@@ -187,8 +188,8 @@ def shadow_of(call: CallSite) -> list[Piece]:
         wanted = f"{{'value': {wanted}, 'error': CAST(NULL AS VARCHAR)}}"
     fields = [item for hole in call.holes() for item in hole.fields]
     if not fields:
-        return [Piece(wanted, where)]
-    pieces = [Piece("(CASE WHEN (", where)]
+        return [Piece(f"(CASE WHEN {SHADOW_MARK} IS NULL THEN {wanted} ELSE {wanted} END)", where)]
+    pieces = [Piece(f"(CASE WHEN {SHADOW_MARK} IS NULL OR (", where)]
     for position, item in enumerate(fields):
         if position:
             pieces.append(Piece(" OR (", where))
@@ -203,7 +204,7 @@ def shadow_of(call: CallSite) -> list[Piece]:
 
 
 def _sample(kind: SqlType) -> str:
-    """A value of a type. Not a NULL where there are fields: DuckDB takes ``(NULL::STRUCT(a INTEGER)).a`` for a "NULL"."""
+    """A value of a type; not NULL where there are fields: of ``(NULL::STRUCT(a INTEGER)).a`` the type is "NULL"."""
     if kind.kind == "list":
         return f"[{_sample(kind.fields[0][1])}]"
     if kind.kind == "struct" and all(name for name, _ in kind.fields):
@@ -220,7 +221,8 @@ def _traced(piece: Piece, origin: Callable[[Span], Span]) -> list[Piece]:
     for offset, character in enumerate(piece.text):
         at = origin(Span(piece.origin.start + offset, piece.origin.start + offset + 1))
         last = pieces[-1] if pieces else None
-        if last is not None and last.origin.end == at.start and at.end - at.start == 1:
+        in_step = last is not None and len(last.text) == last.origin.end - last.origin.start
+        if last is not None and in_step and last.origin.end == at.start and at.end - at.start == 1:
             pieces[-1] = Piece(last.text + character, Span(last.origin.start, at.end))
         else:
             pieces.append(Piece(character, at))

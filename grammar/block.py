@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from halo_sql.grammar.bind_from import BoundFrom
-from halo_sql.grammar.binding import Binding, BoundQuery, CteContext
+from halo_sql.grammar.binding import SHADOW_MARK, Binding, BoundQuery, CteContext
 from halo_sql.grammar.calls import CallSite
 from halo_sql.grammar.expressions import grouping, resolved
 from halo_sql.grammar.hoist import Hoister
@@ -17,7 +17,6 @@ from halo_sql.ir.expr import SqlExpr
 from halo_sql.ir.types import SqlType
 
 Described = Sequence[tuple[str, SqlType]]
-SHADOW_MARK = "CAST(NULL AS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +51,7 @@ def select_items(binding: Binding, select: Select) -> list[Item]:
     lexed = binding.lexed
     if "SELECT" not in select.clauses:
         return [Item((0, 0), "", star="")]
-    pieces = lexed.split(*select.clauses["SELECT"])
-    if pieces and pieces[-1][0] == pieces[-1][1]:
-        pieces.pop()  # a trailing comma, which DuckDB allows
-    return [_item(binding, *piece) for piece in pieces]
+    return [_item(binding, *piece) for piece in lexed.items(*select.clauses["SELECT"])]
 
 
 def _item(binding: Binding, first: int, end: int) -> Item:

@@ -88,7 +88,7 @@ def _is_window(lexed: Lexed, opening: int) -> bool:
 def _sets(lexed: Lexed, first: int, end: int) -> bool:
     return any(
         lexed.word(index) in _SETS or lexed.slice(*piece) == "()"
-        for piece in lexed.split(first, end)
+        for piece in lexed.items(first, end)
         for index in range(*piece)
     )
 
@@ -101,7 +101,7 @@ def _keys(block: Block) -> list[Range] | None:
     if lexed.word(clause[0]) == "ALL" and clause[1] - clause[0] == 1:
         return [item.range for item in block.items if not _has_aggregate(block, item.range)]
     keys: list[Range] = []
-    stack = lexed.split(*clause)
+    stack = lexed.items(*clause)
     while stack:
         first, end = stack.pop()
         if end - first == 1:
@@ -116,7 +116,7 @@ def _keys(block: Block) -> list[Range] | None:
         keys.append((first, end))
         opening = next((index for index in range(first, end) if lexed.text(index) == "("), None)
         if opening is not None and (opening == first or lexed.word(opening - 1) in _SETS):
-            stack += lexed.split(opening + 1, lexed.partner[opening])
+            stack += lexed.items(opening + 1, lexed.partner[opening])
     return keys
 
 

@@ -71,6 +71,11 @@ class Lexed:
         pieces.append((start, end))
         return pieces
 
+    def items(self, first: int, end: int) -> list[tuple[int, int]]:
+        """The pieces of a list between commas; DuckDB allows one more comma behind the last."""
+        pieces = self.split(first, end)
+        return pieces[:-1] if pieces[-1][0] == pieces[-1][1] else pieces
+
     def at(self, position: int) -> int:
         """Index of the token that starts at or next after a character position."""
         low, high = 0, len(self.tokens)

@@ -29,6 +29,7 @@ from halo_sql.dbapi_types import (
     Timestamp,
     TimestampFromTicks,
 )
+from halo_sql.closing import watch
 from halo_sql.errors import (
     DatabaseError,
     DataError,
@@ -65,6 +66,7 @@ class _Link:
         self.session = session
         self.closed = False
         self._current: Result | None = None
+        watch(self, session)
 
     def run(self, call: Callable[[Session], Result]) -> Result:
         """Close the result there is, then make the next."""

@@ -20,7 +20,7 @@ from halo_sql.operators.duck_thread import DuckThread
 from halo_sql.operators.text_cast import TextCast
 
 #: Settings that DuckDB keeps per connection and that change what an expression gives: side connections copy them.
-LOCAL_SETTINGS = ("TimeZone", "integer_division", "ieee_floating_point_ops")
+LOCAL_SETTINGS = ("TimeZone", "Calendar", "integer_division", "ieee_floating_point_ops")
 SPOOL_LIMIT_BYTES = 64 << 20
 
 

@@ -69,5 +69,5 @@ def call_type(call: Any) -> SqlType:
         return returns
     from halo_sql.ir.types import VARCHAR
 
-    text = f'STRUCT("value" {call.returns.text}, error VARCHAR)'
+    text = f'STRUCT("value" {call.returns.text}, "error" VARCHAR)'
     return SqlType(text, "struct", (("value", call.returns), ("error", VARCHAR)))

@@ -168,3 +168,7 @@ SELECT body, count(*) c FROM t WHERE LLM_FILTER('{{ id > 1 }}') GROUP BY body HA
 SELECT grouping(body) g, count(LLM_MAP('{{ a }}')) c FROM t GROUP BY CUBE (body) ORDER BY 1, 2;
 SELECT LLM_MAP('{{ body }}') m, count(*) c FROM t GROUP BY ROLLUP (LLM_MAP('{{ body }}')) ORDER BY 1, 2;
 FROM (PIVOT (SELECT id, LLM_MAP('{{ body }}') m FROM t) ON m IN ('one', 'two') USING count(*)) ORDER BY id;
+SELECT DISTINCT LLM_MAP('{{ body }}') m FROM t ORDER BY m,;
+SELECT LLM_MAP('{{ body }}') m, id, FROM t ORDER BY id,;
+SELECT LLM_MAP('{{ body }}') m, count(*), FROM t GROUP BY m, ORDER BY m;
+SELECT id, CASE WHEN id > 3 OR LLM_FILTER('{{ a > 10 }}') THEN 'y' ELSE 'n' END m FROM t ORDER BY id;

@@ -103,3 +103,11 @@ def test_at_finds_the_token_at_or_behind_a_position(sql: str, position: int) -> 
 )
 def test_lambdas_and_comprehensions_are_noticed(sql: str, names: bool) -> None:
     assert lex(sql).binds_names is names
+
+
+@pytest.mark.parametrize(
+    ("sql", "pieces"), [("a, b", ["a", "b"]), ("a, b,", ["a", "b"]), ("a", ["a"]), ("a,, b", ["a", "", "b"])]
+)
+def test_a_list_may_end_in_a_comma(sql: str, pieces: list[str]) -> None:
+    lexed = lex(sql)
+    assert [lexed.slice(*piece) for piece in lexed.items(0, len(lexed.tokens))] == pieces

@@ -26,7 +26,7 @@ LITERALS = {
     "date": ("DATE '2024-02-29'", "DATE '2024-01-01'", "CAST(NULL AS DATE)"),
     "decimal": ("CAST(12.5 AS DECIMAL(8, 2))", "CAST(0 AS DECIMAL(8, 2))"),
     "double": ("CAST(0.5 AS DOUBLE)", "CAST(-2 AS DOUBLE)"),
-    "struct": ("{'k': 'a', 'n': 1}", "CAST(NULL AS STRUCT(k VARCHAR, n INTEGER))"),
+    "struct": ("{'k': 'a', 'n': 1}", "{'k': NULL::VARCHAR, 'n': 2}"),  # DuckDB folds a field of a NULL to type "NULL"
     "list": ("['x', 'y']", "CAST(NULL AS VARCHAR[])"),
 }
 PROMPT_TEXTS = ("", "Say: ", "it''s ", "{{{{ x }} ", "} ", "ž ")  # as inside a string literal
@@ -49,14 +49,15 @@ class Col:
 class Expressions:
     """Draws expressions; every choice's first alternative is the simplest, so that shrinking finds small ones.
 
-    options  text behind every call's arguments (``, model => 'm'``)
-    query    makes a sub-query: (columns wanted, calls allowed) -> text; None: no sub-queries
+    options   text behind every call's arguments (``, model => 'm'``)
+    subquery  makes a sub-query of one column: (its kind, calls allowed) -> text; a hole's cannot hold calls
     """
 
     def __init__(self, rng: Random, options: str = "") -> None:
         self.rng = rng
         self.options = options
         self.subquery: Callable[[str, bool], Pair] | None = None
+        self._inside = 0  # calls around what is drawn now
 
     def chance(self, percent: int) -> bool:
         return self.rng.randrange(100) >= 100 - percent
@@ -73,6 +74,10 @@ class Expressions:
         if columns and not self.chance(15):
             col = columns[self.rng.randrange(len(columns))]
             return Pair(col.ref, col.ref, kind)
+        others = [col for col in scope if col.kind in ("int", "text")]
+        if kind == "bool" and others and not self.chance(15):
+            col = others[self.rng.randrange(len(others))]
+            return pair(f"({col.ref} {'> 1' if col.kind == 'int' else 'IS NOT NULL'})", kind=kind)
         return pair(str(self.pick(LITERALS[kind])), kind=kind)
 
     def any_kind(self, scope: Sequence[Col]) -> str:
@@ -93,6 +98,13 @@ class Expressions:
 
     def call(self, kind: str, scope: Sequence[Col], depth: int) -> Pair:
         """An LLM call of the kind, and its plain meaning."""
+        self._inside += 1
+        try:
+            return self._call(kind, scope, depth)
+        finally:
+            self._inside -= 1
+
+    def _call(self, kind: str, scope: Sequence[Col], depth: int) -> Pair:
         if kind == "text":
             return self._text_call(scope, depth)
         if kind == "bool" and not self.chance(25):
@@ -111,7 +123,9 @@ class Expressions:
         if self.chance(15):  # answers that are none
             inner = self.expr("text", scope, depth)
             plain = f"CASE WHEN length({inner.plain}) % 2 = 0 THEN true ELSE CAST(NULL AS BOOLEAN) END"
-            asked = pair("CASE WHEN length(", inner, ") % 2 = 0 THEN 'yes' WHEN length(", inner, ") > 0 THEN 'maybe' END")
+            asked = pair(
+                "CASE WHEN length(", inner, ") % 2 = 0 THEN 'yes' WHEN length(", inner, ") > 0 THEN 'maybe' END"
+            )
             return call("LLM_FILTER", hole(asked), f", on_error => 'null'{self.options}", plain, "bool")
         inner = self.expr("bool", scope, depth)
         return call("LLM_FILTER", hole(inner), self.options, f"({inner.plain})", "bool")
@@ -138,7 +152,9 @@ class Expressions:
         """Some rows answer what is no number: on_error => 'null', or a guard that keeps them out."""
         inner = self.expr("text", scope, depth)
         length = f"length({inner.plain})"
-        asked = pair("CASE WHEN length(", inner, ") % 2 = 0 THEN 'no number' ELSE CAST(length(", inner, ") AS VARCHAR) END")
+        asked = pair(
+            "CASE WHEN length(", inner, ") % 2 = 0 THEN 'no number' ELSE CAST(length(", inner, ") AS VARCHAR) END"
+        )
         if self.chance(50):
             options = f", returns => 'BIGINT', on_error => 'null'{self.options}"
             plain = f"CASE WHEN {length} % 2 = 0 THEN CAST(NULL AS BIGINT) ELSE {length} END"
@@ -163,7 +179,7 @@ class Expressions:
         keys = ["'" + col.name.strip('"').replace("'", "''") + "'" for col in fields]
         plain = ", ".join(f"{key}: {col.ref}" for key, col in zip(keys, fields, strict=True))
         asked = call("LLM_MAP", prompt, self.options, f"to_json({{{plain}}})", "text")
-        path = '\'$."' + fields[1].name.strip('"') + "\"'"
+        path = "'$.\"" + fields[1].name.strip('"') + "\"'"
         return pair("json_extract_string(", asked, ", ", path, ")", kind="text")
 
     # plain forms around them
@@ -228,8 +244,11 @@ class Expressions:
     def _membership(self, scope: Sequence[Col], depth: int, calls: bool) -> Pair:
         if self.subquery is None or depth <= 0:
             return pair("(", self.expr("text", scope, depth, calls), " IN ('red', '12'))")
-        return pair("(", self.expr("text", scope, 0, calls), " IN (", self.subquery("text", calls), "))")
+        return pair(
+            "(", self.expr("text", scope, 0, calls), " IN (", self.subquery("text", calls and not self._inside), "))"
+        )
 
     def conjunction(self, scope: Sequence[Col], depth: int) -> Pair:
         """What stands in WHERE: one to three conditions."""
-        return join(" AND ", [bracketed(self.expr("bool", scope, depth)) for _ in range(self.number(1, 3))])
+        several = 1 if self.chance(50) else self.number(2, 3)
+        return join(" AND ", [bracketed(self.expr("bool", scope, depth)) for _ in range(several)])

@@ -54,6 +54,8 @@ class Generator:
     depth    how far sub-queries nest
     size     how far expressions nest
     options  text behind every call's arguments (``, model => 'm'``)
+
+    ``text`` is the last query, as one reads it in a report.
     """
 
     def __init__(self, rng: Random, options: str = "", depth: int = 2, size: int = 3) -> None:
@@ -61,17 +63,22 @@ class Generator:
         self.draw.subquery = self._subquery
         self.depth = depth
         self.size = size
+        self.text = ""
         self._names = 0
         self._ctes: list[Cte] = []
-        self._level = 0
 
     # statements
 
-    def query(self) -> Query:
-        """A whole query."""
+    def query(self, named: bool = False) -> Query:
+        """A whole query; ``named``: every column has an alias."""
+        query = self._query(named)
+        self.text = query.sql.halo
+        return query
+
+    def _query(self, named: bool) -> Query:
         draw = self.draw
         if not draw.chance(20):
-            return self._any_query(self.depth, named=False)
+            return self._any_query(self.depth, named)
         ctes = []
         for _ in range(draw.number(1, 2)):
             name = self._name("c")
@@ -84,7 +91,7 @@ class Generator:
             words = str(draw.pick((" AS (", " AS (", " AS MATERIALIZED (", " AS NOT MATERIALIZED (")))
             ctes.append(pair(head, words, query.sql, ")"))
             self._ctes.append(Cte(name, columns))
-        body = self._any_query(self.depth, named=False)
+        body = self._any_query(self.depth, named)
         return replace(body, sql=pair("WITH ", join(", ", ctes), " ", body.sql))
 
     def source(self) -> Source:
@@ -245,7 +252,9 @@ class Generator:
         condition = f" ON {one.ref} = {other.ref}"
         if draw.chance(20):
             condition += f" AND {right.scope[0].ref} IS NOT NULL"
-        return Source(pair(left.sql, word, right.sql, condition), scope, key if word in (" JOIN ", " LEFT JOIN ") else None)
+        return Source(
+            pair(left.sql, word, right.sql, condition), scope, key if word in (" JOIN ", " LEFT JOIN ") else None
+        )
 
     # SELECT
 
@@ -280,7 +289,7 @@ class Generator:
             if not any("select" in col.ref for col in source.scope):
                 items.append(pair("*"))
                 columns += [Col(col.name, col.name, col.kind) for col in source.scope]
-        for kind in kinds or [draw.any_kind(source.scope) for _ in range(draw.number(1, 3))]:
+        for kind in kinds or [draw.any_kind(source.scope) for _ in range(draw.number(1, 4))]:
             windowed = kinds is None and draw.chance(7)
             item = self._window(source) if windowed else draw.expr(kind, source.scope, self.size)
             name = self._alias(columns, named)
@@ -303,7 +312,9 @@ class Generator:
             return pair("rank()", over, ")", kind="int")
         if form == 1:
             return pair("count(*) OVER (PARTITION BY ", part, ")", kind="int")
-        return pair("max(", draw.expr("text", source.scope, self.size - 1), ") OVER (PARTITION BY ", part, ")", kind="text")
+        return pair(
+            "max(", draw.expr("text", source.scope, self.size - 1), ") OVER (PARTITION BY ", part, ")", kind="text"
+        )
 
     def _grouped(self, depth: int, named: bool) -> Query:
         draw = self.draw
@@ -347,13 +358,19 @@ class Generator:
             return pair("sum(", draw.expr("int", source.scope, self.size - 1), ")", self._filter(source), kind="int")
         if form == 3:
             text = draw.expr("text", source.scope, self.size - 1)
-            return pair("string_agg(", text, ", ',' ORDER BY ", text, ")", kind="text")
+            return pair("string_agg(", text, ", ',' ORDER BY ", text, " || '')", kind="text")
         if form == 4:
             return pair("bool_or(", draw.expr("bool", source.scope, self.size - 1), ")", kind="bool")
         if form == 5:
             return pair("upper(max(", draw.expr("text", source.scope, self.size - 1), "))", kind="text")
         kind = str(draw.pick(KINDS))
-        return pair("max(" if form == 6 else "min(", draw.expr(kind, source.scope, self.size - 1), ")", self._filter(source), kind=kind)
+        return pair(
+            "max(" if form == 6 else "min(",
+            draw.expr(kind, source.scope, self.size - 1),
+            ")",
+            self._filter(source),
+            kind=kind,
+        )
 
     def _filter(self, source: Source) -> Pair:
         if not self.draw.chance(25):

@@ -19,7 +19,8 @@ system = "You sort words. " + "Answer with the kind of thing the word names, and
 query = f'''
     SELECT word,
            LLM_MAP('{{{{ word }}}}', system => '{system}', returns => 'ENUM(''fruit'', ''animal'')') AS kind,
-           LLM_MAP('{{{{ word }}}}', system => '{system}', returns => 'STRUCT(plural BOOLEAN)', max_tokens => 20) AS facts
+           LLM_MAP('{{{{ word }}}}', system => '{system}',
+                   returns => 'STRUCT(plural BOOLEAN)', max_tokens => 20) AS facts
     FROM (VALUES ('apple'), ('dog'), ('pear'), ('apple')) v(word)
     WHERE LLM_FILTER('Is {{{{ word }}}} a word?') IS NOT NULL
 '''

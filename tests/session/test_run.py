@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -159,3 +161,33 @@ def test_two_sources_and_a_transaction_see_uncommitted_rows() -> None:
         assert con.execute(query).fetchall() == [(3001, -1)]
         con.execute("ROLLBACK")
         assert con.execute(query).fetchall() == [(3000, 0)]
+
+
+FORGOTTEN = """
+import gc, threading
+import halo_sql
+
+def answer(messages):
+    return "x"
+
+def forget():
+    con = halo_sql.connect(config={"halo_store": "off", "halo_default_model": "echo"})
+    con.create_model("m", answer)
+    con.execute("SELECT LLM_MAP('{{ i }}', model => m) FROM range(10000) r(i)").fetchone()
+
+forget()
+gc.collect()
+for thread in threading.enumerate():
+    if thread.name == "halo-close":
+        thread.join(20)
+print("closed" if not any(thread.name == "halo-runtime" for thread in threading.enumerate()) else "still open")
+kept = halo_sql.connect(config={"halo_store": "off", "halo_default_model": "echo"})
+print(kept.execute("SELECT LLM_MAP('{{ i }}') FROM range(100000) r(i)").fetchone())
+"""
+
+
+def test_connections_nobody_closes_end_quietly() -> None:
+    done = subprocess.run([sys.executable, "-c", FORGOTTEN], capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0
+    assert done.stdout.splitlines() == ["closed", "('0',)"]
+    assert done.stderr == ""

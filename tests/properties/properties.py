@@ -1,0 +1,159 @@
+"""What must hold for every statement. Each property gives '' or a sentence about what differs.
+
+All of them raise NotSupportedError for a statement that is refused, and InvalidError for one that DuckDB refuses in
+its plain reading, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from random import Random
+
+import halo_sql
+
+from .checks import Outcome, difference, name_difference, run
+from .queries import Generator, Query
+
+#: rules a plan cannot do without
+ESSENTIAL = frozenset(
+    {"llm_map", "llm_filter", "limit", "cte_scan", "sink", "relational_run", "fragment_input", "duck_fragment"}
+)
+CONCURRENCY = (1, 8, 64)
+BATCH_ROWS = (1, 3, 2048)
+#: words of queries whose rows DuckDB may give in any order
+UNORDERED = (" JOIN ", ", (SELECT", "GROUP BY", "DISTINCT", " UNION ", " EXCEPT ", " INTERSECT ", "OVER (")
+
+
+class InvalidError(Exception):
+    """The statement means nothing to DuckDB."""
+
+
+def rule_names(con: halo_sql.Connection) -> list[str]:
+    """The rules that can be disabled one by one."""
+    names = [row[0] for row in con.execute("SELECT name FROM halo_rules()").fetchall()]
+    return [name for name in names if name not in ESSENTIAL]
+
+
+@contextmanager
+def setting(con: halo_sql.Connection, name: str, value: object) -> Iterator[None]:
+    """A setting for a while."""
+    con.execute(f"SET halo_{name} = '{value}'")
+    try:
+        yield
+    finally:
+        con.execute(f"RESET halo_{name}")
+
+
+def equation(con: halo_sql.Connection, query: Query) -> str:
+    """The defining equation: the rows, names and types of the plain reading."""
+    expected = run(con, query.sql.plain)
+    found = run(con, query.sql.halo)
+    _both_valid(expected, found)
+    return difference(found, expected, query.ordered) or name_difference(query, found, expected)
+
+
+def stored(con: halo_sql.Connection, query: Query) -> str:
+    """The same through CREATE TABLE AS and INSERT … SELECT."""
+    names = ", ".join(column.name for column in query.columns)
+    kept = []
+    for text in (query.sql.plain, query.sql.halo):
+        made = run(con, f"CREATE OR REPLACE TABLE made AS {text}")
+        table = run(con, "SELECT * FROM made")
+        inserted = run(con, f"INSERT INTO made ({names}) {text}") if not made.error else made
+        twice = run(con, "SELECT * FROM made")
+        kept.append((made, table, inserted, twice))
+    _both_valid(kept[0][0], kept[1][0])
+    for expected, found in zip(*kept, strict=True):
+        problem = difference(found, expected, ordered=False)
+        if problem:
+            return problem
+    return ""
+
+
+def _both_valid(expected: Outcome, found: Outcome) -> None:
+    if expected.error:
+        assert found.error and "InternalError" not in found.error, f"{found} where DuckDB says {expected.error}"
+        raise InvalidError(expected.error)
+
+
+def norec(con: halo_sql.Connection, query: Query, rng: Random, rules: Sequence[str]) -> str:
+    """Optimised, unoptimised and with rules disabled: equal rows, and no more calls than as written."""
+    with setting(con, "optimizer", "off"):
+        written = run(con, query.sql.halo)
+    if written.error:
+        raise InvalidError(written.error)
+    disabled = ("", rules[rng.randrange(len(rules))], ",".join(rules[rng.randrange(len(rules))] for _ in range(2)))
+    for names in disabled:
+        with setting(con, "disabled_rules", names):
+            found = run(con, query.sql.halo)
+        problem = difference(found, written, query.ordered)
+        if not problem and not names and found.calls > written.calls:
+            problem = f"{found.calls} calls instead of {written.calls}"
+        if problem:
+            return f"without {names or 'nothing'}: {problem}"
+    return ""
+
+
+def partition(con: halo_sql.Connection, generator: Generator) -> str:
+    """Ternary logic: p, NOT p and p IS NULL part the rows; WHERE p keeps the rows where p is TRUE."""
+    source = generator.source()
+    condition = generator.condition(source.scope).halo
+    items = ", ".join(dict.fromkeys(column.ref for column in source.scope))
+    head = f"SELECT {items} FROM {source.sql.halo}"
+    whole = run(con, head)
+    if whole.error:
+        raise InvalidError(whole.error)
+    parts = [run(con, f"{head} WHERE {form}") for form in (condition, f"NOT {condition}", f"({condition}) IS NULL")]
+    union = Outcome(whole.names, whole.types, tuple(row for part in parts for row in part.rows), error=parts[0].error)
+    problem = next((part.error for part in parts if part.error), "") or difference(union, whole, ordered=False)
+    if not problem:
+        values = Counter(run(con, f"SELECT {condition} FROM {source.sql.halo}").rows)
+        counted = [values["(True,)"], values["(False,)"], values["(None,)"]]
+        if counted != [len(part.rows) for part in parts]:
+            problem = f"{counted} values TRUE, FALSE, NULL, but {[len(part.rows) for part in parts]} rows"
+    return f"{problem}\n{head} WHERE {condition}" if problem else ""
+
+
+def batching(con: halo_sql.Connection, query: Query) -> str:
+    """Any window of requests, any order of answers, any batch size: the same rows in the same order."""
+    ordered = query.ordered or not any(word in query.sql.plain for word in UNORDERED)
+    outcomes = []
+    for concurrency in CONCURRENCY:
+        with setting(con, "max_concurrency", concurrency):
+            outcomes.append(run(con, query.sql.halo))
+    if outcomes[0].error:
+        raise InvalidError(outcomes[0].error)
+    for batch_rows in BATCH_ROWS:
+        batches = list(con.stream(query.sql.halo, batch_rows=batch_rows))
+        count = sum(batch.num_rows for batch in batches)
+        if count != len(outcomes[0].rows):
+            return f"{count} rows in batches of {batch_rows} instead of {len(outcomes[0].rows)}"
+    problems = (difference(found, outcomes[0], ordered) for found in outcomes[1:])
+    return next((problem for problem in problems if problem), "")
+
+
+def wobbly(messages: list[dict[str, str]]) -> str:
+    """A model that fails for some prompts, answers nonsense to others and repeats the rest."""
+    prompt = messages[-1]["content"]
+    draw = zlib.crc32(prompt.encode()) % 5
+    if draw == 0:
+        raise ValueError(f"no answer for {prompt!r}")
+    return "nonsense" if draw == 1 else prompt
+
+
+def shuffled(seed: int) -> Callable[[list[dict[str, str]]], Awaitable[str]]:
+    """A model that repeats the prompt after a while of its own."""
+    rng = Random(seed)
+
+    async def answer(messages: list[dict[str, str]]) -> str:
+        for _ in range(rng.randrange(6)):
+            await asyncio.sleep(0)
+        if rng.randrange(4) == 0:
+            await asyncio.sleep(rng.random() / 2000)
+        return messages[-1]["content"]
+
+    return answer

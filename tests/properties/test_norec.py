@@ -1,0 +1,46 @@
+"""Optimised = unoptimised = with rules disabled, verified after every rule, and no more calls than as written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import halo_sql
+
+from .checks import connect
+from .profile import holds, sometimes
+from .properties import norec, rule_names, wobbly
+from .queries import Generator
+
+
+@pytest.fixture(scope="module")
+def con() -> Iterator[halo_sql.Connection]:
+    with connect() as connection:
+        yield connection
+
+
+@pytest.fixture(scope="module")
+def failing() -> Iterator[halo_sql.Connection]:
+    with connect("wobbly", on_error="null") as connection:
+        connection.create_model("wobbly", wobbly)
+        yield connection
+
+
+@given(rng=st.randoms(use_true_random=False))
+@sometimes(80)
+def test_rewrites_keep_rows(con: halo_sql.Connection, rng: Random) -> None:
+    query = Generator(rng).query()
+    problem = holds(norec, con, query, rng, rule_names(con))
+    assert not problem, f"{problem}\n{query.sql.halo}"
+
+
+@given(rng=st.randoms(use_true_random=False))
+@sometimes(40)
+def test_rewrites_keep_rows_where_calls_fail(failing: halo_sql.Connection, rng: Random) -> None:
+    query = Generator(rng, depth=1).query()
+    problem = holds(norec, failing, query, rng, rule_names(failing))
+    assert not problem, f"{problem}\n{query.sql.halo}"
