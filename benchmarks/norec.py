@@ -32,12 +32,12 @@ def main() -> None:
     echo, failing, waiting = connect(), connect("wobbly", on_error="null"), connect("shuffled")
     failing.create_model("wobbly", properties.wobbly)
     waiting.create_model("shuffled", properties.shuffled(first), concurrency=64)
-    rules = properties.rule_names(echo)
+    rules = properties.rules_of(echo)
     checks: dict[str, Callable[[Generator, Random], str]] = {
         "defining equation": lambda make, rng: properties.equation(echo, make.query()),
         "CREATE TABLE AS, INSERT": lambda make, rng: properties.stored(echo, make.query(named=True)),
         "optimizer on, off, rules off": lambda make, rng: properties.norec(echo, make.query(), rng, rules),
-        "the same, calls fail": lambda make, rng: properties.norec(failing, make.query(), rng, rules),
+        "the same, calls fail": lambda make, rng: properties.norec(failing, make.query(), rng, rules, False),
         "p, NOT p, p IS NULL": lambda make, rng: properties.partition(echo, make),
         "the same, p fails": lambda make, rng: properties.partition(failing, make),
         "windows 1, 8, 64; batches": lambda make, rng: properties.batching(waiting, make.query()),

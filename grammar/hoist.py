@@ -12,6 +12,7 @@ from halo_sql.grammar.calls import CallSite, HoleField, HoleSite
 from halo_sql.grammar.expressions import grouping, resolved, typed, verbatim
 from halo_sql.grammar.guards import Term, bound_names, guard_terms
 from halo_sql.grammar.names import Scope
+from halo_sql.grammar.skeleton import starts_query
 from halo_sql.grammar.source import Source
 from halo_sql.ir.expr import Column, ColumnId, ColumnRef, SqlExpr, column_expr, join_text, quote
 from halo_sql.ir.logical import LlmFilter, LlmMap, LogicalPlan, Project
@@ -155,6 +156,7 @@ class Hoister:
                 return None
             for call in calls:
                 if first <= call.first and call.end <= end:
+                    _check_own(source, first, call)
                     self._require(call, (first, end), [])
             expr = self._expr(source, first, end, calls)
             flags.append(expr)
@@ -318,6 +320,19 @@ def _placed(site: CallSite) -> Iterator[None]:
         if problem.span is None:
             problem.span = site.origin()
         raise
+
+
+def _check_own(source: Source, first: int, call: CallSite) -> None:
+    """Raise NotSupportedError for a call of a sub-query within a guard."""
+    opening = source.lexed.parent[call.first]
+    while opening >= first:
+        if source.lexed.text(opening) == "(" and starts_query(source.lexed, opening + 1):
+            raise NotSupportedError(
+                "an LLM call in a sub-query cannot decide whether another LLM call is reached in this version",
+                span=call.origin(),
+                remedy="Compute the condition in a sub-query in FROM and use its column here.",
+            )
+        opening = source.lexed.parent[opening]
 
 
 def _reached(expr: SqlExpr, guard: SqlExpr | None) -> SqlExpr:

@@ -24,6 +24,7 @@ class Closable(Protocol):
 
 
 _open: weakref.WeakSet[Closable] = weakref.WeakSet()
+exiting = threading.Event()  # the interpreter ends: thread pools refuse new work, so a run may fail as it is closed
 
 
 def watch(owner: object, session: Closable) -> None:
@@ -38,6 +39,7 @@ def _close_aside(close: Callable[[], None]) -> None:
 
 
 def _close_all() -> None:
+    exiting.set()
     for session in list(_open):
         with suppress(Exception):  # an exit must not fail because an engine did
             session.close()

@@ -13,6 +13,8 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from halo_sql.closing import exiting
+
 if TYPE_CHECKING:
     from halo_sql.catalog.objects import ModelDef
     from halo_sql.engines.pool import EnginePool
@@ -57,6 +59,7 @@ class Runtime:
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
+                self._loop.set_exception_handler(_report)
                 self._thread = threading.Thread(target=self._loop.run_forever, name="halo-runtime", daemon=True)
                 self._thread.start()
             return self._loop
@@ -101,3 +104,9 @@ class Runtime:
             store.close()
         self._loop = self._thread = self._pool = None
         self._stores = {}
+
+
+def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """asyncio's report of an error nobody took; at the interpreter's exit nobody can."""
+    if not exiting.is_set():
+        loop.default_exception_handler(context)

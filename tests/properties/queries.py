@@ -286,9 +286,8 @@ class Generator:
         items: list[Pair] = []
         columns: list[Col] = []
         if kinds is None and draw.chance(10) and len({col.name for col in source.scope}) == len(source.scope):
-            if not any("select" in col.ref for col in source.scope):
-                items.append(pair("*"))
-                columns += [Col(col.name, col.name, col.kind) for col in source.scope]
+            items.append(pair("*"))
+            columns += [Col(col.name, col.name, col.kind) for col in source.scope]
         for kind in kinds or [draw.any_kind(source.scope) for _ in range(draw.number(1, 4))]:
             windowed = kinds is None and draw.chance(7)
             item = self._window(source) if windowed else draw.expr(kind, source.scope, self.size)

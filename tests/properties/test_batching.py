@@ -25,8 +25,8 @@ def con() -> Iterator[halo_sql.Connection]:
 
 
 @given(rng=st.randoms(use_true_random=False))
-@sometimes(50)
+@sometimes(15)
 def test_any_window_gives_the_same_rows(con: halo_sql.Connection, rng: Random) -> None:
-    query = Generator(rng).query()
+    query = Generator(rng, depth=1, size=2).query()
     problem = holds(batching, con, query)
     assert not problem, f"{problem}\n{query.sql.halo}"
