@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from typing import Any, Self
 
 from halo_sql import errors
+from halo_sql.closing import watch
 from halo_sql.dbapi_types import (
     BINARY,
     DATETIME,
@@ -29,7 +30,6 @@ from halo_sql.dbapi_types import (
     Timestamp,
     TimestampFromTicks,
 )
-from halo_sql.closing import watch
 from halo_sql.errors import (
     DatabaseError,
     DataError,
