@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -18,33 +17,35 @@ from halo_sql.engines.store import ResponseStore
 from halo_sql.errors import Error
 from halo_sql.ir.logical import BoundStatement, Fragment
 from halo_sql.ir.physical import PhysicalDag
-from halo_sql.ir.sql import render
 from halo_sql.ir.walk import walk
 from halo_sql.metrics import Profile
 from halo_sql.operators.build import build
 from halo_sql.operators.context import RunContext
 from halo_sql.optimizer.context import EngineProfile, FragmentStats, OptimizerContext
 from halo_sql.runtime import Runtime
+from halo_sql.statistics import fragment_stats
 
 
 def optimizer_context(
     bound: BoundStatement, duck: Duck, settings: Settings, models: Mapping[str, ModelDef], runtime: Runtime
 ) -> OptimizerContext:
-    """What the optimizer may know of a statement: settings, DuckDB's row estimates of the sources, prices, and the
-    engines that have run before."""
+    """What the optimizer may know of a statement: settings, statistics of the sources, prices, and the engines that
+    have run before. Sources are sampled only for engines whose KV cache may be too small for them."""
+    engines = {name: engine_profile(model, runtime.infos.get(name)) for name, model in models.items()}
+    window = min((profile.window_requests for profile in engines.values() if profile.kv_capacity_tok), default=0)
     stats: dict[Fragment, FragmentStats] = {}
     for node in walk(bound.plan):
         if isinstance(node, Fragment) and not node.inputs and node not in stats:
-            rows = estimated_rows(duck, render(node, []))
-            if rows is not None:
-                stats[node] = FragmentStats(rows)
+            found = fragment_stats(duck, node, sample_above_rows=window)
+            if found is not None:
+                stats[node] = found
     return OptimizerContext(
         enabled=settings.text("halo_optimizer") == "on",
         disabled_rules=settings.names("halo_disabled_rules"),
         verify=settings.flag("halo_verify"),
         objective=settings.text("halo_objective"),
         stats=stats,
-        engines={name: engine_profile(model, runtime.infos.get(name)) for name, model in models.items()},
+        engines=engines,
         ordered=True,
     )
 
@@ -61,25 +62,6 @@ def engine_profile(model: ModelDef, info: EngineInfo | None) -> EngineProfile:
         kv_capacity_tok=info.kv_capacity_tok,
         context_tok=info.context_tok,
     )
-
-
-def estimated_rows(duck: Duck, sql: str) -> float | None:
-    """DuckDB's estimate of a query's rows; None when it gives none."""
-    try:
-        plan = json.loads(duck.rows(f"EXPLAIN (FORMAT json) {sql}")[0][1])
-    except (Error, ValueError, IndexError):
-        return None
-    nodes = plan if isinstance(plan, list) else [plan]
-    while nodes:
-        node = nodes[0]
-        known = node.get("extra_info", {}).get("Estimated Cardinality")
-        if known is not None:
-            try:
-                return float(known)
-            except (TypeError, ValueError):
-                return None
-        nodes = node.get("children", [])
-    return None
 
 
 async def warm(runtime: Runtime, models: Mapping[str, ModelDef], store: ResponseStore | None) -> None:

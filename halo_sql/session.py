@@ -44,6 +44,7 @@ class Session:
     duck      the DuckDB connection
     settings  the ``halo_`` settings
     warnings  sentences for the user, drained by whoever shows them
+    engine_infos  model name -> what its engine last said of itself; plans are made with it
     """
 
     def __init__(self, duck: Duck, settings: Settings, runtime: Runtime) -> None:
@@ -51,6 +52,7 @@ class Session:
         self.settings = settings
         self.warnings: list[str] = []
         self._runtime = runtime.acquire()
+        self.engine_infos = runtime.infos
         self._catalog: Any = None
         self._run: QueryRun | None = None
         self._profiles: list[Profile] = []
