@@ -13,7 +13,7 @@ from halo_sql.grammar.binding import Binding, BoundQuery, CteContext, plain
 from halo_sql.grammar.calls import CallReader
 from halo_sql.grammar.lex import Lexed, lex
 from halo_sql.grammar.parameters import splice_parameters
-from halo_sql.grammar.skeleton import QUERY_STARTS, Range, identifier
+from halo_sql.grammar.skeleton import QUERY_STARTS, Range, identifier, starts_query
 from halo_sql.grammar.source import Source
 from halo_sql.grammar.splice import Spliced, assemble
 from halo_sql.grammar.syntax import analyse
@@ -93,9 +93,10 @@ def statement_query(lexed: Lexed) -> tuple[str, Range]:
     if first == "CREATE" and (position := _find(lexed, {"AS"})) is not None and "TABLE" in _words(lexed, position):
         return "ctas", (position + 1, _ctas_end(lexed, position + 1))
     if first == "INSERT":
-        start = _find(lexed, QUERY_STARTS, begin=3)
-        if start is None:
-            start = next((index for index in lexed.level(3, end) if _is_query_bracket(lexed, index)), None)
+        # whichever comes first: INSERT INTO t (SELECT …) UNION ALL SELECT … ORDER BY … begins with the bracket
+        start = next(
+            (at for at in lexed.level(3, end) if lexed.word(at) in QUERY_STARTS or _is_query_bracket(lexed, at)), None
+        )
         if start is not None:
             returning = _find(lexed, {"RETURNING"}, begin=start)
             if returning is not None:
@@ -136,7 +137,7 @@ def _words(lexed: Lexed, end: int) -> set[str]:
 
 
 def _is_query_bracket(lexed: Lexed, index: int) -> bool:
-    return lexed.text(index) == "(" and lexed.word(index + 1) in QUERY_STARTS
+    return lexed.text(index) == "(" and starts_query(lexed, index + 1)
 
 
 def _ctas_end(lexed: Lexed, start: int) -> int:

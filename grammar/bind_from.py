@@ -9,6 +9,7 @@ from typing import Any
 
 from halo_sql.errors import Error, NotSupportedError, Span
 from halo_sql.grammar.binding import Binding, BoundQuery, CteContext, plain
+from halo_sql.grammar.join_conditions import inner_join_conditions
 from halo_sql.grammar.names import Scope, Table
 from halo_sql.grammar.skeleton import Range, identifier, starts_query
 from halo_sql.grammar.splice import Piece
@@ -31,11 +32,13 @@ class BoundFrom:
 class Relations:
     """Sub-queries and CTE names with LLM calls in a FROM clause: where each stands and what it is bound to.
 
-    text  the fragment text they are cut out of
+    text   the fragment text they are cut out of
+    moved  conjuncts of inner joins' ON conditions with calls, cut out too: they go to WHERE
     """
 
     text: FragmentText
     found: tuple[tuple[Span, BoundQuery], ...] = ()
+    moved: tuple[Range, ...] = ()
 
 
 def bind_from(
@@ -46,7 +49,8 @@ def bind_from(
         one = Fragment(("SELECT 1",), (binding.new_column("one", BIGINT),), label="One row")
         return BoundFrom(Scope(), lambda conditions: _one_row(binding, one, conditions, context))
     text, replaced = relations.text, relations.found
-    _refuse_calls(binding, clause, [span for span, _ in replaced])
+    moved = [binding.lexed.span(*part) for part in relations.moved]
+    _refuse_calls(binding, clause, [*(span for span, _ in replaced), *moved])
     node = binding.source.syntax.select_in(*_chars(binding, block))
     items = _items(node)
     if len(items) == 1 and len(replaced) == 1 and is_whole(binding, clause, replaced[0][0]):
@@ -130,7 +134,16 @@ def bind_relations(binding: Binding, clause: Range | None, context: CteContext, 
         query = BoundQuery(scan, columns)
         text.cut(span, text.query(query), "" if given_alias else alias(cte.name))
         found.append((span, query))
-    return Relations(text, tuple(found))
+
+    def holds_call(part: Range) -> bool:
+        span = lexed.span(*part)
+        nested = any(span.start <= inner.start < span.end for inner, _ in found)
+        return bool(binding.calls_in(*part)) and not nested
+
+    moved = inner_join_conditions(lexed, clause, holds_call)
+    for part in moved:
+        text.cut(lexed.span(*part), "TRUE")
+    return Relations(text, tuple(found), tuple(moved))
 
 
 def _renamed(binding: Binding, query: BoundQuery) -> BoundQuery:
@@ -144,7 +157,7 @@ def _refuse_calls(binding: Binding, clause: Range, bound: Sequence[Span]) -> Non
     for call in binding.calls_in(*clause):
         if not any(span.start <= call.span.start < span.end for span in bound):
             raise NotSupportedError(
-                "an LLM call in a join condition or table function is not available in this version",
+                "an LLM call in an outer join's condition or a table function is not available in this version",
                 span=call.origin(),
                 remedy="Join first, and put the call into WHERE.",
             )

@@ -38,7 +38,7 @@ def bind_select(
     hoister = Hoister(binding, bound_from.plan_with(()), bound_from.scope, {})
     block = Block(binding, select, context, items, bound_from, hoister, subqueries)
     learn_aliases(block)
-    bind_where(block)
+    bind_where(block, relations.moved)
     bound = bind_plain(block, described) if is_plain(block) else None
     return bound or _tail(block, described)
 

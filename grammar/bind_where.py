@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from halo_sql.grammar.bind_tail import filter_by_text
 from halo_sql.grammar.block import Block, lift, reads_waiting, resolve, row_calls
 from halo_sql.grammar.calls import CallSite
@@ -13,13 +15,12 @@ from halo_sql.ir.logical import Filter
 from halo_sql.ir.walk import output_columns
 
 
-def bind_where(block: Block) -> None:
-    """Conditions in the order written; those of the user's own SQL that cannot be opened run with FROM."""
+def bind_where(block: Block, moved: Sequence[Range]) -> None:
+    """Conditions in the order written, those ``moved`` from ON first; those of the user's own SQL that cannot be
+    opened run with FROM."""
     clause = block.select.clauses.get("WHERE")
-    if clause is None:
-        return
     binding, hoister = block.binding, block.hoister
-    conditions = _conjuncts(block, clause)
+    conditions: list[Range] = [*moved, *(_conjuncts(block, clause) if clause is not None else ())]
     own: list[Range] = []
     opened: list[tuple[Range, SqlExpr | None]] = []
     for condition in conditions:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from halo_sql.duck import Duck
@@ -27,28 +28,36 @@ class DuckThread:
         self.duck = duck
         self.gate = asyncio.Lock()
         self._threads = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._running: object = None  # what the thread works on; an interrupt must not hit another operator's work
+        self._switch = threading.Lock()  # held while that changes, and while DuckDB is interrupted
 
     async def call(self, work: Callable[[], T], metrics: NodeMetrics | None = None) -> T:
         """``work()`` on the thread; its seconds are added to ``metrics.self_s``.
 
-        When cancelled, DuckDB is interrupted and the thread is free again before CancelledError is raised.
+        When cancelled, work that waits is taken back; for work that has begun DuckDB is interrupted, and the thread has
+        left it before CancelledError is raised.
         DuckDB's errors come without a position: the text is generated, the user has not seen it.
         """
         spent_s = 0.0
 
         def timed() -> T:
             nonlocal spent_s
+            with self._switch:
+                self._running = timed
             started = time.perf_counter()
             try:
                 return work()
             finally:
                 spent_s = time.perf_counter() - started
+                with self._switch:
+                    self._running = None
 
-        future = asyncio.get_running_loop().run_in_executor(self._threads, timed)
+        submitted = self._threads.submit(timed)
         try:
-            return await asyncio.shield(future)
+            return await asyncio.shield(asyncio.wrap_future(submitted))
         except asyncio.CancelledError:
-            await self._interrupt(future)
+            if not submitted.cancel():
+                await self._interrupt(submitted, timed)
             raise
         except Error as problem:
             raise without_position(problem) from None
@@ -56,9 +65,12 @@ class DuckThread:
             if metrics is not None:
                 metrics.self_s += spent_s
 
-    async def _interrupt(self, future: asyncio.Future[T]) -> None:
+    async def _interrupt(self, submitted: Future[T], work: Callable[[], T]) -> None:
+        future = asyncio.wrap_future(submitted)
         while not future.done():
-            self.duck.interrupt()
+            with self._switch:
+                if self._running is work:
+                    self.duck.interrupt()
             try:
                 await asyncio.wait([future], timeout=INTERRUPT_EVERY_S)
             except asyncio.CancelledError:

@@ -6,7 +6,7 @@ import dataclasses
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from halo_sql.catalog.objects import ModelDef, PromptDef
@@ -317,6 +317,7 @@ def test_create_model_round_trip(name: str, source: str, options: dict[str, obje
     assert node.definition() == ModelDef(name, source, "echo", options)
 
 
+@example("p", "a backslash at the end \\", None)
 @given(NAMES, TEXTS, st.none() | TEXTS)
 def test_create_prompt_round_trip(name: str, text: str, system: str | None) -> None:
     tail = "" if system is None else f" WITH (system = {literal(system)})"
