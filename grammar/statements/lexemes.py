@@ -30,7 +30,8 @@ def string_value(token: Token) -> str:
         raise ParserError("this kind of literal is not a text", span=_span(token), remedy="Write it as '…' or $$…$$.")
     body = quoted[1:-1]
     plain = _ESCAPE.sub("", body) if prefix else body
-    if len(quoted) < 2 or not quoted.endswith("'") XX
+    escaping = bool(prefix) and plain.endswith("\\")  # only in E'…' is a backslash more than itself
+    if len(quoted) < 2 or not quoted.endswith("'") or plain.replace("''", "").count("'") or escaping:
         raise _unterminated(token, "'")
     body = body.replace("''", "'")
     return _ESCAPE.sub(_unescape, body) if prefix else body

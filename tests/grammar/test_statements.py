@@ -318,6 +318,7 @@ def test_create_model_round_trip(name: str, source: str, options: dict[str, obje
 
 
 @example("p", "a backslash at the end \\", None)
+@example("p", "a backslash at the end \\", None)
 @given(NAMES, TEXTS, st.none() | TEXTS)
 def test_create_prompt_round_trip(name: str, text: str, system: str | None) -> None:
     tail = "" if system is None else f" WITH (system = {literal(system)})"

@@ -124,6 +124,8 @@ def partition(con: halo_sql.Connection, generator: Generator) -> str:
     if whole.error:
         raise InvalidError(whole.error)
     parts = [run(con, f"{head} WHERE {form}") for form in (condition, f"NOT {condition}", f"({condition}) IS NULL")]
+    if any("Malformed JSON" in part.error for part in parts):  # nonsense where an object hole was repeated
+        raise InvalidError(parts[0].error)
     union = Outcome(whole.names, whole.types, tuple(row for part in parts for row in part.rows), error=parts[0].error)
     problem = next((part.error for part in parts if part.error), "") or difference(union, whole, ordered=False)
     if not problem:
