@@ -1,4 +1,4 @@
-"""Prefix clustering through SQL: chosen when the KV cache is too small for the prompts, and the same rows either way."""
+"""Prefix clustering through SQL: chosen when the KV cache is too small for the prompts; the same rows either way."""
 
 from __future__ import annotations
 
