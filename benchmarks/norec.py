@@ -55,6 +55,8 @@ def main() -> None:
         numbers = [f"{seen[outcome]:,}" for outcome in ("held", "refused", "invalid", "violated")]
         rows.append([name, *numbers, verdict(good)])
         print(name, dict(seen), file=sys.stderr, flush=True)
+    for connection in (echo, failing, waiting):
+        connection.close()
     for _, text in sorted(violations)[:SHOWN]:
         print(f"\n{text}")
     show(f"{count:,} random statements each", ["property", "held", "refused", "invalid", "violated", ""], rows)

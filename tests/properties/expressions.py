@@ -58,6 +58,7 @@ class Expressions:
         self.options = options
         self.subquery: Callable[[str, bool], Pair] | None = None
         self._inside = 0  # calls around what is drawn now
+        self._drawn: dict[tuple[str, tuple[Col, ...]], list[Pair]] = {}
 
     def chance(self, percent: int) -> bool:
         return self.rng.randrange(100) >= 100 - percent
@@ -97,12 +98,17 @@ class Expressions:
     # calls
 
     def call(self, kind: str, scope: Sequence[Col], depth: int) -> Pair:
-        """An LLM call of the kind, and its plain meaning."""
+        """An LLM call of the kind, and its plain meaning; now and then one drawn before, perhaps under other guards."""
+        drawn = self._drawn.setdefault((kind, tuple(scope)), [])
+        if drawn and self.chance(30):
+            return drawn[self.rng.randrange(len(drawn))]
         self._inside += 1
         try:
-            return self._call(kind, scope, depth)
+            made = self._call(kind, scope, depth)
         finally:
             self._inside -= 1
+        drawn.append(made)
+        return made
 
     def _call(self, kind: str, scope: Sequence[Col], depth: int) -> Pair:
         if kind == "text":

@@ -188,6 +188,12 @@ class Generator:
             rows = "(VALUES (1, 'one'), (2, NULL), (3, 'it''s'), (2, '12'))"
             scope = (Col("n", "n", "int"), Col("label", "label", "text"))
             return Source(pair(f"{rows} {alias}(n, label)"), scope, None)
+        if 21 <= kind <= 26:  # without an order only the number of rows is determined
+            alias, table = self._name("n"), self._table()
+            where = draw.conjunction(table.scope, self.size - 1)
+            rows = pair("SELECT ", draw.call("text", table.scope, 1), " AS m FROM ", table.sql, " WHERE ", where)
+            sql = pair("(SELECT count(*) AS n FROM (", rows, f" LIMIT {draw.number(1, 3)})) {alias}")
+            return Source(sql, (Col("n", "n", "int"),), ("n",))
         if kind == 27:
             alias = self._name("r")
             return Source(pair(f"range(4) {alias}(i)"), (Col("i", "i", "int"),), ("i",))
