@@ -24,6 +24,8 @@ class Closable(Protocol):
 
 
 _open: weakref.WeakSet[Closable] = weakref.WeakSet()
+_closers: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+CLOSE_S = 15.0  # how long the exit waits for each
 exiting = threading.Event()  # the interpreter ends: thread pools refuse new work, so a run may fail as it is closed
 
 
@@ -34,12 +36,16 @@ def watch(owner: object, session: Closable) -> None:
 
 
 def _close_aside(close: Callable[[], None]) -> None:
+    thread = threading.Thread(target=close, name="halo-close", daemon=True)
     with suppress(RuntimeError):  # too late for a new thread: the exit closes it
-        threading.Thread(target=close, name="halo-close", daemon=True).start()
+        thread.start()
+        _closers.add(thread)
 
 
 def _close_all() -> None:
     exiting.set()
+    for thread in list(_closers):  # a thread inside DuckDB must not be there when the interpreter goes
+        thread.join(CLOSE_S)
     for session in list(_open):
         with suppress(Exception):  # an exit must not fail because an engine did
             session.close()
