@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from halo_sql.duck import Duck
@@ -53,11 +53,12 @@ class DuckThread:
                     self._running = None
 
         submitted = self._threads.submit(timed)
+        answer = asyncio.wrap_future(submitted)
         try:
-            return await asyncio.shield(asyncio.wrap_future(submitted))
+            return await asyncio.shield(answer)
         except asyncio.CancelledError:
             if not submitted.cancel():
-                await self._interrupt(submitted, timed)
+                await self._interrupt(answer, timed)
             raise
         except Error as problem:
             raise without_position(problem) from None
@@ -65,18 +66,17 @@ class DuckThread:
             if metrics is not None:
                 metrics.self_s += spent_s
 
-    async def _interrupt(self, submitted: Future[T], work: Callable[[], T]) -> None:
-        future = asyncio.wrap_future(submitted)
-        while not future.done():
+    async def _interrupt(self, answer: asyncio.Future[T], work: Callable[[], T]) -> None:
+        while not answer.done():
             with self._switch:
                 if self._running is work:
                     self.duck.interrupt()
             try:
-                await asyncio.wait([future], timeout=INTERRUPT_EVERY_S)
+                await asyncio.wait([answer], timeout=INTERRUPT_EVERY_S)
             except asyncio.CancelledError:
                 continue  # the caller raises the first one
-        if not future.cancelled():
-            future.exception()  # seen: the interrupt itself
+        if not answer.cancelled():
+            answer.exception()  # seen: the interrupt itself
 
     def close(self) -> None:
         """End the thread (it is idle: every call waits for it)."""
