@@ -52,7 +52,9 @@ class StoreFile:
     def __init__(self, path: Path) -> None:
         self._lock = _FileLock(path)
         try:
-            self._connection = patiently(lambda: _connect(path))
+            # One process at a time: SQLite does not wait for its lock when a new file becomes a WAL one.
+            with _FileLock(path, exclusive=True, suffix=".open", wait_s=BUSY_S):
+                self._connection = patiently(lambda: _connect(path))
         except BaseException:
             self._lock.release()
             raise
@@ -168,7 +170,11 @@ def _parse(row: str) -> tuple[bytes, Entry | None]:
 def _connect(path: Path) -> sqlite3.Connection:
     """Open or create; nothing here looks at more than a few pages, whatever the size of the file."""
     with sqlite_errors():
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))  # SQLite itself would make it 0644
+        # SQLite itself would make it 0644. Only a new file is ever opened here: closing a descriptor of a file drops
+        # every lock this process has on it, those of its other connection too, and another process that ends would
+        # then take the write-ahead log away from under it.
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
         try:
             _prepare(connection)
@@ -222,14 +228,15 @@ def inode_of(path: Path) -> int:
 
 
 class _FileLock:
-    """A lock on ``<name>.lock``: shared while the store is open, exclusive to replace the file."""
+    """A lock on ``<name>.lock``: shared while the store is open, exclusive to replace the file; on ``<name>.open``:
+    exclusive while a connection is being made."""
 
-    def __init__(self, path: Path, exclusive: bool = False) -> None:
+    def __init__(self, path: Path, exclusive: bool = False, suffix: str = ".lock", wait_s: float | None = None) -> None:
         with sqlite_errors():
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            lock = path.with_name(path.name + ".lock")
+            lock = path.with_name(path.name + suffix)
             self._descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        deadline = time.monotonic() + (1.0 if exclusive else BUSY_S)
+        deadline = time.monotonic() + (wait_s or (1.0 if exclusive else BUSY_S))
         while True:
             try:
                 fcntl.flock(self._descriptor, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)

@@ -291,6 +291,24 @@ def test_two_processes_share_it(path: Path) -> None:
     store.close()
 
 
+def test_a_process_that_ends_does_not_take_the_log_of_another_away(path: Path) -> None:
+    store = ResponseStore(path)
+    store.put_many([(key(1), Entry("answer 1"))])
+    assert store.flush()
+    subprocess.run([sys.executable, "-c", WRITER, str(path), "100", "120"], stdout=subprocess.DEVNULL, check=True)
+    rows = [(key(number), Entry(f"answer {number}")) for number in range(200, 250)]
+    store.put_many(rows)
+    assert store.flush()
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom halo_sql.engines.store import ResponseStore\n"
+        "store = ResponseStore(Path(sys.argv[1]))\n"
+        "print(len(store.get_many([number.to_bytes(32, 'big') for number in range(250)])))\nstore.close()\n"
+    )
+    seen = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    assert int(seen.stdout) == 1 + 20 + 50
+    store.close()
+
+
 def test_kill_loses_no_durable_row(path: Path) -> None:
     for start in (0, 100_000):
         command = [sys.executable, "-c", WRITER, str(path), str(start), str(start + 100_000)]
