@@ -79,4 +79,4 @@ def test_completion(terminal: Start, typed: str, completed: str) -> None:
     with terminal("-cmd", "CREATE TABLE customer_orders (order_number INTEGER)") as shell:
         shell.wait("halo>")
         shell.send(typed)
-        shell.wait(completed)
+        assert completed in shell.wait(completed)
