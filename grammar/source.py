@@ -28,11 +28,6 @@ class Source:
         return self.lexed.sql
 
 
-def statement_source(sql: str, query_start: int, query_end: int) -> Source:
-    """A statement whose query lies between two character positions."""
-    return Source(lex(sql), analyse(sql[query_start:query_end], query_start), lambda span: span)
-
-
 def expression_source(text: str, origin: Callable[[Span], Span]) -> Source:
     """One scalar expression."""
     lexed = lex(text)
