@@ -16,9 +16,11 @@ from halo_sql.metrics import NodeMetrics
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The form a model's answer is held to by constrained decoding.
+    """The form of a model's answer; all but 'text', 'score' and 'embedding' are held to it by constrained decoding.
 
-    kind     'text' (free), 'json' (``schema`` is a JSON-schema text) or 'choice' (one of ``choices``, verbatim)
+    kind     'text' (free), 'json' (``schema`` is a JSON-schema text), 'choice' (one of ``choices``, verbatim),
+             'score' (the probability that a yes / no answer is yes, from log-probabilities: a decimal in 0 … 1) or
+             'embedding' (the user message's vector: base64 of little-endian float32)
     """
 
     kind: str = "text"
@@ -28,6 +30,8 @@ class Answer:
 
 TEXT = Answer()
 YES_NO = Answer("choice", choices=("yes", "no"))
+SCORE = Answer("score")
+EMBEDDING = Answer("embedding")
 
 
 @dataclass(frozen=True, slots=True)
