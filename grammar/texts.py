@@ -101,7 +101,8 @@ _WHOLE_ROW = frozenset({"NATURAL", "COLUMNS", "PIVOT", "UNPIVOT", "SUMMARIZE", "
 def narrowed(parts: Sequence[Part]) -> tuple[Part, ...]:
     """The parts with each input showing only the columns whose names occur in the text.
 
-    All columns stay where the text may read one without naming it: ``*``, a table's alias as a value, NATURAL.
+    All columns stay where the text may read one without naming it: ``*``, a table's alias as a value, NATURAL,
+    or names it differently: ``t(a, b)``.
     """
     if sum(len(part) for part in parts if isinstance(part, str)) > LONGEST_NARROWED:
         return tuple(parts)
@@ -120,6 +121,8 @@ def narrowed(parts: Sequence[Part]) -> tuple[Part, ...]:
             if follower < len(words) and words[follower] is not None:
                 aliases.add(unquoted(str(words[follower])))
                 defined.add(follower)
+                if follower + 1 < len(words) and words[follower + 1] == "(":
+                    return tuple(parts)  # t(a, b) renames by position
     named: set[str] = set()
     for index, word in enumerate(words):
         if word is None or index in defined:
