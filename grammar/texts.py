@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from halo_sql.duck import Token, tokenize
 from halo_sql.errors import Span
 from halo_sql.grammar.binding import BoundQuery
 from halo_sql.ir.expr import Column, ColumnId, quote
-from halo_sql.ir.logical import InputRef, LogicalPlan
+from halo_sql.ir.logical import DemandPart, InputRef, LogicalPlan
 from halo_sql.ir.physical import batch_name
 
 Part = str | InputRef
+Piece = TypeVar("Piece", bound=DemandPart)
 
 
 @dataclass(slots=True)
@@ -52,9 +54,9 @@ class FragmentText:
         return merged(pieces)
 
 
-def merged(parts: Sequence[Part]) -> tuple[Part, ...]:
+def merged(parts: Sequence[Piece]) -> tuple[Piece, ...]:
     """Neighbouring texts as one, empty ones dropped."""
-    result: list[Part] = []
+    result: list[Any] = []
     for part in parts:
         if isinstance(part, str) and result and isinstance(result[-1], str):
             result[-1] += part

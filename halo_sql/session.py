@@ -381,9 +381,11 @@ def _models(bound: BoundStatement, snapshot: Snapshot) -> dict[str, ModelDef]:
 
 
 def _is_sink(bound: BoundStatement) -> bool:
-    from halo_sql.ir.logical import Sink
+    """Whether the statement writes and gives a count."""
+    from halo_sql.ir.logical import Demand, Sink
 
-    return isinstance(bound.plan, Sink)
+    plan = bound.plan
+    return isinstance(plan, Sink) or (isinstance(plan, Demand) and plan.counts)
 
 
 def _primed(run: QueryRun, batches: Any) -> Any:
