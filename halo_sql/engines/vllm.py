@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from halo_sql.engines import bundled, frames
+from halo_sql.engines.kinds import admitted
 from halo_sql.engines.model_dir import fingerprint
 from halo_sql.engines.protocol import Deliver, EngineInfo, GenRequest, GenResult, estimate_tok, failure
 from halo_sql.engines.vllm_model import VllmModel
@@ -31,7 +32,7 @@ from halo_sql.engines.vllm_options import (
     worker_environment,
 )
 from halo_sql.engines.vllm_process import WorkerProcess
-from halo_sql.engines.vllm_requests import fitted, misdirected, worker_params
+from halo_sql.engines.vllm_requests import fitted, worker_params
 from halo_sql.errors import EngineError
 
 __all__ = ["VLLM_OPTIONS", "VllmEngine", "check_options"]
@@ -159,19 +160,12 @@ class VllmEngine:
         if self._closed:
             deliver([failure(request.id, "the engine is closed", "unavailable") for request in requests])
             return
-        refused: list[GenResult] = []
-        for request in requests:
-            refusal = misdirected(request, self._model)
-            if refusal is not None:
-                refused.append(refusal)
-                continue
+        for request in admitted(self._model.kind, f"the model {self.source}", requests, deliver):
             number = next(self._numbers)
             assert request.id not in self._by_id, f"request {request.id} is in flight already"
             self._by_id[request.id] = number
             self._pending[number] = _Pending(request, deliver)
             self._queue.append(number)
-        if refused:
-            deliver(refused)
         self._wake_pump()
 
     def _wake_pump(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from halo_sql.engines import bundled, known
 from halo_sql.engines.chat import ChatTokenizer
-from halo_sql.engines.kinds import EMBEDDING, source_dimensions, source_kind
+from halo_sql.engines.kinds import EMBEDDING, GENERATE, source_dimensions, source_kind
 from halo_sql.engines.model_dir import fingerprint, resolve_model_dir
 from halo_sql.engines.protocol import EngineInfo
 from halo_sql.engines.text_tokenizer import TextTokenizer
@@ -18,6 +18,8 @@ from halo_sql.engines.vllm_options import cpu_build
 from halo_sql.errors import EngineError
 
 Tokenizer = ChatTokenizer | TextTokenizer
+#: Tokens worth keeping in flight, at least.
+_WINDOW_TOK = {GENERATE: 8_192, EMBEDDING: 65_536}
 
 
 class VllmModel:
@@ -74,12 +76,14 @@ class VllmModel:
                 code="unavailable",
                 remedy="Run the query again to use the new one.",
             )
-        capacity = int(ready["kv_capacity_tok"])
+        capacity, context = int(ready["kv_capacity_tok"]), int(ready["context_tok"])
+        if self.kind == EMBEDDING and capacity < context:
+            capacity = 0  # an encoder keeps nothing between its steps
         self.info = EngineInfo(
             identity=identity,
-            context_tok=int(ready["context_tok"]),
+            context_tok=context,
             kv_capacity_tok=capacity,
-            window_tok=max(8_192, capacity),
+            window_tok=max(_WINDOW_TOK[self.kind], capacity),
             window_requests=2 * int(ready["max_num_seqs"]),
             device=str(ready["device"]),
         )

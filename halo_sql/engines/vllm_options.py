@@ -146,6 +146,9 @@ def worker_environment(
         environment["HF_HUB_OFFLINE"] = "1"
     if not cpu:
         return environment
+    # vLLM compiles some steps of sampling even when it is told to be eager: half a minute for the first score, and a
+    # C++ compiler nobody needs otherwise.
+    environment.setdefault("TORCH_COMPILE_DISABLE", "1")
     if options["kv_cache_gib"] is not None:
         environment.pop("VLLM_CPU_KVCACHE_SPACE", None)  # it would win over the option
     openmp = (prefix or Path(sys.prefix)) / "lib" / "libiomp5.so"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from halo_sql.engines.kinds import EMBEDDING, refusal
+from halo_sql.engines.kinds import EMBEDDING
 from halo_sql.engines.protocol import Answer, GenRequest, GenResult, failure
 from halo_sql.engines.text_tokenizer import TextTokenizer
 from halo_sql.engines.vllm_model import VllmModel
@@ -31,12 +31,6 @@ def worker_params(sampling: Sampling, answer: Answer, model: VllmModel) -> dict[
     elif answer.kind == "choice":
         spec["choice"] = list(answer.choices)
     return spec
-
-
-def misdirected(request: GenRequest, model: VllmModel) -> GenResult | None:
-    """The refusal of an answer that a model of this kind does not give; None when it does."""
-    problem = refusal(model.kind, f"the model {model.source}", request.answer)
-    return None if problem is None else GenResult(request.id, finish="error", error=problem)
 
 
 def fitted(request: GenRequest, prompt: list[int], context_tok: int, model: VllmModel) -> list[int] | GenResult:
