@@ -341,9 +341,11 @@ class Session:
             self.duck.connection.create_function(*args, **options)
 
     def create_model(self, name: str, fn: Callable[..., Any], **options: object) -> None:
-        """A MODEL answered by a Python callable (messages in, text out), for this connection and its cursors.
+        """A MODEL answered by a Python callable, for this connection and its cursors.
 
-        ``options`` are those of the python engine: ``concurrency``, ``timeout_s``, ``storable``.
+        It takes messages and gives a text; with ``kind='embedding'`` it takes a list of texts and gives a vector for
+        each. ``options`` are those of the python engine: ``concurrency``, ``timeout_s``, ``storable``, ``kind``,
+        ``dimensions``, ``batch_size``.
         """
         from halo_sql.catalog.objects import ModelDef
         from halo_sql.engines.registry import check_model
