@@ -75,6 +75,9 @@ class Binding:
         self.tried: set[int] = set()  # first tokens of CTEs that were asked for together
         self.learned: dict[tuple[int, int], Columns] = {}  # token range of a block -> its columns
         self._described: dict[str, Columns] = {}
+        self.bound = (
+            False  # set when DuckDB has taken the whole statement: what it refuses later is no error of the user's
+        )
         self._next = 0
         self._ctes = 0
 
@@ -141,7 +144,7 @@ class Binding:
         if known is not None:
             return known
         try:
-            found = self.duck.describe(spliced.text)
+            found = self.duck.probe(spliced.text) if self.bound else self.duck.describe(spliced.text)
         except Error as problem:
             if problem.span is not None and problem.sql == spliced.text:
                 problem.span = spliced.origin(problem.span)
@@ -154,7 +157,7 @@ class Binding:
         """Names and types of a query over stubs of the CTEs it reads; None when only the full text can tell."""
         try:
             prefix = self._stubs_for(text, context)
-            return None if prefix is None else self.describe_text(assemble([plain(prefix + text)]))
+            return None if prefix is None else self.probe(prefix + text)
         except InterruptedQueryError:
             raise
         except Error:
@@ -182,8 +185,7 @@ class Binding:
         if not may_read_stubs(" ".join([own, *parts])):
             parts = ["".join(piece.text for piece in self.shadow(*known.whole)) for known in before.ctes]
         clause = "WITH RECURSIVE " if before.recursive else "WITH "
-        text = f"{clause}{', '.join([*parts, own])} SELECT * FROM {quote(cte.name)}"
-        return self.describe_text(assemble([plain(text)]))
+        return self.probe(f"{clause}{', '.join([*parts, own])} SELECT * FROM {quote(cte.name)}")
 
     def needed_by(self, text: str, context: CteContext) -> list[str]:
         """The CTEs that a text needs, in order: stubs of those that are known, the shadows of others."""
@@ -198,6 +200,13 @@ class Binding:
         self.stubs.texts[cte.whole[0]] = stub(cte.name, columns)
         if cte.column_list is None:
             self.learned[cte.body] = columns
+
+    def probe(self, text: str) -> Columns:
+        """The same for a text that DuckDB may well refuse: its error has no position, and the transaction lives on."""
+        known = self._described.get(text)
+        if known is None:
+            known = self._described[text] = self.duck.probe(text)
+        return known
 
     def _with(self, context: CteContext) -> list[Piece]:
         pieces = [plain("WITH RECURSIVE " if context.recursive else "WITH ")]
@@ -238,7 +247,7 @@ def plain(text: str) -> Piece:
 def shadow_of(call: CallSite) -> list[Piece]:
     """The typed expression that stands for a call: its holes are bound where the call stands."""
     where = call.origin()
-    wanted = _sample(call.returns)
+    wanted = sample(call.returns)
     if call.on_error == "struct":
         wanted = f"{{'value': {wanted}, 'error': CAST(NULL AS VARCHAR)}}"
     fields = [item for hole in call.holes() for item in hole.fields]
@@ -258,12 +267,12 @@ def shadow_of(call: CallSite) -> list[Piece]:
     return pieces
 
 
-def _sample(kind: SqlType) -> str:
-    """A value of a type; not NULL where there are fields: of ``(NULL::STRUCT(a INTEGER)).a`` the type is "NULL"."""
+def sample(kind: SqlType) -> str:
+    """A text for a value of a type; not NULL where it has fields: ``(NULL::STRUCT(a INTEGER)).a`` is of type "NULL"."""
     if kind.kind == "list":
-        return f"[{_sample(kind.fields[0][1])}]"
+        return f"[{sample(kind.fields[0][1])}]"
     if kind.kind == "struct" and all(name for name, _ in kind.fields):
-        return "{" + ", ".join(f"{literal(name)}: {_sample(inner)}" for name, inner in kind.fields) + "}"
+        return "{" + ", ".join(f"{literal(name)}: {sample(inner)}" for name, inner in kind.fields) + "}"
     return f"CAST(NULL AS {kind.text})"
 
 

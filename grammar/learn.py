@@ -57,7 +57,7 @@ def _rows(binding: Binding, texts: Sequence[str], names: Sequence[str], context:
     aliases = [f"__halo_row{place}" for place in range(len(names))]
     tables = ", ".join(f"{name} AS {alias}" for name, alias in zip(names, aliases, strict=True))
     try:
-        found = binding.duck.describe(f"WITH {', '.join([*front, *texts])} SELECT {', '.join(aliases)} FROM {tables}")
+        found = binding.probe(f"WITH {', '.join([*front, *texts])} SELECT {', '.join(aliases)} FROM {tables}")
     except InterruptedQueryError:
         raise
     except Error:

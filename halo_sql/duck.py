@@ -6,10 +6,11 @@ track of the one it has and closes it before anything else runs.
 
 from __future__ import annotations
 
+import inspect
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, ClassVar, NamedTuple
 
 import duckdb
@@ -66,7 +67,7 @@ class Duck:
     """A DuckDB connection with the operations the layers above need."""
 
     # the same for every connection of a DuckDB version, and slow to list
-    _known_functions: ClassVar[tuple[frozenset[str], frozenset[str], frozenset[str]] | None] = None
+    _known_functions: ClassVar[tuple[frozenset[str], ...] | None] = None
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection
@@ -123,37 +124,48 @@ class Duck:
 
     def describe(self, query: str, params: Any = None) -> list[tuple[str, SqlType]]:
         """Names and types of a query's result columns, without running it. Errors point into ``query``."""
-        known = self._signature(query) if params is None else None
-        if known is not None:
-            return known
-        prefix = "DESCRIBE "
+        if params is None:
+            try:
+                return self.probe(query)
+            except errors.InterruptedQueryError:
+                raise
+            except Error:
+                pass
+        prefix = "DESCRIBE "  # the same with the position of what is wrong
         try:
-            found = self.rows(prefix + query, params)
+            return self._described(prefix + query, params)
         except Error as problem:
             if problem.span is not None:
                 problem.span = Span(max(0, problem.span.start - len(prefix)), max(0, problem.span.end - len(prefix)))
                 problem.sql = query
             raise
-        if any(len(row) < 2 for row in found):
-            raise errors.ParserError("one statement at a time", remedy="Remove the rest.")
-        return [(row[0], self.sql_type(row[1])) for row in found]
 
-    def _signature(self, query: str) -> list[tuple[str, SqlType]] | None:
-        """``describe`` in a third of the time, by what DuckDB's Python client asks for its own relations (it runs
-        nothing either); None when this version of it has no such question, or for anything but a plain answer."""
-        ask = getattr(self.connection, "_bind", None)
-        if ask is None:
-            return None
+    def probe(self, query: str) -> list[tuple[str, SqlType]]:
+        """``describe`` for a query that may well be refused: the error has no position, and an open transaction
+        stays usable (DuckDB ends one at the first error of a statement that is run)."""
         self.release()
+        ask = getattr(self.connection, "_bind", None)
         try:
-            names, types, parameters, returns, deferred = ask(query)[:5]
-            if parameters or deferred or returns != "query_result":
-                return None
-            return [(name, self._tree(kind)) for name, kind in zip(names, types, strict=True)]
+            if ask is not None:  # what DuckDB's Python client asks for its own relations; it runs nothing
+                names, types, parameters, returns, deferred = ask(query)[:5]
+                if returns == "query_result" and not (parameters or deferred):
+                    return [(name, self._tree(kind)) for name, kind in zip(names, types, strict=True)]
+            elif self._is_select(query):
+                relation = self.connection.sql(query)
+                return [(name, self._tree(kind)) for name, kind in zip(relation.columns, relation.types, strict=True)]
+        except duckdb.Error as problem:
+            raise convert_error(problem, query) from None
         except RuntimeError as problem:  # DuckDB's own Ctrl-C handling
             raise errors.InterruptedQueryError(str(problem)) from None
-        except (duckdb.Error, TypeError, ValueError):
-            return None  # DESCRIBE says what is wrong, and where
+        except (TypeError, ValueError):  # a version that answers otherwise
+            pass
+        return self._described("DESCRIBE " + query)
+
+    def _described(self, statement: str, params: Any = None) -> list[tuple[str, SqlType]]:
+        rows = self.rows(statement, params)
+        if any(len(row) < 2 for row in rows):
+            raise errors.ParserError("one statement at a time", remedy="Remove the rest.")
+        return [(row[0], self.sql_type(row[1])) for row in rows]
 
     def _tree(self, kind: Any) -> SqlType:
         text = str(kind)
@@ -233,9 +245,42 @@ class Duck:
         finally:
             self.connection.unregister(view)
 
+    def in_transaction(self) -> bool:
+        """Whether the user has begun a transaction (otherwise every statement is one)."""
+        query = "SELECT txid_current()"
+        return self.rows(query) == self.rows(query)
+
     def drop(self, name: str) -> None:
         """Drop a spool."""
         self.execute(f"DROP TABLE IF EXISTS temp.{quote(name)}")
+
+    def add_function(
+        self, name: str, fn: Callable[..., Any], parameters: Sequence[str], returns: str, volatile: bool = False
+    ) -> None:
+        """Register ``fn`` (Arrow arrays of a vector's arguments -> Arrow array) as a scalar function.
+
+        It sees NULLs, is called on DuckDB's own threads, and lives until ``remove_function`` or the end of a
+        transaction that is rolled back.
+        """
+        self.release()
+        places = [inspect.Parameter(f"a{place}", inspect.Parameter.POSITIONAL_ONLY) for place in range(len(parameters))]
+
+        def called(*arguments: Any) -> Any:
+            return fn(*arguments)
+
+        called.__signature__ = inspect.Signature(places)  # type: ignore[attr-defined]  # DuckDB counts parameters there
+        try:
+            self.connection.create_function(
+                name, called, list(parameters), returns, type="arrow", null_handling="special", side_effects=volatile
+            )
+        except duckdb.Error as problem:
+            raise convert_error(problem) from None
+
+    def remove_function(self, name: str) -> None:
+        """Forget a function of ``add_function``; one that is gone already is no error."""
+        self.release()
+        with suppress(duckdb.Error):
+            self.connection.remove_function(name)
 
     def interrupt(self) -> None:
         """Stop what the connection runs (from any thread)."""
@@ -252,6 +297,10 @@ class Duck:
             self._names.update(zip(missing, (name.removeprefix("SELECT ") for (name,) in found), strict=True))
         return [self._names[text] for text in texts]
 
+    def expression_name(self, text: str) -> str:
+        """The column name DuckDB gives an expression."""
+        return self.expression_names([text])[0]
+
     def built_in_functions(self) -> frozenset[str]:
         """Lower-case names of DuckDB's own scalar functions and macros."""
         return self._functions()[0]
@@ -264,7 +313,7 @@ class Duck:
         """Lower-case names of aggregate functions."""
         return self._functions()[2]
 
-    def _functions(self) -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
+    def _functions(self) -> tuple[frozenset[str], ...]:
         if Duck._known_functions is None:
             found = self.rows(
                 "SELECT DISTINCT lower(function_name), function_type, stability FROM duckdb_functions() "

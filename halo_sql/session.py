@@ -167,11 +167,25 @@ class Session:
         bound, snapshot = self._bind(sql, params)
         return bound if until is Stage.BIND else self._optimize(bound, snapshot)
 
-    def _bind(self, sql: str, params: object) -> tuple[BoundStatement, Snapshot]:
+    def _bind(self, sql: str, params: object, answers: bool = False) -> tuple[BoundStatement, Snapshot]:
         from halo_sql.grammar.bind import bind
 
         snapshot = self.catalog.snapshot()
-        return bind(sql, self.duck, snapshot, self.settings, params), snapshot
+        answer = self._constant if answers else None
+        return bind(sql, self.duck, snapshot, self.settings, params, answer), snapshot
+
+    def _constant(self, call: str, params: object) -> str:
+        """The answer of a call without columns as a SQL expression: the statement around it cannot be bound without."""
+        from halo_sql.ir.expr import literal
+
+        result, _ = self._run_plan(f"SELECT {call} AS value, typeof({call}) AS kind", params)
+        try:
+            value, kind = result.fetchall()[0]
+        finally:
+            result.close()
+        if isinstance(value, bool):
+            return str(value).upper()
+        return f"CAST({'NULL' if value is None else literal(str(value))} AS {kind})"
 
     def _optimize(self, bound: BoundStatement, snapshot: Snapshot) -> Optimized:
         from halo_sql.optimizer.optimize import optimize
@@ -185,7 +199,7 @@ class Session:
         from halo_sql.planning import warm
 
         began = time.perf_counter()
-        bound, snapshot = self._bind(sql, params)
+        bound, snapshot = self._bind(sql, params, answers=True)
         models = _models(bound, snapshot)
         store = self._store()
         self._runtime.begin(warm(self._runtime, models, store))
@@ -287,12 +301,12 @@ class Session:
         run = self._run
         if run is None:
             return []
-        from halo_sql.ir.physical import LlmFilterExec, LlmMapExec
+        from halo_sql.ir.physical import calls_by
 
         found = []
         for node in run.profile.dag.nodes:
-            if isinstance(node.op, LlmMapExec | LlmFilterExec):
-                calls = (node.op.call,) if isinstance(node.op, LlmFilterExec) else node.op.calls
+            calls = calls_by(node.op)
+            if calls:
                 found.append((", ".join(call.label for call in calls), run.profile.nodes[node.id]))
         return found
 
@@ -327,9 +341,11 @@ class Session:
             self.duck.connection.create_function(*args, **options)
 
     def create_model(self, name: str, fn: Callable[..., Any], **options: object) -> None:
-        """A MODEL answered by a Python callable (messages in, text out), for this connection and its cursors.
+        """A MODEL answered by a Python callable, for this connection and its cursors.
 
-        ``options`` are those of the python engine: ``concurrency``, ``timeout_s``, ``storable``.
+        It takes messages and gives a text; with ``kind='embedding'`` it takes a list of texts and gives a vector for
+        each. ``options`` are those of the python engine: ``concurrency``, ``timeout_s``, ``storable``, ``kind``,
+        ``dimensions``, ``batch_size``.
         """
         from halo_sql.catalog.objects import ModelDef
         from halo_sql.engines.registry import check_model
@@ -357,21 +373,21 @@ class Session:
 
 def _models(bound: BoundStatement, snapshot: Snapshot) -> dict[str, ModelDef]:
     """The models a plan calls, by the name its calls use."""
-    from halo_sql.ir.logical import LlmFilter, LlmMap
-    from halo_sql.ir.walk import walk
+    from halo_sql.ir.walk import calls_made, walk
 
     names: dict[str, ModelDef] = {}
     for node in walk(bound.plan):
-        calls = node.calls if isinstance(node, LlmMap) else (node.call,) if isinstance(node, LlmFilter) else ()
-        for call in calls:
+        for call in calls_made(node):
             names[call.model] = snapshot.models[call.model.lower()]
     return names
 
 
 def _is_sink(bound: BoundStatement) -> bool:
-    from halo_sql.ir.logical import Sink
+    """Whether the statement writes and gives a count."""
+    from halo_sql.ir.logical import Demand, Sink
 
-    return isinstance(bound.plan, Sink)
+    plan = bound.plan
+    return isinstance(plan, Sink) or (isinstance(plan, Demand) and plan.counts)
 
 
 def _primed(run: QueryRun, batches: Any) -> Any:

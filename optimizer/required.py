@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from halo_sql.ir.expr import ColumnId
-from halo_sql.ir.logical import CteScan, Distinct, Fragment, LlmMap, LogicalPlan, Project, Sink
+from halo_sql.ir.logical import CteScan, Demand, Distinct, Fragment, LlmMap, LogicalPlan, Project, Sink
 from halo_sql.ir.walk import children, with_children
 from halo_sql.optimizer.nodes import column_ids, outputs, reads, reads_of_inputs
 
@@ -21,6 +21,8 @@ def required_of_inputs(node: Any, required: Required) -> list[Required]:
     """
     if isinstance(node, Fragment):
         return reads_of_inputs(node)
+    if isinstance(node, Demand):
+        return [reads(node, index) for index in range(len(node.inputs))]
     if isinstance(node, Project | Sink):
         return [reads(node)]
     if isinstance(node, CteScan | Distinct):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from halo_sql.ir.logical import CteScan, Filter, Limit, LlmFilter, LlmMap, Project, Sink, Sort
+from halo_sql.ir.logical import CteScan, Demand, Filter, Limit, LlmFilter, LlmMap, Project, Sink, Sort
 from halo_sql.optimizer.nodes import RELATIONAL
 from halo_sql.optimizer.rules.enforce.duck_fragment import duck_fragment
 from halo_sql.optimizer.rules.enforce.fragment_input import fragment_input
@@ -14,6 +14,7 @@ from halo_sql.optimizer.rules.explore.llm_map_past_llm_filter import llm_map_pas
 from halo_sql.optimizer.rules.explore.order_llm_filters import order_llm_filters
 from halo_sql.optimizer.rules.explore.sort_past_llm_filter import sort_past_llm_filter
 from halo_sql.optimizer.rules.implement.cte_scan import cte_scan
+from halo_sql.optimizer.rules.implement.demand import demand
 from halo_sql.optimizer.rules.implement.limit import limit
 from halo_sql.optimizer.rules.implement.llm_filter import llm_filter
 from halo_sql.optimizer.rules.implement.llm_map import llm_map
@@ -58,6 +59,7 @@ RULES: tuple[Rule, ...] = (
     Rule("sort_past_llm_filter", Stage.EXPLORE, 10, sort_past_llm_filter, on=(Sort,)),
     Rule("llm_map", Stage.IMPLEMENT, 50, llm_map, on=(LlmMap,), essential=True),
     Rule("llm_filter", Stage.IMPLEMENT, 50, llm_filter, on=(LlmFilter,), essential=True),
+    Rule("demand", Stage.IMPLEMENT, 50, demand, on=(Demand,), essential=True),
     Rule("limit", Stage.IMPLEMENT, 40, limit, on=(Limit,), essential=True),
     Rule("select", Stage.IMPLEMENT, 40, select, on=(Project,)),
     Rule("cte_scan", Stage.IMPLEMENT, 40, cte_scan, on=(CteScan,), essential=True),
