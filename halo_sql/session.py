@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from halo_sql import config
 from halo_sql.config import Settings
+from halo_sql.deep import deep
 from halo_sql.duck import Duck
 from halo_sql.errors import Error, ProgrammingError, Span
 from halo_sql.grammar.classify import Kind, classify
@@ -191,8 +192,12 @@ class Session:
         from halo_sql.planning import called_models, optimizer_context
 
         models = called_models(bound, snapshot)
-        context = optimizer_context(bound, self.duck, self.settings, models, self._runtime)
-        return optimize(bound.plan, bound.columns, context)
+
+        def plan() -> Optimized:
+            context = optimizer_context(bound, self.duck, self.settings, models, self._runtime)
+            return optimize(bound.plan, bound.columns, context)
+
+        return deep(plan)
 
     def _run_plan(self, sql: str, params: object, profile_only: bool = False) -> tuple[Result, Profile]:
         from halo_sql.planning import called_models, is_sink, warm
