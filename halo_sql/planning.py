@@ -122,7 +122,12 @@ async def start_run(
     )
     prices = {name: price(model) for name, model in models.items()}
     dispatcher = Dispatcher(engine_of, store, budget, settings.integer("halo_max_concurrency"), prices)
-    context = RunContext(duck=duck, channels=dispatcher, metrics=profile.nodes)
+    context = RunContext(
+        duck=duck,
+        channels=dispatcher,
+        metrics=profile.nodes,
+        max_recursion=settings.integer("halo_max_recursion"),
+    )
 
     async def close() -> None:
         await dispatcher.close()
