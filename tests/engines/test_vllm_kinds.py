@@ -99,7 +99,7 @@ def test_a_score_needs_room_for_one_token(real_engine: Any) -> None:
 
 def model_folder(path: Path, embedding: bool = True) -> str:
     path.mkdir()
-    (path / "config.json").write_text(json.dumps({"hidden_size": 8}))
+    (path / "config.json").write_text(json.dumps({"hidden_size": 8, "is_matryoshka": True}))
     (path / "model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
     (path / "tokenizer.json").write_text(tokenizer())
     if embedding:
