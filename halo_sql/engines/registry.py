@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from halo_sql.engines.budget import FREE, Price
-from halo_sql.engines.kinds import check_answer, embedding_dimensions, model_kind
+from halo_sql.engines.kinds import check_answer, check_options_of_kind, embedding_dimensions, model_kind
 from halo_sql.engines.options import resolve
 from halo_sql.engines.protocol import Engine
 from halo_sql.errors import CatalogError, did_you_mean
@@ -71,6 +71,7 @@ def check_model(model: Definition) -> None:
     """Check a definition without starting anything; CatalogError names the option (or source) and the remedy."""
     kind = _kind(model)
     kind.check(importlib.import_module(kind.module), model)
+    check_options_of_kind(model)
 
 
 def create(model: Definition, functions: Functions | None = None) -> Engine:
