@@ -49,9 +49,10 @@ def optimizer_context(
     engines = {name: engine_profile(model, runtime.infos.get(name)) for name, model in models.items()}
     window = min((profile.window_requests for profile in engines.values() if profile.kv_capacity_tok), default=0)
     stats: dict[Fragment, FragmentStats] = {}
+    estimates: dict[str, float | None] = {}
     for node in walk(bound.plan):
         if isinstance(node, Fragment) and not node.inputs and node not in stats:
-            found = fragment_stats(duck, node, sample_above_rows=window)
+            found = fragment_stats(duck, node, window, estimates)
             if found is not None:
                 stats[node] = found
     return OptimizerContext(
