@@ -10,6 +10,7 @@ from halo_sql.errors import EngineError
 from halo_sql.ir.prompt import LlmCall
 from halo_sql.ir.types import BOOLEAN, SqlType, json_schema_text
 from halo_sql.operators.arrow_types import arrow_type
+from halo_sql.operators.labels import label_form, label_reader
 from halo_sql.operators.read_answer import text_reader
 from halo_sql.operators.render import excerpt
 from halo_sql.operators.text_cast import TextCast
@@ -25,11 +26,21 @@ def answer_form(call: LlmCall) -> Answer:
     kind = answer_type(call).kind
     if call.kind == "filter":
         return YES_NO
+    if call.kind == "classify":
+        return label_form(call)
+    if call.kind == "extract":
+        return Answer("json", schema=json_schema_text(call.returns, optional=True))
     if kind == "varchar":
         return TEXT
     if kind == "enum":
         return Answer("choice", choices=call.returns.labels)
     return Answer("json", schema=json_schema_text(call.returns))
+
+
+def _reader(call: LlmCall, sql_type: SqlType, cast: TextCast) -> Callable[[str], Any]:
+    if call.kind == "classify":
+        return label_reader(call)
+    return text_reader(sql_type, cast, absent_is_null=call.kind == "extract")
 
 
 class Converter:
@@ -42,8 +53,8 @@ class Converter:
     def __init__(self, call: LlmCall, cast: TextCast) -> None:
         self.call = call
         self.type = answer_type(call)
-        self._read: Callable[[str], Any] = text_reader(self.type, cast)
-        self._free = self.type.kind == "varchar"
+        self._read: Callable[[str], Any] = _reader(call, self.type, cast)
+        self._free = self.type.kind == "varchar" and call.kind != "classify"
         self._choice = answer_form(call).kind == "choice"
         self._time_zone = cast.time_zone
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 
 from halo_sql.engines.options import Option
@@ -27,7 +28,8 @@ BOOLEANS: Mapping[str, str] = {
 
 class EchoEngine:
     """Answers with the user prompt: text and json as it is, yes/no as DuckDB reads a BOOLEAN from it (white space
-    around it ignored), another choice as the first one that the prompt contains. Delivers inside ``submit``.
+    around it ignored), another choice as the first one that the prompt contains, several choices as all that it
+    contains. Delivers inside ``submit``.
     """
 
     async def start(self) -> EngineInfo:
@@ -50,6 +52,8 @@ class EchoEngine:
                     results.append(_no_choice(request))
                     continue
                 text = found
+            elif answer.choices:
+                text = json.dumps([choice for choice in answer.choices if choice in user], ensure_ascii=False)
             prompt_tok = len(user) // 4 + 1  # estimate_tok, spelled out: this loop is the engine's whole cost
             if system is not None:
                 prompt_tok += len(system) // 4 + 1
