@@ -9,13 +9,15 @@ from typing import Any
 from halo_sql.catalog.objects import ModelDef, Snapshot
 from halo_sql.config import Settings
 from halo_sql.duck import Duck
+from halo_sql.engines.kinds import embedding_dimensions, model_kind, refusal
+from halo_sql.engines.protocol import EMBEDDING, TEXT
 from halo_sql.errors import BinderError, Error, Span, did_you_mean
 from halo_sql.grammar.arguments import Arguments
 from halo_sql.grammar.fields import extract_instructions
 from halo_sql.grammar.labels import Label, classify_instructions
 from halo_sql.ir.expr import quote
 from halo_sql.ir.prompt import Sampling
-from halo_sql.ir.types import BOOLEAN, VARCHAR, VARCHAR_LIST, SqlType, check_schema
+from halo_sql.ir.types import BOOLEAN, DOUBLE, FLOAT, VARCHAR, VARCHAR_LIST, SqlType, check_schema
 
 ANSWER_TOKENS = 256
 SHOWN_TYPE = 100  # characters of it in an error
@@ -48,9 +50,10 @@ class Resolver:
     def resolve(self, kind: str, arguments: Arguments, system: str | None) -> Resolved:
         """``system`` is that of a PROMPT object; BinderError that points to the option that is wrong."""
         labels: tuple[Label, ...] = arguments.get("labels", ())
-        returns = self._returns(kind, arguments)
+        model = self._model(kind, arguments)
+        returns = self._vector(model, arguments) if kind == "embed" else self._returns(kind, arguments)
         return Resolved(
-            self._model(arguments),
+            model,
             _system(kind, arguments, system, labels, returns),
             returns,
             Sampling(
@@ -71,6 +74,8 @@ class Resolver:
             return BOOLEAN
         if kind == "classify":
             return VARCHAR_LIST if arguments.get("multi", False) else VARCHAR
+        if kind == "score":
+            return DOUBLE
         if "returns" not in arguments.options:
             return VARCHAR
         text, span = arguments.options["returns"]
@@ -115,26 +120,46 @@ class Resolver:
             raise BinderError(f"returns: {reason}", span=span, remedy=remedy or "Use another type.") from None
         return sql_type
 
-    def _model(self, arguments: Arguments) -> ModelDef:
-        known = list(self.snapshot.models)
-        if "model" in arguments.options:
-            name, span = arguments.options["model"]
-            found = self.snapshot.models.get(name.lower())
-            if found is None:
-                raise BinderError(
-                    f'model "{name}" does not exist',
-                    span=span,
-                    remedy=did_you_mean(name, known) + f" Or CREATE MODEL {quote(name)} FROM '…'.",
-                )
-            return found
-        name = self.settings.text("halo_default_model")
+    def _model(self, kind: str, arguments: Arguments) -> ModelDef:
+        model = self._named(arguments) if "model" in arguments.options else self._default(kind)
+        problem = refusal(model_kind(model), f'model "{model.name}"', EMBEDDING if kind == "embed" else TEXT)
+        if problem is not None:
+            raise BinderError(problem.message, span=arguments.span("model"), remedy=problem.remedy)
+        return model
+
+    def _named(self, arguments: Arguments) -> ModelDef:
+        name, span = arguments.options["model"]
         found = self.snapshot.models.get(name.lower())
         if found is None:
             raise BinderError(
-                f'the default model "{name}" does not exist',
-                remedy="SET halo_default_model = '…', or name one with model => …. " + did_you_mean(name, known),
+                f'model "{name}" does not exist',
+                span=span,
+                remedy=did_you_mean(name, list(self.snapshot.models)) + f" Or CREATE MODEL {quote(name)} FROM '…'.",
             )
         return found
+
+    def _default(self, kind: str) -> ModelDef:
+        setting = "halo_default_embedding_model" if kind == "embed" else "halo_default_model"
+        name = self.settings.text(setting)
+        found = self.snapshot.models.get(name.lower())
+        if found is None:
+            raise BinderError(
+                f'the default {"embedding " if kind == "embed" else ""}model "{name}" does not exist',
+                remedy=f"SET {setting} = '…', or name one with model => …. "
+                + did_you_mean(name, list(self.snapshot.models)),
+            )
+        return found
+
+    @staticmethod
+    def _vector(model: ModelDef, arguments: Arguments) -> SqlType:
+        size = embedding_dimensions(model)
+        if size is None:
+            raise BinderError(
+                f'the length of the vectors of model "{model.name}" is not known',
+                span=arguments.span("model"),
+                remedy=f"CREATE OR REPLACE MODEL {quote(model.name)} … WITH (kind = 'embedding', dimensions = …).",
+            )
+        return SqlType(f"FLOAT[{size}]", "array", (("", FLOAT),), size=size)
 
 
 def _system(
@@ -160,6 +185,8 @@ def _max_tokens(kind: str, labels: tuple[Label, ...], returns: SqlType) -> int:
     """Room for the longest answer: a token is at least a byte of it."""
     if kind == "filter":
         return FILTER_TOKENS
+    if kind in ("score", "embed"):
+        return int(kind == "score")
     if kind != "classify":
         return ANSWER_TOKENS
     sizes = [len(json.dumps(label.text)) for label in labels]

@@ -80,4 +80,35 @@ SIGNATURES: Mapping[str, Signature] = {
         needs={"returns": "the type to extract"},
         refused=_NO_STOP,
     ),
+    "LLM_SCORE": Signature(
+        "score",
+        ("prompt",),
+        _ONE_PROMPT,
+        "LLM_SCORE('Is this urgent? {{ body }}')",
+        (*_EVERY_CALL, *_CHAT),
+        refused={
+            **_refused(("returns",), "LLM_SCORE always returns DOUBLE", "Cast it, or use LLM_MAP for another type."),
+            **_refused(
+                (*_SAMPLED, "stop"),
+                "a score is read from the probabilities of yes and no, nothing is sampled",
+                "Leave it out.",
+            ),
+        },
+    ),
+    "LLM_EMBED": Signature(
+        "embed",
+        ("text",),
+        "one text",
+        "LLM_EMBED(body)",
+        _EVERY_CALL,
+        refused={
+            **_refused(("returns",), "LLM_EMBED returns FLOAT[n], n being the model's", "Cast it."),
+            **_refused((*_SAMPLED, "stop"), "an embedding is computed, nothing is sampled", "Leave it out."),
+            **_refused(
+                _CHAT,
+                "an embedding model has no chat",
+                "Put words that the model wants into the text: LLM_EMBED('query: {{ body }}').",
+            ),
+        },
+    ),
 }

@@ -134,7 +134,7 @@ def call_text(call: LlmCall, name_of: Names) -> str:
     if call.kind == "map" and call.returns.kind != "varchar":
         said.append(f"returns={call.returns}")
     plain = Sampling()
-    for option in ("temperature", "top_p", "max_tokens", "seed", "stop"):
+    for option in () if call.kind in ("score", "embed") else ("temperature", "top_p", "max_tokens", "seed", "stop"):
         value = getattr(call.sampling, option)
         if value != getattr(plain, option):
             said.append(f"{option}={value}")
