@@ -148,7 +148,7 @@ class Duck:
 
         A SELECT is computed as it is read, within DuckDB's ``streaming_buffer_size``.
         """
-        if self._is_select(sql):
+        if self.is_select(sql):
             return self._stream_select(sql, params, batch_rows)
         result = self.execute(sql, params)
         with warnings.catch_warnings():
@@ -176,7 +176,7 @@ class Duck:
         return self._open
 
     @staticmethod
-    def _is_select(sql: str) -> bool:
+    def is_select(sql: str) -> bool:
         """Whether the text is one statement that DuckDB classifies as SELECT."""
         try:
             statements = duckdb.extract_statements(sql)

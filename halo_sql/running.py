@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -141,3 +142,19 @@ class QueryRun:
                     await asyncio.sleep(0.01)
         if closer is not None:
             await closer()
+
+
+def primed(run: QueryRun, batches: Any) -> Any:
+    """The batches with the first one fetched, so that errors before it are raised by ``execute``."""
+    first = next(batches, None)
+
+    def rest() -> Any:
+        try:
+            if first is not None:
+                yield first
+                yield from batches
+        finally:
+            with contextlib.suppress(Exception):
+                batches.close()
+
+    return rest()

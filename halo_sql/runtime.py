@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from halo_sql.closing import exiting
+from halo_sql.config import home
+from halo_sql.engines.secret_store import SecretStore
 
 if TYPE_CHECKING:
     from halo_sql.catalog.objects import ModelDef
@@ -31,6 +33,7 @@ class Runtime:
     def __init__(self) -> None:
         self.functions: dict[str, Callable[..., Any]] = {}  # lower-case model name -> the user's callable
         self.models: dict[str, ModelDef] = {}  # the models these callables are, by the same names
+        self.secrets = SecretStore(lambda: home() / "secrets")
         self.infos: dict[str, EngineInfo] = {}  # model name -> what its engine said of itself
         self._lock = threading.Lock()
         self._users = 0
@@ -72,8 +75,19 @@ class Runtime:
             if self._pool is None:
                 from halo_sql.engines.pool import EnginePool
 
-                self._pool = EnginePool(loop, self.functions)
+                self._pool = EnginePool(loop, self.functions, secrets=self.secrets)
             return self._pool
+
+    def register_model(self, name: str, fn: Callable[..., Any], options: Mapping[str, object]) -> None:
+        """A Python callable as a model; CatalogError for options the python engine does not have."""
+        from halo_sql.catalog.objects import ModelDef
+        from halo_sql.engines.registry import check_model
+
+        known = self.models.get(name.lower())
+        model = ModelDef(name, name, "python", options, 1 if known is None else known.version + 1, temp=True)
+        check_model(model)
+        self.functions[name.lower()] = fn
+        self.models[name.lower()] = model
 
     def store(self, path: Path) -> ResponseStore:
         """The response store in a file."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from enum import IntEnum
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from halo_sql import config
+from halo_sql import batch, config
+from halo_sql.batch import Outcome
 from halo_sql.config import Settings
 from halo_sql.duck import Duck
 from halo_sql.errors import Error, InterfaceError, ProgrammingError, Span
@@ -21,6 +22,7 @@ from halo_sql.runtime import Runtime
 
 if TYPE_CHECKING:
     from halo_sql.catalog.objects import ModelDef, Snapshot
+    from halo_sql.engines.secret_store import SecretStore
     from halo_sql.engines.store import ResponseStore, StoreStats
     from halo_sql.grammar.statements.nodes import Explain, Statement
     from halo_sql.ir.logical import BoundStatement
@@ -97,16 +99,51 @@ class Session:
             self.duck.execute(sql, params)
             return DuckResult(self.duck.connection)
         result: Result | None = None
-        for piece, kind in zip(pieces, kinds, strict=True):
+        for unit in batch.units(pieces, kinds, sql):
             if result is not None:
                 result.close()
+            given = params if unit.end == len(pieces) else None
+            if unit.is_batch:
+                result = self._batch_result(pieces[unit.first : unit.end], sql)
+                continue
+            piece = pieces[unit.first]
             try:
-                result = self._execute_one(piece, kind, params if piece is pieces[-1] else None)
+                result = self._execute_one(piece, kinds[unit.first], given)
             except Error as problem:
-                _relocate(problem, piece, sql)
-                raise
+                raise batch.relocate(problem, piece, sql) from None
         assert result is not None
         return result
+
+    def execute_batch(self, statements: Sequence[str | tuple[str, object]]) -> list[Outcome]:
+        """Run statements (texts, or pairs of text and parameters) as one batch: what became of each, in order."""
+        given = [(item, None) if isinstance(item, str) else item for item in statements]
+        for sql, _ in given:
+            batch.check_member(sql)
+        return batch.run([(sql, partial(self.execute, sql, params)) for sql, params in given])
+
+    def run_batch(self, sql: str) -> list[Outcome]:
+        """Run a text that is one BEGIN BATCH; …; END BATCH: what became of each statement, in order."""
+        pieces = split(sql)
+        [unit] = batch.units(pieces, [classify(piece.text) for piece in pieces], sql)
+        return self._run_pieces(pieces[unit.first : unit.end], sql)
+
+    def _run_pieces(self, pieces: Sequence[StatementText], sql: str) -> list[Outcome]:
+        outcomes = self.execute_batch([piece.text for piece in pieces])
+        for piece, outcome in zip(pieces, outcomes, strict=True):
+            if outcome.error is not None:
+                batch.relocate(outcome.error, piece, sql)
+        return outcomes
+
+    def _batch_result(self, pieces: Sequence[StatementText], sql: str) -> Result:
+        """The last statement's result; the first error, when all have run."""
+        from halo_sql.statements import text_result
+
+        outcomes = self._run_pieces(pieces, sql)
+        for outcome in outcomes:
+            if outcome.error is not None:
+                raise outcome.error
+        last = outcomes[-1].result if outcomes else None
+        return text_result([("Count", "BIGINT")], [], rowcount=0) if last is None else last
 
     def execute_many(self, sql: str, rows: Sequence[object]) -> Result:
         """Run a statement once for each set of parameters; the last one's result."""
@@ -131,8 +168,21 @@ class Session:
             return self._run_plan(piece.text, params)[0]
         from halo_sql.grammar.statements.parse import parse_statement
 
+        if kind is Kind.HALO_SECRET and not self._is_own_secret(piece.text):
+            return self._execute_one(piece, Kind.PLAIN, params)
         statement = parse_statement(piece.text)
         return self._run_statement(statement, piece.text, params)
+
+    def _is_own_secret(self, sql: str) -> bool:
+        """Whether a DROP SECRET names one of TYPE llm."""
+        from halo_sql.grammar.statements.nodes import DropSecret
+        from halo_sql.grammar.statements.parse import parse_statement
+
+        try:
+            statement = parse_statement(sql)
+        except Error:  # DuckDB says what is wrong
+            return False
+        return isinstance(statement, DropSecret) and self.secrets.find(statement.name) is not None
 
     def _run_statement(self, statement: Statement, sql: str, params: object) -> Result:
         """A statement of HaloSQL's own."""
@@ -141,11 +191,7 @@ class Session:
 
         if isinstance(statement, Explain):
             return self._explain(statement, sql, params)
-        try:
-            return statements.run(statement, self.catalog, self.settings, self._runtime.functions)
-        except Error as problem:
-            span = getattr(statement, "name_span", None)
-            raise problem.locate(sql, span) from None
+        return statements.run(statement, self, sql)
 
     # --- LLM queries ---
 
@@ -157,6 +203,11 @@ class Session:
 
             self._catalog = Catalog(self.duck, self._runtime.models)
         return self._catalog
+
+    @property
+    def secrets(self) -> SecretStore:
+        """The secrets of TYPE llm."""
+        return self._runtime.secrets
 
     def bind(self, sql: str, params: object = None) -> BoundStatement:
         """The logical plan of a statement with LLM calls, as written."""
@@ -183,6 +234,7 @@ class Session:
 
     def _run_plan(self, sql: str, params: object, profile_only: bool = False) -> tuple[Result, Profile]:
         from halo_sql.planning import warm
+        from halo_sql.running import primed
 
         began = time.perf_counter()
         bound, snapshot = self._bind(sql, params)
@@ -200,7 +252,7 @@ class Session:
             changed = sum(batch.column(0)[0].as_py() for batch in counted if batch.num_rows)
             self._run = None
             return BatchResult(bound.columns, counted, rowcount=changed), profile
-        return BatchResult(bound.columns, _primed(run, batches), run.close), profile
+        return BatchResult(bound.columns, primed(run, batches), run.close), profile
 
     def _begin(self, optimized: Optimized, models: Mapping[str, ModelDef], profile: Profile) -> QueryRun:
         from halo_sql.planning import start_run
@@ -331,16 +383,9 @@ class Session:
 
         ``options`` are those of the python engine: ``concurrency``, ``timeout_s``, ``storable``.
         """
-        from halo_sql.catalog.objects import ModelDef
-        from halo_sql.engines.registry import check_model
-
         if not callable(fn):
             raise InterfaceError(f"create_model({name!r}, …) needs a callable, not {type(fn).__name__}")
-        known = self._runtime.models.get(name.lower())
-        model = ModelDef(name, name, "python", options, 1 if known is None else known.version + 1, temp=True)
-        check_model(model)
-        self._runtime.functions[name.lower()] = fn
-        self._runtime.models[name.lower()] = model
+        self._runtime.register_model(name, fn, options)
 
     def begin(self) -> None:
         """BEGIN TRANSACTION."""
@@ -372,26 +417,3 @@ def _is_sink(bound: BoundStatement) -> bool:
     from halo_sql.ir.logical import Sink
 
     return isinstance(bound.plan, Sink)
-
-
-def _primed(run: QueryRun, batches: Any) -> Any:
-    """The batches with the first one fetched, so that errors before it are raised by ``execute``."""
-    first = next(batches, None)
-
-    def rest() -> Any:
-        try:
-            if first is not None:
-                yield first
-                yield from batches
-        finally:
-            with suppress(Exception):
-                batches.close()
-
-    return rest()
-
-
-def _relocate(problem: Error, piece: StatementText, sql: str) -> None:
-    """Positions inside one statement of a script become positions in the script."""
-    if problem.span is not None and problem.sql == piece.text and piece.text != sql:
-        problem.span = Span(problem.span.start + piece.start, problem.span.end + piece.start)
-        problem.sql = sql
