@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from halo_sql.errors import Error, InterruptedQueryError, ParserError, Span
 from halo_sql.grammar.classify import Kind, classify, code_tokens
@@ -46,7 +47,10 @@ def units(pieces: Sequence[StatementText], kinds: Sequence[Kind], sql: str) -> l
                 raise _refused("END BATCH without BEGIN BATCH", piece, sql, "Begin it with BEGIN BATCH;")
             begun = index
         elif kind is Kind.BATCH and not begins:
-            found.append(Unit((begun or 0) + 1, index, is_batch=True))
+            assert begun is not None
+            if begun + 1 == index:
+                raise _refused("the batch is empty", piece, sql, "Put statements before it.")
+            found.append(Unit(begun + 1, index, is_batch=True))
             begun = None
         elif begun is None:
             found.append(Unit(index, index + 1))
@@ -84,6 +88,25 @@ def run(statements: Sequence[tuple[str, Callable[[], Result]]]) -> list[Outcome]
         except Error as problem:
             outcomes.append(Outcome(sql, error=problem))
     return outcomes
+
+
+def run_pieces(execute: Callable[[str], Result], pieces: Sequence[StatementText], sql: str) -> list[Outcome]:
+    """Run the statements of a batch that stand in the text ``sql``; errors point into it."""
+    outcomes = run([(piece.text, partial(execute, piece.text)) for piece in pieces])
+    for piece, outcome in zip(pieces, outcomes, strict=True):
+        if outcome.error is not None:
+            relocate(outcome.error, piece, sql)
+    return outcomes
+
+
+def last(outcomes: Sequence[Outcome]) -> Result:
+    """The last result; raises the first error there is."""
+    for outcome in outcomes:
+        if outcome.error is not None:
+            raise outcome.error
+    result = outcomes[-1].result
+    assert result is not None
+    return result
 
 
 def relocate(problem: Error, piece: StatementText, sql: str) -> Error:

@@ -136,7 +136,7 @@ class Duck:
         """``describe`` for a query that may well be refused: the error has no position, and an open transaction
         stays usable (DuckDB ends one at the first error of a statement, not at that of a relation)."""
         self.release()
-        if not self._is_select(query):
+        if not self.is_select(query):
             return self.describe(query)
         try:
             relation = self.connection.sql(query)

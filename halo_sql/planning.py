@@ -6,18 +6,19 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from halo_sql.catalog.objects import ModelDef
+from halo_sql.catalog.objects import ModelDef, Snapshot
 from halo_sql.config import Settings
 from halo_sql.duck import Duck
 from halo_sql.engines.budget import Budget
 from halo_sql.engines.dispatch import Dispatcher
 from halo_sql.engines.protocol import Engine, EngineInfo
-from halo_sql.engines.registry import price
+from halo_sql.engines.registry import price, with_secret
+from halo_sql.engines.secret_store import SecretStore
 from halo_sql.engines.store import ResponseStore
 from halo_sql.errors import Error
 from halo_sql.ir.logical import BoundStatement, Fragment
 from halo_sql.ir.physical import PhysicalDag
-from halo_sql.ir.walk import walk
+from halo_sql.ir.walk import calls_made, walk
 from halo_sql.metrics import Profile
 from halo_sql.operators.build import build
 from halo_sql.operators.context import RunContext
@@ -48,6 +49,22 @@ def optimizer_context(
         engines=engines,
         ordered=True,
     )
+
+
+def models_of(bound: BoundStatement, snapshot: Snapshot) -> dict[str, ModelDef]:
+    """The models a plan calls, by the name its calls use."""
+    names: dict[str, ModelDef] = {}
+    for node in walk(bound.plan):
+        for call in calls_made(node):
+            names[call.model] = snapshot.models[call.model.lower()]
+    return names
+
+
+def check_secrets(models: Mapping[str, ModelDef], secrets: SecretStore) -> None:
+    """CatalogError when the SECRET of a model is missing, or is for another server: before anything is asked."""
+    for model in models.values():
+        if "secret" in model.options:
+            with_secret(model, secrets)
 
 
 def engine_profile(model: ModelDef, info: EngineInfo | None) -> EngineProfile:
@@ -106,7 +123,7 @@ async def start_run(
         settings.number("halo_max_usd"),
     )
     prices = {name: price(model) for name, model in models.items()}
-    dispatcher = Dispatcher(engine_of, store, budget, settings.integer("halo_max_concurrency"), prices)
+    dispatcher = Dispatcher(engine_of, store, budget, settings.integer("halo_max_concurrency"), prices, log=profile.log)
     context = RunContext(duck=duck, channels=dispatcher, metrics=profile.nodes)
 
     async def close() -> None:

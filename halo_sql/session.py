@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from halo_sql import batch, config
 from halo_sql.batch import Outcome
+from halo_sql.call_log import CallLog, RunLog
 from halo_sql.config import Settings
 from halo_sql.duck import Duck
 from halo_sql.errors import Error, InterfaceError, ProgrammingError, Span
@@ -46,6 +47,7 @@ class Session:
     duck      the DuckDB connection
     settings  the ``halo_`` settings
     warnings  sentences for the user, drained by whoever shows them
+    calls     the latest LLM calls
     engine_infos  model name -> what its engine last said of itself; plans are made with it
     """
 
@@ -58,6 +60,8 @@ class Session:
         self._catalog: Any = None
         self._run: QueryRun | None = None
         self._profiles: list[Profile] = []
+        self._count = 0
+        self.calls = CallLog()
         self._closed = False
 
     @classmethod
@@ -89,13 +93,10 @@ class Session:
         Returns when the first rows are ready, or when a statement without rows is done.
         """
         self._end_run()
-        if LISTING.search(sql):
-            from halo_sql import listings
-
-            listings.prepare(self, sql)
         pieces = split(sql)
         kinds = [classify(piece.text) for piece in pieces]
         if all(kind is Kind.PLAIN for kind in kinds):
+            self._prepare_listings(sql)
             self.duck.execute(sql, params)
             return DuckResult(self.duck.connection)
         result: Result | None = None
@@ -104,7 +105,7 @@ class Session:
                 result.close()
             given = params if unit.end == len(pieces) else None
             if unit.is_batch:
-                result = self._batch_result(pieces[unit.first : unit.end], sql)
+                result = batch.last(batch.run_pieces(self.execute, pieces[unit.first : unit.end], sql))
                 continue
             piece = pieces[unit.first]
             try:
@@ -125,25 +126,7 @@ class Session:
         """Run a text that is one BEGIN BATCH; …; END BATCH: what became of each statement, in order."""
         pieces = split(sql)
         [unit] = batch.units(pieces, [classify(piece.text) for piece in pieces], sql)
-        return self._run_pieces(pieces[unit.first : unit.end], sql)
-
-    def _run_pieces(self, pieces: Sequence[StatementText], sql: str) -> list[Outcome]:
-        outcomes = self.execute_batch([piece.text for piece in pieces])
-        for piece, outcome in zip(pieces, outcomes, strict=True):
-            if outcome.error is not None:
-                batch.relocate(outcome.error, piece, sql)
-        return outcomes
-
-    def _batch_result(self, pieces: Sequence[StatementText], sql: str) -> Result:
-        """The last statement's result; the first error, when all have run."""
-        from halo_sql.statements import text_result
-
-        outcomes = self._run_pieces(pieces, sql)
-        for outcome in outcomes:
-            if outcome.error is not None:
-                raise outcome.error
-        last = outcomes[-1].result if outcomes else None
-        return text_result([("Count", "BIGINT")], [], rowcount=0) if last is None else last
+        return batch.run_pieces(self.execute, pieces[unit.first : unit.end], sql)
 
     def execute_many(self, sql: str, rows: Sequence[object]) -> Result:
         """Run a statement once for each set of parameters; the last one's result."""
@@ -151,6 +134,7 @@ class Session:
             raise ProgrammingError("executemany needs at least one set of parameters")
         if classify(sql) is Kind.PLAIN:
             self._end_run()
+            self._prepare_listings(sql)
             with self.duck.converted(sql):
                 self.duck.connection.executemany(sql, [list(row) if isinstance(row, tuple) else row for row in rows])
             return DuckResult(self.duck.connection)
@@ -160,7 +144,14 @@ class Session:
             result = self.execute(sql, row)
         return result
 
+    def _prepare_listings(self, sql: str) -> None:
+        if LISTING.search(sql):
+            from halo_sql import listings
+
+            listings.prepare(self, sql)
+
     def _execute_one(self, piece: StatementText, kind: Kind, params: object) -> Result:
+        self._prepare_listings(piece.text)
         if kind is Kind.PLAIN:
             self.duck.execute(piece.text, params)
             return DuckResult(self.duck.connection)
@@ -226,28 +217,33 @@ class Session:
 
     def _optimize(self, bound: BoundStatement, snapshot: Snapshot) -> Optimized:
         from halo_sql.optimizer.optimize import optimize
-        from halo_sql.planning import optimizer_context
+        from halo_sql.planning import models_of, optimizer_context
 
-        models = _models(bound, snapshot)
+        models = models_of(bound, snapshot)
         context = optimizer_context(bound, self.duck, self.settings, models, self._runtime)
         return optimize(bound.plan, bound.columns, context)
 
     def _run_plan(self, sql: str, params: object, profile_only: bool = False) -> tuple[Result, Profile]:
-        from halo_sql.planning import warm
+        from halo_sql.ir.logical import Sink
+        from halo_sql.planning import check_secrets, models_of, warm
         from halo_sql.running import primed
 
         began = time.perf_counter()
         bound, snapshot = self._bind(sql, params)
-        models = _models(bound, snapshot)
+        models = models_of(bound, snapshot)
+        check_secrets(models, self.secrets)
         store = self._store()
         self._runtime.begin(warm(self._runtime, models, store))
         optimized = self._optimize(bound, snapshot)
         profile = Profile(sql, optimized.dag, {node.id: NodeMetrics() for node in optimized.dag.nodes})
+        profile.number = self._count = self._count + 1
+        nodes = {id(counters): number for number, counters in profile.nodes.items()}
+        profile.log = RunLog(self.calls, profile.number, nodes, self.settings.flag("halo_trace_text"))
         profile.planning_s = time.perf_counter() - began
         self.warnings += bound.warnings
         run = self._begin(optimized, models, profile)
         batches = run.batches()
-        if _is_sink(bound):
+        if isinstance(bound.plan, Sink):
             counted = list(batches)
             changed = sum(batch.column(0)[0].as_py() for batch in counted if batch.num_rows)
             self._run = None
@@ -302,6 +298,7 @@ class Session:
 
     def explain(self, sql: str, analyze: bool = False, format: str = "text", params: object = None) -> str:
         """The plan of a statement as text; with ``analyze`` it is run, and the plan shows what happened."""
+        self._prepare_listings(sql)
         if classify(sql) is Kind.LLM:
             self._end_run()
             return self._explain_text(sql, params, analyze, format, ())
@@ -398,20 +395,3 @@ class Session:
     def rollback(self) -> None:
         """ROLLBACK."""
         self.execute("ROLLBACK").close()
-
-
-def _models(bound: BoundStatement, snapshot: Snapshot) -> dict[str, ModelDef]:
-    """The models a plan calls, by the name its calls use."""
-    from halo_sql.ir.walk import calls_made, walk
-
-    names: dict[str, ModelDef] = {}
-    for node in walk(bound.plan):
-        for call in calls_made(node):
-            names[call.model] = snapshot.models[call.model.lower()]
-    return names
-
-
-def _is_sink(bound: BoundStatement) -> bool:
-    from halo_sql.ir.logical import Sink
-
-    return isinstance(bound.plan, Sink)

@@ -12,7 +12,7 @@ from halo_sql.catalog.store import Catalog
 from halo_sql.config import Settings, find
 from halo_sql.duck import Duck
 from halo_sql.engines.registry import check_model, with_secret
-from halo_sql.engines.secret_store import Secret, SecretStore
+from halo_sql.engines.secret_store import COLUMNS, Secret, SecretStore, rows
 from halo_sql.errors import CatalogError, Error, SettingError, Span, did_you_mean
 from halo_sql.grammar.statements.check_agent import check_agent
 from halo_sql.grammar.statements.check_tool import check_tool
@@ -97,14 +97,13 @@ def _run(statement: Statement, session: Session, sql: str) -> Result:
 
             catalog.alter(statement.kind, statement.name, change, if_exists=statement.if_exists)
         case Show(kind="secret"):
-            return text_result(SECRET_COLUMNS, secret_rows(session.secrets))
+            return text_result([(name, "VARCHAR") for name in COLUMNS], rows(session.secrets))
         case Show():
             return text_result(*show(catalog, statement.kind))
         case Describe(kind="secret"):
             secret = session.secrets.get(statement.name)
-            [row] = [row for row in secret_rows(session.secrets) if row[0] == secret.name and row[2] == secret.storage]
-            names = [name for name, _ in SECRET_COLUMNS]
-            return text_result([("property", "VARCHAR"), ("value", "VARCHAR")], list(zip(names, row, strict=True)))
+            pairs = list(zip(COLUMNS, secret.shown(), strict=True))
+            return text_result([("property", "VARCHAR"), ("value", "VARCHAR")], pairs)
         case Describe():
             return text_result(*describe(catalog, statement.kind, statement.name))
         case SetSetting():
@@ -187,31 +186,6 @@ def _create_secret(statement: CreateSecret, session: Session) -> None:
         )
     secret = Secret(statement.name, statement.api_key, statement.api_key_env, statement.base_url, statement.persistent)
     session.secrets.create(secret, or_replace=statement.or_replace, if_not_exists=statement.if_not_exists)
-
-
-SECRET_COLUMNS = [
-    ("name", "VARCHAR"),
-    ("type", "VARCHAR"),
-    ("storage", "VARCHAR"),
-    ("base_url", "VARCHAR"),
-    ("api_key", "VARCHAR"),
-    ("api_key_env", "VARCHAR"),
-]
-
-
-def secret_rows(secrets: SecretStore) -> list[tuple[Any, ...]]:
-    """The secrets as rows; keys are ``redacted``."""
-    return [
-        (
-            secret.name,
-            "llm",
-            secret.storage,
-            secret.base_url or None,
-            None if secret.api_key is None else "redacted",
-            secret.api_key_env,
-        )
-        for secret in secrets.all()
-    ]
 
 
 def text_result(columns: Sequence[tuple[str, str]], rows: Sequence[tuple[Any, ...]], rowcount: int = -1) -> Result:

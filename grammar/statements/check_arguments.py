@@ -6,9 +6,10 @@ import re
 from collections.abc import Sequence
 
 from halo_sql.duck import Duck, tokenize
-from halo_sql.errors import BinderError, Error, NotSupportedError, Span, did_you_mean
+from halo_sql.errors import BinderError, DataError, Error, NotSupportedError, Span, did_you_mean
 from halo_sql.grammar.classify import operator_calls
 from halo_sql.grammar.statements.nodes import Argument
+from halo_sql.ir.expr import literal
 from halo_sql.ir.types import SqlType
 
 _MISSING = re.compile(r"Type with name (.+) does not exist")
@@ -74,3 +75,50 @@ def check_arguments(duck: Duck, arguments: Sequence[Argument]) -> None:
                 span=item.default_span,
                 remedy="Write a constant of its type.",
             ) from None
+
+
+#: A value of each kind that casts to other kinds; DuckDB refuses a cast only when it meets a value.
+_SAMPLES = {
+    **dict.fromkeys(("date", "timestamp", "timestamp_s", "timestamp_ms", "timestamp_ns"), "'2000-01-01'"),
+    **dict.fromkeys(("time", "time_ns", "time with time zone"), "'00:00:00'"),
+    "timestamp with time zone": "'2000-01-01'",
+    "boolean": "true",
+    "interval": "'1 day'",
+    "uuid": "'00000000-0000-0000-0000-000000000001'",
+    "blob": "'1'",
+    "bit": "'1'",
+    "json": "'1'",
+    "varchar": "'1'",
+}
+
+
+def castable(duck: Duck, given: SqlType, wanted: SqlType) -> bool:
+    """Whether DuckDB has a cast from one type to the other (single values may still fail)."""
+    if given.text == wanted.text or given.kind in ("varchar", "json") or wanted.kind == "varchar":
+        return True
+    try:
+        duck.rows(f"SELECT CAST(CAST({_sample(given)} AS {given.text}) AS {wanted.text})")
+    except DataError as problem:
+        return "Unimplemented" not in problem.message
+    except Error:
+        return False
+    return True
+
+
+def _sample(sql_type: SqlType) -> str:
+    members = [_sample(member) for _, member in sql_type.fields]
+    if sql_type.kind == "struct":
+        return (
+            "{"
+            + ", ".join(f"{literal(name)}: {item}" for (name, _), item in zip(sql_type.fields, members, strict=True))
+            + "}"
+        )
+    if sql_type.kind in ("list", "array"):
+        return "[" + ", ".join(members * max(1, sql_type.size)) + "]"
+    if sql_type.kind == "map":
+        return "MAP {" + f"{members[0]}: {members[1]}" + "}"
+    if sql_type.kind == "union":
+        return members[0]
+    if sql_type.kind == "enum":
+        return literal(sql_type.labels[0])
+    return _SAMPLES.get(sql_type.kind, "1")

@@ -9,11 +9,11 @@ from urllib.parse import urlsplit
 from halo_sql.duck import Duck, tokenize
 from halo_sql.errors import BinderError, CatalogError, Error, NotSupportedError, ParserError, Span, did_you_mean
 from halo_sql.grammar.classify import operator_calls
-from halo_sql.grammar.skeleton import identifier
+from halo_sql.grammar.skeleton import QUERY_STARTS, identifier
 from halo_sql.grammar.source import read_literal
 from halo_sql.grammar.splice import Piece, Spliced, assemble, pieces_of
 from halo_sql.grammar.split import split
-from halo_sql.grammar.statements.check_arguments import check_arguments, check_names, check_type
+from halo_sql.grammar.statements.check_arguments import castable, check_arguments, check_names, check_type
 from halo_sql.grammar.statements.check_options import TOOL_OPTIONS, check_options, check_template
 from halo_sql.grammar.statements.nodes import CreateTool, Option
 from halo_sql.ir.types import SqlType
@@ -79,7 +79,12 @@ def _check_query(node: CreateTool, duck: Duck, body: _Body, returned: Sequence[t
             span=body.origin(Span(calls[0].start, calls[0].end)),
             remedy="Call it outside, on the tool's result.",
         )
-    bound = _with_nulls(node, body, pieces[0].text, pieces[0].start)
+    query = pieces[0].text
+    first = next(token for token in tokenize(query) if token.kind != "comment")
+    if first.text.upper() not in QUERY_STARTS and first.text != "(":
+        at = Span(first.start + pieces[0].start, first.end + pieces[0].start)
+        raise ParserError("the query of a tool is one SELECT", span=body.origin(at), remedy="Write SELECT ….")
+    bound = _with_nulls(node, body, query, pieces[0].start)
     try:
         columns = duck.describe(bound.text)
     except Error as problem:
@@ -96,14 +101,12 @@ def _check_query(node: CreateTool, duck: Duck, body: _Body, returned: Sequence[t
             remedy="Name as many as it gives: RETURNS TABLE (…)." if len(columns) > 1 else "Name the one it gives.",
         )
     for (column, found), (_, written, wanted, span) in zip(columns, returned, strict=True):
-        try:
-            duck.describe(f"SELECT CAST(CAST(NULL AS {found.text}) AS {wanted.text})")
-        except Error:
+        if not castable(duck, found, wanted):
             raise BinderError(
                 f'column "{column}" of the query is {found.text}, which cannot be cast to {written}',
                 span=span,
                 remedy=f"Write {found.text}, or cast in the query.",
-            ) from None
+            )
 
 
 def _with_nulls(node: CreateTool, body: _Body, query: str, start: int) -> Spliced:

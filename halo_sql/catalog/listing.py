@@ -7,6 +7,7 @@ from typing import Any
 
 from halo_sql.catalog.objects import BUILT_IN_MODELS, AgentDef, Definition, ModelDef, Parameter, PromptDef, ToolDef
 from halo_sql.catalog.store import Catalog
+from halo_sql.ir.expr import quote
 
 Columns = list[tuple[str, str]]
 Listing = tuple[Columns, list[tuple[Any, ...]]]  # ([(name, DuckDB type)], rows)
@@ -68,7 +69,7 @@ def returns(tool: ToolDef) -> str:
     """A tool's type, or ``TABLE (a INTEGER, …)``."""
     if not tool.columns:
         return tool.returns
-    return "TABLE (" + ", ".join(f"{name} {kind}" for name, kind in tool.columns) + ")"
+    return "TABLE (" + ", ".join(f"{quote(name)} {kind}" for name, kind in tool.columns) + ")"
 
 
 def _parameters(definition: Definition) -> tuple[Parameter, ...]:

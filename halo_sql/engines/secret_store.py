@@ -24,6 +24,10 @@ MEMORY, FILE = "memory", "local_file"
 _LONGEST = 200  # bytes of a file's name
 
 
+#: What lists of secrets show.
+COLUMNS = ("name", "type", "storage", "base_url", "api_key", "api_key_env")
+
+
 @dataclass(frozen=True, slots=True)
 class Secret:
     """A key, or where it is.
@@ -43,6 +47,11 @@ class Secret:
     def storage(self) -> str:
         """'memory' | 'local_file', DuckDB's names."""
         return FILE if self.persistent else MEMORY
+
+    def shown(self) -> tuple[str | None, ...]:
+        """What may be shown of it, in the order of COLUMNS."""
+        key = None if self.api_key is None else "redacted"
+        return self.name, "llm", self.storage, self.base_url or None, key, self.api_key_env
 
     def covers(self, url: str) -> bool:
         """Whether the key may be sent to this URL."""
@@ -186,3 +195,8 @@ class SecretStore:
                 f'secret "{secret.name}" cannot be written to {path}: {problem.strerror}',
                 remedy="Set HALO_HOME to a folder of yours, or use CREATE SECRET without PERSISTENT.",
             ) from None
+
+
+def rows(store: SecretStore) -> list[tuple[str | None, ...]]:
+    """The secrets as rows of COLUMNS."""
+    return [secret.shown() for secret in store.all()]
