@@ -150,7 +150,7 @@ class Duck:
                 names, types, parameters, returns, deferred = ask(query)[:5]
                 if returns == "query_result" and not (parameters or deferred):
                     return [(name, self._tree(kind)) for name, kind in zip(names, types, strict=True)]
-            elif self._is_select(query):
+            elif self.is_select(query):
                 relation = self.connection.sql(query)
                 return [(name, self._tree(kind)) for name, kind in zip(relation.columns, relation.types, strict=True)]
         except duckdb.Error as problem:
@@ -194,7 +194,7 @@ class Duck:
 
         A SELECT is computed as it is read, within DuckDB's ``streaming_buffer_size``.
         """
-        if self._is_select(sql):
+        if self.is_select(sql):
             return self._stream_select(sql, params, batch_rows)
         result = self.execute(sql, params)
         with warnings.catch_warnings():
@@ -222,7 +222,7 @@ class Duck:
         return self._open
 
     @staticmethod
-    def _is_select(sql: str) -> bool:
+    def is_select(sql: str) -> bool:
         """Whether the text is one statement that DuckDB classifies as SELECT."""
         try:
             statements = duckdb.extract_statements(sql)

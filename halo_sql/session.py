@@ -6,9 +6,12 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from halo_sql import config
+from halo_sql import batch, config
+from halo_sql.batch import Outcome
+from halo_sql.call_log import CallLog, RunLog
 from halo_sql.config import Settings
 from halo_sql.duck import Duck
 from halo_sql.errors import Error, ProgrammingError, Span
@@ -20,6 +23,7 @@ from halo_sql.runtime import Runtime
 
 if TYPE_CHECKING:
     from halo_sql.catalog.objects import ModelDef, Snapshot
+    from halo_sql.engines.secret_store import SecretStore
     from halo_sql.engines.store import ResponseStore, StoreStats
     from halo_sql.grammar.statements.nodes import Explain, Statement
     from halo_sql.ir.logical import BoundStatement
@@ -43,6 +47,7 @@ class Session:
     duck      the DuckDB connection
     settings  the ``halo_`` settings
     warnings  sentences for the user, drained by whoever shows them
+    calls     the latest LLM calls
     engine_infos  model name -> what its engine last said of itself; plans are made with it
     """
 
@@ -55,6 +60,8 @@ class Session:
         self._catalog: Any = None
         self._run: QueryRun | None = None
         self._profiles: list[Profile] = []
+        self._count = 0
+        self.calls = CallLog()
         self._closed = False
 
     @classmethod
@@ -86,26 +93,40 @@ class Session:
         Returns when the first rows are ready, or when a statement without rows is done.
         """
         self._end_run()
-        if LISTING.search(sql):
-            from halo_sql import listings
-
-            listings.prepare(self, sql)
         pieces = split(sql)
         kinds = [classify(piece.text) for piece in pieces]
         if all(kind is Kind.PLAIN for kind in kinds):
+            self._prepare_listings(sql)
             self.duck.execute(sql, params)
             return DuckResult(self.duck.connection)
         result: Result | None = None
-        for piece, kind in zip(pieces, kinds, strict=True):
+        for unit in batch.units(pieces, kinds, sql):
             if result is not None:
                 result.close()
+            given = params if unit.end == len(pieces) else None
+            if unit.is_batch:
+                result = batch.last(batch.run_pieces(self.execute, pieces[unit.first : unit.end], sql))
+                continue
+            piece = pieces[unit.first]
             try:
-                result = self._execute_one(piece, kind, params if piece is pieces[-1] else None)
+                result = self._execute_one(piece, kinds[unit.first], given)
             except Error as problem:
-                _relocate(problem, piece, sql)
-                raise
+                raise batch.relocate(problem, piece, sql) from None
         assert result is not None
         return result
+
+    def execute_batch(self, statements: Sequence[str | tuple[str, object]]) -> list[Outcome]:
+        """Run statements (texts, or pairs of text and parameters) as one batch: what became of each, in order."""
+        given = [(item, None) if isinstance(item, str) else item for item in statements]
+        for sql, _ in given:
+            batch.check_member(sql)
+        return batch.run([(sql, partial(self.execute, sql, params)) for sql, params in given])
+
+    def run_batch(self, sql: str) -> list[Outcome]:
+        """Run a text that is one BEGIN BATCH; …; END BATCH: what became of each statement, in order."""
+        pieces = split(sql)
+        [unit] = batch.units(pieces, [classify(piece.text) for piece in pieces], sql)
+        return batch.run_pieces(self.execute, pieces[unit.first : unit.end], sql)
 
     def execute_many(self, sql: str, rows: Sequence[object]) -> Result:
         """Run a statement once for each set of parameters; the last one's result."""
@@ -113,6 +134,7 @@ class Session:
             raise ProgrammingError("executemany needs at least one set of parameters")
         if classify(sql) is Kind.PLAIN:
             self._end_run()
+            self._prepare_listings(sql)
             with self.duck.converted(sql):
                 self.duck.connection.executemany(sql, [list(row) if isinstance(row, tuple) else row for row in rows])
             return DuckResult(self.duck.connection)
@@ -122,7 +144,14 @@ class Session:
             result = self.execute(sql, row)
         return result
 
+    def _prepare_listings(self, sql: str) -> None:
+        if LISTING.search(sql):
+            from halo_sql import listings
+
+            listings.prepare(self, sql)
+
     def _execute_one(self, piece: StatementText, kind: Kind, params: object) -> Result:
+        self._prepare_listings(piece.text)
         if kind is Kind.PLAIN:
             self.duck.execute(piece.text, params)
             return DuckResult(self.duck.connection)
@@ -130,8 +159,21 @@ class Session:
             return self._run_plan(piece.text, params)[0]
         from halo_sql.grammar.statements.parse import parse_statement
 
+        if kind is Kind.HALO_SECRET and not self._is_own_secret(piece.text):
+            return self._execute_one(piece, Kind.PLAIN, params)
         statement = parse_statement(piece.text)
         return self._run_statement(statement, piece.text, params)
+
+    def _is_own_secret(self, sql: str) -> bool:
+        """Whether a DROP SECRET names one of TYPE llm."""
+        from halo_sql.grammar.statements.nodes import DropSecret
+        from halo_sql.grammar.statements.parse import parse_statement
+
+        try:
+            statement = parse_statement(sql)
+        except Error:  # DuckDB says what is wrong
+            return False
+        return isinstance(statement, DropSecret) and self.secrets.find(statement.name) is not None
 
     def _run_statement(self, statement: Statement, sql: str, params: object) -> Result:
         """A statement of HaloSQL's own."""
@@ -140,11 +182,7 @@ class Session:
 
         if isinstance(statement, Explain):
             return self._explain(statement, sql, params)
-        try:
-            return statements.run(statement, self.catalog, self.settings, self._runtime.functions)
-        except Error as problem:
-            span = getattr(statement, "name_span", None)
-            raise problem.locate(sql, span) from None
+        return statements.run(statement, self, sql)
 
     # --- LLM queries ---
 
@@ -156,6 +194,11 @@ class Session:
 
             self._catalog = Catalog(self.duck, self._runtime.models)
         return self._catalog
+
+    @property
+    def secrets(self) -> SecretStore:
+        """The secrets of TYPE llm."""
+        return self._runtime.secrets
 
     def bind(self, sql: str, params: object = None) -> BoundStatement:
         """The logical plan of a statement with LLM calls, as written."""
@@ -195,16 +238,20 @@ class Session:
         return optimize(bound.plan, bound.columns, context)
 
     def _run_plan(self, sql: str, params: object, profile_only: bool = False) -> tuple[Result, Profile]:
-        from halo_sql.planning import called_models, is_sink, warm
+        from halo_sql.planning import called_models, check_secrets, is_sink, warm
         from halo_sql.running import primed
 
         began = time.perf_counter()
         bound, snapshot = self._bind(sql, params, answers=True)
         models = called_models(bound, snapshot)
+        check_secrets(models, self.secrets)
         store = self._store()
         self._runtime.begin(warm(self._runtime, models, store))
         optimized = self._optimize(bound, snapshot)
         profile = Profile(sql, optimized.dag, {node.id: NodeMetrics() for node in optimized.dag.nodes})
+        profile.number = self._count = self._count + 1
+        nodes = {id(counters): number for number, counters in profile.nodes.items()}
+        profile.log = RunLog(self.calls, profile.number, nodes, self.settings.flag("halo_trace_text"))
         profile.planning_s = time.perf_counter() - began
         self.warnings += bound.warnings
         run = self._begin(optimized, models, profile)
@@ -264,6 +311,7 @@ class Session:
 
     def explain(self, sql: str, analyze: bool = False, format: str = "text", params: object = None) -> str:
         """The plan of a statement as text; with ``analyze`` it is run, and the plan shows what happened."""
+        self._prepare_listings(sql)
         if classify(sql) is Kind.LLM:
             self._end_run()
             return self._explain_text(sql, params, analyze, format, ())
@@ -360,10 +408,3 @@ class Session:
     def rollback(self) -> None:
         """ROLLBACK."""
         self.execute("ROLLBACK").close()
-
-
-def _relocate(problem: Error, piece: StatementText, sql: str) -> None:
-    """Positions inside one statement of a script become positions in the script."""
-    if problem.span is not None and problem.sql == piece.text and piece.text != sql:
-        problem.span = Span(problem.span.start + piece.start, problem.span.end + piece.start)
-        problem.sql = sql
