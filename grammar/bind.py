@@ -11,6 +11,7 @@ from halo_sql.errors import CatalogError, Error, NotSupportedError, ParserError,
 from halo_sql.grammar.bind_query import QueryBinder
 from halo_sql.grammar.binding import Binding, BoundQuery, CteContext, plain
 from halo_sql.grammar.calls import CallReader
+from halo_sql.grammar.expanded import Expanded
 from halo_sql.grammar.lex import Lexed, lex
 from halo_sql.grammar.parameters import splice_parameters
 from halo_sql.grammar.skeleton import QUERY_STARTS, Range, identifier, starts_query
@@ -23,15 +24,28 @@ from halo_sql.ir.logical import BoundStatement, Fragment, Sink
 from halo_sql.ir.types import BIGINT
 
 
-def bind(sql: str, duck: Duck, snapshot: Snapshot, settings: Settings, params: Any = None) -> BoundStatement:
-    """Bind a statement that holds LLM calls. Nothing is executed; every error points into ``sql``."""
-    spliced = splice_parameters(sql, params)
+def bind(
+    sql: str, duck: Duck, snapshot: Snapshot, settings: Settings, params: Any = None, expanded: Expanded | None = None
+) -> BoundStatement:
+    """Bind a statement that holds LLM calls. Nothing is executed; every error points into ``sql``.
+
+    expanded  the statement with its views and macros written out, when it names any
+    """
     try:
-        return _bind(spliced, duck, snapshot, settings)
+        spliced = splice_parameters(
+            sql if expanded is None else expanded.text, params, duck.parameter, duck.expression_name
+        )
+    except Error as problem:
+        if expanded is not None:
+            expanded.explain(problem, sql)
+        raise
+    try:
+        return _bind(spliced, duck, snapshot, settings, expanded)
     except Error as problem:
         if problem.span is not None:
-            problem.span = spliced.origin(problem.span)
-            problem.sql = sql
+            problem.span, problem.sql = spliced.origin(problem.span), sql
+            if expanded is not None:
+                expanded.explain(problem, sql)
         raise
     except RecursionError:
         raise NotSupportedError(
@@ -40,7 +54,9 @@ def bind(sql: str, duck: Duck, snapshot: Snapshot, settings: Settings, params: A
         ) from None
 
 
-def _bind(spliced: Spliced, duck: Duck, snapshot: Snapshot, settings: Settings) -> BoundStatement:
+def _bind(
+    spliced: Spliced, duck: Duck, snapshot: Snapshot, settings: Settings, expanded: Expanded | None
+) -> BoundStatement:
     sql = spliced.text
     lexed = lex(sql)
     if not lexed.tokens:
@@ -52,8 +68,13 @@ def _bind(spliced: Spliced, duck: Duck, snapshot: Snapshot, settings: Settings) 
     span = lexed.span(*query)
     source = Source(lexed, analyse(sql[span.start : span.end], span.start), lambda part: part)
     reader = CallReader(duck, snapshot, settings)
+
+    def place(span: Span) -> Span:
+        written = spliced.origin(span)
+        return written if expanded is None else expanded.origin(written)
+
     try:
-        return _bind_calls(Binding(duck, source, reader.find(source), spliced.origin), kind, query)
+        return _bind_calls(Binding(duck, source, reader.find(source), place), kind, query)
     except Error as problem:
         reader.explain(problem)
         raise

@@ -33,6 +33,7 @@ class Runtime:
         self.functions: dict[str, Callable[..., Any]] = {}  # lower-case model name -> the user's callable
         self.models: dict[str, ModelDef] = {}  # the models these callables are, by the same names
         self.infos: dict[str, EngineInfo] = {}  # model name -> what its engine said of itself
+        self.stored_version = [0]  # grows when a connection changes views or macros with LLM calls
         self._lock = threading.Lock()
         self._users = 0
         self._loop: asyncio.AbstractEventLoop | None = None

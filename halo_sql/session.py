@@ -11,16 +11,19 @@ from typing import TYPE_CHECKING, Any
 from halo_sql import config
 from halo_sql.config import Settings
 from halo_sql.duck import Duck
-from halo_sql.errors import Error, ProgrammingError, Span
+from halo_sql.errors import Error, ProgrammingError
 from halo_sql.grammar.classify import Kind, classify
 from halo_sql.grammar.split import StatementText, split
 from halo_sql.metrics import NodeMetrics, Profile
+from halo_sql.prepared import Prepared
 from halo_sql.result import BatchResult, DuckResult, Result
 from halo_sql.runtime import Runtime
+from halo_sql.stored import Stored
 
 if TYPE_CHECKING:
     from halo_sql.catalog.objects import ModelDef, Snapshot
     from halo_sql.engines.store import ResponseStore, StoreStats
+    from halo_sql.grammar.expanded import Expanded
     from halo_sql.grammar.statements.nodes import Explain, Statement
     from halo_sql.ir.logical import BoundStatement
     from halo_sql.optimizer.optimize import Optimized
@@ -46,7 +49,7 @@ class Session:
     engine_infos  model name -> what its engine last said of itself; plans are made with it
     """
 
-    def __init__(self, duck: Duck, settings: Settings, runtime: Runtime) -> None:
+    def __init__(self, duck: Duck, settings: Settings, runtime: Runtime, stored: Stored | None = None) -> None:
         self.duck = duck
         self.settings = settings
         self.warnings: list[str] = []
@@ -56,6 +59,8 @@ class Session:
         self._run: QueryRun | None = None
         self._profiles: list[Profile] = []
         self._closed = False
+        self.stored = Stored(duck, runtime.stored_version) if stored is None else stored.duplicate(duck)
+        self.prepared = Prepared(duck)
 
     @classmethod
     def open(cls, database: str, read_only: bool, config: Mapping[str, object]) -> Session:
@@ -63,11 +68,12 @@ class Session:
         own = {name: value for name, value in config.items() if name.lower().startswith("halo_")}
         settings = Settings(own)
         duck = Duck.connect(database, read_only, {name: value for name, value in config.items() if name not in own})
-        return cls(duck, settings, Runtime())
+        runtime = Runtime()
+        return cls(duck, settings, runtime, Stored(duck, runtime.stored_version, empty=database == ":memory:"))
 
     def duplicate(self) -> Session:
         """Another connection to the same database, with the same engines, store and settings (copied)."""
-        return Session(self.duck.duplicate(), self.settings.copy(), self._runtime)
+        return Session(self.duck.duplicate(), self.settings.copy(), self._runtime, self.stored)
 
     def close(self) -> None:
         """End what runs, close the connection; idempotent."""
@@ -92,9 +98,8 @@ class Session:
             listings.prepare(self, sql)
         pieces = split(sql)
         kinds = [classify(piece.text) for piece in pieces]
-        if all(kind is Kind.PLAIN for kind in kinds):
-            self.duck.execute(sql, params)
-            return DuckResult(self.duck.connection)
+        if all(kind is Kind.PLAIN for kind in kinds) and not self._concerns(sql):
+            return self._run_plain(sql, params)
         result: Result | None = None
         for piece, kind in zip(pieces, kinds, strict=True):
             if result is not None:
@@ -102,8 +107,7 @@ class Session:
             try:
                 result = self._execute_one(piece, kind, params if piece is pieces[-1] else None)
             except Error as problem:
-                _relocate(problem, piece, sql)
-                raise
+                raise problem.moved(piece.text, piece.start, sql) from None
         assert result is not None
         return result
 
@@ -111,7 +115,7 @@ class Session:
         """Run a statement once for each set of parameters; the last one's result."""
         if not rows:
             raise ProgrammingError("executemany needs at least one set of parameters")
-        if classify(sql) is Kind.PLAIN:
+        if classify(sql) is Kind.PLAIN and not self._concerns(sql):
             self._end_run()
             with self.duck.converted(sql):
                 self.duck.connection.executemany(sql, [list(row) if isinstance(row, tuple) else row for row in rows])
@@ -123,15 +127,65 @@ class Session:
         return result
 
     def _execute_one(self, piece: StatementText, kind: Kind, params: object) -> Result:
-        if kind is Kind.PLAIN:
-            self.duck.execute(piece.text, params)
-            return DuckResult(self.duck.connection)
-        if kind is Kind.LLM:
-            return self._run_plan(piece.text, params)[0]
+        sql = piece.text
+        if kind in (Kind.PLAIN, Kind.LLM, Kind.EXPLAIN):
+            expanded = self.prepared.expand(sql, params, self.stored.expand)
+            params = params if expanded is None else None  # they are in its arguments
+            expanded = expanded or self.stored.expand(sql)
+            if kind is Kind.LLM or (kind is Kind.PLAIN and expanded is not None):
+                return self._run_llm(sql, params, expanded)
+            if kind is Kind.PLAIN:
+                return self._run_plain(sql, params)
+            if expanded is not None:
+                return self._run_expanded(sql, params, expanded)
         from halo_sql.grammar.statements.parse import parse_statement
 
-        statement = parse_statement(piece.text)
-        return self._run_statement(statement, piece.text, params)
+        statement = parse_statement(sql)
+        return self._run_statement(statement, sql, params)
+
+    def _concerns(self, sql: str) -> bool:
+        """Whether a plain text may name a view, a macro or a prepared statement with LLM calls."""
+        return self.stored.concerns(sql) or self.prepared.concerns(sql)
+
+    def _run_plain(self, sql: str, params: object) -> Result:
+        if self.prepared.forget(sql):
+            from halo_sql.statements import text_result
+
+            return text_result([("Success", "BOOLEAN")], [])
+        try:
+            self.duck.execute(sql, params)
+        except Error as problem:
+            if self.stored.missed(problem) and (expanded := self.stored.expand(sql)) is not None:
+                return self._run_llm(sql, params, expanded)
+            raise
+        result = DuckResult(self.duck.connection)
+        self.stored.note(sql)
+        return result
+
+    def _run_llm(self, sql: str, params: object, expanded: Expanded | None) -> Result:
+        """A statement with LLM calls, its own or those of views, macros and prepared statements it names."""
+        if (creation := self.stored.creation(sql)) is not None:
+            self.stored.create(sql, creation, params, self._check)
+            return DuckResult(self.duck.connection)
+        if self.prepared.prepare(sql, self.stored.expand, self._check):
+            from halo_sql.statements import text_result
+
+            return text_result([("Success", "BOOLEAN")], [])
+        if expanded is not None and classify(expanded.text) is not Kind.LLM:
+            return self._run_expanded(sql, params, expanded)
+        return self._run_plan(sql, params, expanded)[0]
+
+    def _run_expanded(self, sql: str, params: object, expanded: Expanded) -> Result:
+        """An EXPLAIN whose statement names views, macros or a prepared statement."""
+        try:
+            return self._execute_one(StatementText(expanded.text, 0), classify(expanded.text), params)
+        except Error as problem:
+            if problem.sql == expanded.text:
+                expanded.explain(problem, sql)
+            raise
+
+    def _check(self, sql: str, expanded: Expanded | None) -> BoundStatement:
+        return self._bind(sql, None, expanded)[0]
 
     def _run_statement(self, statement: Statement, sql: str, params: object) -> Result:
         """A statement of HaloSQL's own."""
@@ -166,11 +220,11 @@ class Session:
         bound, snapshot = self._bind(sql, params)
         return bound if until is Stage.BIND else self._optimize(bound, snapshot)
 
-    def _bind(self, sql: str, params: object) -> tuple[BoundStatement, Snapshot]:
+    def _bind(self, sql: str, params: object, expanded: Expanded | None = None) -> tuple[BoundStatement, Snapshot]:
         from halo_sql.grammar.bind import bind
 
         snapshot = self.catalog.snapshot()
-        return bind(sql, self.duck, snapshot, self.settings, params), snapshot
+        return bind(sql, self.duck, snapshot, self.settings, params, expanded), snapshot
 
     def _optimize(self, bound: BoundStatement, snapshot: Snapshot) -> Optimized:
         from halo_sql.optimizer.optimize import optimize
@@ -180,12 +234,12 @@ class Session:
         context = optimizer_context(bound, self.duck, self.settings, models, self._runtime)
         return optimize(bound.plan, bound.columns, context)
 
-    def _run_plan(self, sql: str, params: object, profile_only: bool = False) -> tuple[Result, Profile]:
+    def _run_plan(self, sql: str, params: object, expanded: Expanded | None = None) -> tuple[Result, Profile]:
         from halo_sql.planning import called_models, is_sink, warm
         from halo_sql.running import primed
 
         began = time.perf_counter()
-        bound, snapshot = self._bind(sql, params)
+        bound, snapshot = self._bind(sql, params, expanded)
         models = called_models(bound, snapshot)
         store = self._store()
         self._runtime.begin(warm(self._runtime, models, store))
@@ -241,10 +295,7 @@ class Session:
         try:
             text = self._explain_text(inner, params, statement.analyze, statement.format, statement.sections)
         except Error as problem:
-            if problem.span is not None and problem.sql == inner:
-                problem.span = Span(problem.span.start + statement.start, problem.span.end + statement.start)
-                problem.sql = sql
-            raise
+            raise problem.moved(inner, statement.start, sql) from None
         key = "analyzed_plan" if statement.analyze else "physical_plan"
         return text_result([("explain_key", "VARCHAR"), ("explain_value", "VARCHAR")], [(key, text)])
 
@@ -344,10 +395,3 @@ class Session:
     def rollback(self) -> None:
         """ROLLBACK."""
         self.execute("ROLLBACK").close()
-
-
-def _relocate(problem: Error, piece: StatementText, sql: str) -> None:
-    """Positions inside one statement of a script become positions in the script."""
-    if problem.span is not None and problem.sql == piece.text and piece.text != sql:
-        problem.span = Span(problem.span.start + piece.start, problem.span.end + piece.start)
-        problem.sql = sql
