@@ -21,7 +21,7 @@ from halo_sql.grammar.expand_tokens import (
     plain_literal,
     uncommented,
 )
-from halo_sql.grammar.expanded import Expanded, Mark, assembled, part_of, pieces_with
+from halo_sql.grammar.expanded import Expanded, Mark, assembled, pieces_with
 from halo_sql.grammar.guards import bound_names
 from halo_sql.grammar.holes import Edit, Place, edits_in_holes, is_prompt, literal_edit
 from halo_sql.grammar.lex import Lexed, lex
@@ -131,12 +131,12 @@ class _Expander:
         for span, new in sorted(edits, key=lambda edit: edit[0].start):
             if span.start < at:
                 continue
-            pieces += part_of(text, at, span.start)
+            pieces += text.part(at, span.start)
             whole = text.origin(span)
-            label = getattr(text._at(span.start)[0], "label", "")
+            label = text.label(span.start)
             pieces += [piece if isinstance(piece, Mark) else Mark(piece.text, whole, label) for piece in new]
             at = span.end
-        return assembled([*pieces, *part_of(text, at, len(text.text))])
+        return assembled([*pieces, *text.part(at, len(text.text))])
 
     def _written(self, number: int, lexed: Lexed, index: int) -> list[Piece]:
         """An argument in the place of its parameter; a literal that becomes a prompt may name macros in its holes."""

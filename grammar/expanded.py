@@ -39,7 +39,7 @@ class Expanded:
         """Make an error that points into the text one that points into the user's statement."""
         if problem.span is None:
             return
-        label = getattr(self._at(problem.span.start)[0], "label", "")
+        label = self.label(problem.span.start)
         problem.span, problem.sql = self.origin(problem.span), sql
         if label and not problem.message.startswith("in the "):
             problem.message = f"{label}: {problem.message}"
@@ -52,6 +52,17 @@ class Expanded:
             and piece.text != sql[piece.origin.start : piece.origin.end]
             for piece in self.pieces
         )
+
+    def label(self, position: int) -> str:
+        """How errors name the definition a place of the text comes from; '' for the statement itself."""
+        return str(getattr(self._at(position)[0], "label", ""))
+
+    def part(self, start: int, end: int) -> Iterator[Piece]:
+        """The pieces of a part of the text."""
+        for piece, at in zip(self.pieces, self.starts, strict=True):
+            left, right = max(start, at), min(end, at + len(piece.text))
+            if left < right:
+                yield Mark(self.text[left:right], self.origin(Span(left, right)), getattr(piece, "label", ""))
 
     def _at(self, position: int) -> tuple[Piece, int]:
         index = max(0, bisect_right(self.starts, position) - 1)
@@ -82,11 +93,3 @@ def assembled(pieces: Sequence[Piece]) -> Expanded:
         starts.append(at)
         at += len(piece.text)
     return Expanded("".join(piece.text for piece in kept), kept, tuple(starts))
-
-
-def part_of(text: Expanded, start: int, end: int) -> Iterator[Piece]:
-    """The pieces of a part of a text."""
-    for piece, at in zip(text.pieces, text.starts, strict=True):
-        left, right = max(start, at), min(end, at + len(piece.text))
-        if left < right:
-            yield Mark(text.text[left:right], text.origin(Span(left, right)), getattr(piece, "label", ""))

@@ -173,7 +173,19 @@ class Session:
             return text_result([("Success", "BOOLEAN")], [])
         if expanded is not None and classify(expanded.text) is not Kind.LLM:
             return self._run_expanded(sql, params, expanded)
+        from halo_sql import staging
+
+        stages = staging.find(sql, params, expanded, self.duck)
+        if stages is not None:
+            return staging.run(sql, *stages, self.duck, self._check, self._run_text)
         return self._run_plan(sql, params, expanded)[0]
+
+    def _run_text(self, sql: str, text: Expanded) -> Result:
+        """A text made of a statement's pieces: with LLM calls, or DuckDB's alone."""
+        if classify(text.text) is Kind.LLM:
+            return self._run_llm(sql, None, text)
+        self.duck.execute(text.text)
+        return DuckResult(self.duck.connection)
 
     def _run_expanded(self, sql: str, params: object, expanded: Expanded) -> Result:
         """An EXPLAIN whose statement names views, macros or a prepared statement."""
