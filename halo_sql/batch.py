@@ -109,14 +109,6 @@ def last(outcomes: Sequence[Outcome]) -> Result:
     return result
 
 
-def relocate(problem: Error, piece: StatementText, sql: str) -> Error:
-    """Positions inside one statement of a script become positions in the script."""
-    if problem.span is not None and problem.sql == piece.text and piece.text != sql:
-        problem.span = Span(problem.span.start + piece.start, problem.span.end + piece.start)
-        problem.sql = sql
-    return problem
-
-
 def _refused(message: str, piece: StatementText, sql: str, remedy: str) -> ParserError:
     code = code_tokens(piece.text)
     span = Span(piece.start + code[0].start, piece.start + code[min(1, len(code) - 1)].end)

@@ -14,17 +14,20 @@ from halo_sql.batch import Outcome
 from halo_sql.call_log import CallLog, RunLog
 from halo_sql.config import Settings
 from halo_sql.duck import Duck
-from halo_sql.errors import Error, ProgrammingError, Span
+from halo_sql.errors import Error, ProgrammingError
 from halo_sql.grammar.classify import Kind, classify
 from halo_sql.grammar.split import StatementText, split
 from halo_sql.metrics import NodeMetrics, Profile
+from halo_sql.prepared import Prepared
 from halo_sql.result import BatchResult, DuckResult, Result
 from halo_sql.runtime import Runtime
+from halo_sql.stored import Stored
 
 if TYPE_CHECKING:
     from halo_sql.catalog.objects import ModelDef, Snapshot
     from halo_sql.engines.secret_store import SecretStore
     from halo_sql.engines.store import ResponseStore, StoreStats
+    from halo_sql.grammar.expanded import Expanded
     from halo_sql.grammar.statements.nodes import Explain, Statement
     from halo_sql.ir.logical import BoundStatement
     from halo_sql.optimizer.optimize import Optimized
@@ -51,7 +54,7 @@ class Session:
     engine_infos  model name -> what its engine last said of itself; plans are made with it
     """
 
-    def __init__(self, duck: Duck, settings: Settings, runtime: Runtime) -> None:
+    def __init__(self, duck: Duck, settings: Settings, runtime: Runtime, stored: Stored | None = None) -> None:
         self.duck = duck
         self.settings = settings
         self.warnings: list[str] = []
@@ -63,6 +66,8 @@ class Session:
         self._count = 0
         self.calls = CallLog()
         self._closed = False
+        self.stored = Stored(duck, runtime.stored_version) if stored is None else stored.duplicate(duck)
+        self.prepared = Prepared(duck)
 
     @classmethod
     def open(cls, database: str, read_only: bool, config: Mapping[str, object]) -> Session:
@@ -70,11 +75,12 @@ class Session:
         own = {name: value for name, value in config.items() if name.lower().startswith("halo_")}
         settings = Settings(own)
         duck = Duck.connect(database, read_only, {name: value for name, value in config.items() if name not in own})
-        return cls(duck, settings, Runtime())
+        runtime = Runtime()
+        return cls(duck, settings, runtime, Stored(duck, runtime.stored_version, empty=database == ":memory:"))
 
     def duplicate(self) -> Session:
         """Another connection to the same database, with the same engines, store and settings (copied)."""
-        return Session(self.duck.duplicate(), self.settings.copy(), self._runtime)
+        return Session(self.duck.duplicate(), self.settings.copy(), self._runtime, self.stored)
 
     def close(self) -> None:
         """End what runs, close the connection; idempotent."""
@@ -95,10 +101,9 @@ class Session:
         self._end_run()
         pieces = split(sql)
         kinds = [classify(piece.text) for piece in pieces]
-        if all(kind is Kind.PLAIN for kind in kinds):
+        if all(kind is Kind.PLAIN for kind in kinds) and not self._concerns(sql):
             self._prepare_listings(sql)
-            self.duck.execute(sql, params)
-            return DuckResult(self.duck.connection)
+            return self._run_plain(sql, params)
         result: Result | None = None
         for unit in batch.units(pieces, kinds, sql):
             if result is not None:
@@ -111,7 +116,7 @@ class Session:
             try:
                 result = self._execute_one(piece, kinds[unit.first], given)
             except Error as problem:
-                raise batch.relocate(problem, piece, sql) from None
+                raise problem.moved(piece.text, piece.start, sql) from None
         assert result is not None
         return result
 
@@ -132,7 +137,7 @@ class Session:
         """Run a statement once for each set of parameters; the last one's result."""
         if not rows:
             raise ProgrammingError("executemany needs at least one set of parameters")
-        if classify(sql) is Kind.PLAIN:
+        if classify(sql) is Kind.PLAIN and not self._concerns(sql):
             self._end_run()
             self._prepare_listings(sql)
             with self.duck.converted(sql):
@@ -151,18 +156,80 @@ class Session:
             listings.prepare(self, sql)
 
     def _execute_one(self, piece: StatementText, kind: Kind, params: object) -> Result:
-        self._prepare_listings(piece.text)
-        if kind is Kind.PLAIN:
-            self.duck.execute(piece.text, params)
-            return DuckResult(self.duck.connection)
-        if kind is Kind.LLM:
-            return self._run_plan(piece.text, params)[0]
+        sql = piece.text
+        self._prepare_listings(sql)
+        if kind in (Kind.PLAIN, Kind.LLM, Kind.EXPLAIN):
+            expanded = self.prepared.expand(sql, params, self.stored.expand)
+            params = params if expanded is None else None  # they are in its arguments
+            expanded = expanded or self.stored.expand(sql)
+            if kind is Kind.LLM or (kind is Kind.PLAIN and expanded is not None):
+                return self._run_llm(sql, params, expanded)
+            if kind is Kind.PLAIN:
+                return self._run_plain(sql, params)
+            if expanded is not None:
+                return self._run_expanded(sql, params, expanded)
         from halo_sql.grammar.statements.parse import parse_statement
 
-        if kind is Kind.HALO_SECRET and not self._is_own_secret(piece.text):
-            return self._execute_one(piece, Kind.PLAIN, params)
-        statement = parse_statement(piece.text)
-        return self._run_statement(statement, piece.text, params)
+        if kind is Kind.HALO_SECRET and not self._is_own_secret(sql):
+            return self._run_plain(sql, params)
+        statement = parse_statement(sql)
+        return self._run_statement(statement, sql, params)
+
+    def _concerns(self, sql: str) -> bool:
+        """Whether a plain text may name a view, a macro or a prepared statement with LLM calls."""
+        return self.stored.concerns(sql) or self.prepared.concerns(sql)
+
+    def _run_plain(self, sql: str, params: object) -> Result:
+        if self.prepared.forget(sql):
+            from halo_sql.statements import text_result
+
+            return text_result([("Success", "BOOLEAN")], [])
+        try:
+            self.duck.execute(sql, params)
+        except Error as problem:
+            if self.stored.missed(problem) and (expanded := self.stored.expand(sql)) is not None:
+                return self._run_llm(sql, params, expanded)
+            raise
+        result = DuckResult(self.duck.connection)
+        self.stored.note(sql)
+        return result
+
+    def _run_llm(self, sql: str, params: object, expanded: Expanded | None) -> Result:
+        """A statement with LLM calls, its own or those of views, macros and prepared statements it names."""
+        if (creation := self.stored.creation(sql)) is not None:
+            self.stored.create(sql, creation, params, self._check)
+            return DuckResult(self.duck.connection)
+        if self.prepared.prepare(sql, self.stored.expand, self._check):
+            from halo_sql.statements import text_result
+
+            return text_result([("Success", "BOOLEAN")], [])
+        if expanded is not None and classify(expanded.text) is not Kind.LLM:
+            return self._run_expanded(sql, params, expanded)
+        from halo_sql import staging
+
+        stages = staging.find(sql, params, expanded, self.duck)
+        if stages is not None:
+            return staging.run(sql, *stages, self.duck, self._check, self._run_text)
+        return self._run_plan(sql, params, expanded)[0]
+
+    def _run_text(self, sql: str, text: Expanded) -> Result:
+        """A text made of a statement's pieces: with LLM calls, or DuckDB's alone."""
+        if classify(text.text) is Kind.LLM:
+            return self._run_llm(sql, None, text)
+        self.duck.execute(text.text)
+        return DuckResult(self.duck.connection)
+
+    def _run_expanded(self, sql: str, params: object, expanded: Expanded) -> Result:
+        """An EXPLAIN whose statement names views, macros or a prepared statement."""
+        try:
+            return self._execute_one(StatementText(expanded.text, 0), classify(expanded.text), params)
+        except Error as problem:
+            if problem.sql == expanded.text:
+                expanded.explain(problem, sql)
+            raise
+
+    def _check(self, sql: str, expanded: Expanded | None) -> BoundStatement:
+        return self._bind(sql, None, expanded)[0]
 
     def _is_own_secret(self, sql: str) -> bool:
         """Whether a DROP SECRET names one of TYPE llm."""
@@ -209,12 +276,14 @@ class Session:
         bound, snapshot = self._bind(sql, params)
         return bound if until is Stage.BIND else self._optimize(bound, snapshot)
 
-    def _bind(self, sql: str, params: object, answers: bool = False) -> tuple[BoundStatement, Snapshot]:
+    def _bind(
+        self, sql: str, params: object, expanded: Expanded | None = None, answers: bool = False
+    ) -> tuple[BoundStatement, Snapshot]:
         from halo_sql.grammar.bind import bind
 
         snapshot = self.catalog.snapshot()
         answer = self._constant if answers else None
-        return bind(sql, self.duck, snapshot, self.settings, params, answer), snapshot
+        return bind(sql, self.duck, snapshot, self.settings, params, expanded, answer), snapshot
 
     def _constant(self, call: str, params: object) -> str:
         """The answer of a call without columns as a SQL expression: the statement around it cannot be bound without."""
@@ -237,12 +306,12 @@ class Session:
         context = optimizer_context(bound, self.duck, self.settings, models, self._runtime)
         return optimize(bound.plan, bound.columns, context)
 
-    def _run_plan(self, sql: str, params: object, profile_only: bool = False) -> tuple[Result, Profile]:
+    def _run_plan(self, sql: str, params: object, expanded: Expanded | None = None) -> tuple[Result, Profile]:
         from halo_sql.planning import called_models, check_secrets, is_sink, warm
         from halo_sql.running import primed
 
         began = time.perf_counter()
-        bound, snapshot = self._bind(sql, params, answers=True)
+        bound, snapshot = self._bind(sql, params, expanded, answers=True)
         models = called_models(bound, snapshot)
         check_secrets(models, self.secrets)
         store = self._store()
@@ -302,10 +371,7 @@ class Session:
         try:
             text = self._explain_text(inner, params, statement.analyze, statement.format, statement.sections)
         except Error as problem:
-            if problem.span is not None and problem.sql == inner:
-                problem.span = Span(problem.span.start + statement.start, problem.span.end + statement.start)
-                problem.sql = sql
-            raise
+            raise problem.moved(inner, statement.start, sql) from None
         key = "analyzed_plan" if statement.analyze else "physical_plan"
         return text_result([("explain_key", "VARCHAR"), ("explain_value", "VARCHAR")], [(key, text)])
 
