@@ -96,9 +96,9 @@ class _Finder:
             self._group(start, end)
         index = first
         while index < end:
-            if lexed.is_opening(index) and lexed.text(index) == "(":
-                if self._group(index + 1, lexed.partner[index]):
-                    index = lexed.partner[index]
+            opens = lexed.is_opening(index) and lexed.text(index) == "("
+            if opens and self._group(index + 1, lexed.partner[index]):
+                index = lexed.partner[index]
             index += 1
 
     def _group(self, first: int, end: int) -> bool:

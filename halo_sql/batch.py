@@ -95,7 +95,7 @@ def run_pieces(execute: Callable[[str], Result], pieces: Sequence[StatementText]
     outcomes = run([(piece.text, partial(execute, piece.text)) for piece in pieces])
     for piece, outcome in zip(pieces, outcomes, strict=True):
         if outcome.error is not None:
-            relocate(outcome.error, piece, sql)
+            outcome.error.moved(piece.text, piece.start, sql)
     return outcomes
 
 
