@@ -287,12 +287,11 @@ class Session:
         run = self._run
         if run is None:
             return []
-        from halo_sql.ir.physical import LlmFilterExec, LlmMapExec
+        from halo_sql.ir.walk import calls_of
 
         found = []
         for node in run.profile.dag.nodes:
-            if isinstance(node.op, LlmMapExec | LlmFilterExec):
-                calls = (node.op.call,) if isinstance(node.op, LlmFilterExec) else node.op.calls
+            if calls := calls_of(node.op):
                 found.append((", ".join(call.label for call in calls), run.profile.nodes[node.id]))
         return found
 
@@ -357,13 +356,11 @@ class Session:
 
 def _models(bound: BoundStatement, snapshot: Snapshot) -> dict[str, ModelDef]:
     """The models a plan calls, by the name its calls use."""
-    from halo_sql.ir.logical import LlmFilter, LlmMap
-    from halo_sql.ir.walk import walk
+    from halo_sql.ir.walk import calls_of, walk
 
     names: dict[str, ModelDef] = {}
     for node in walk(bound.plan):
-        calls = node.calls if isinstance(node, LlmMap) else (node.call,) if isinstance(node, LlmFilter) else ()
-        for call in calls:
+        for call in calls_of(node):
             names[call.model] = snapshot.models[call.model.lower()]
     return names
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from halo_sql.engines.protocol import TEXT, YES_NO, Answer, Validate
+from halo_sql.engines.ranking import GRADE
 from halo_sql.errors import EngineError
 from halo_sql.ir.prompt import LlmCall
 from halo_sql.ir.types import BOOLEAN, SqlType, json_schema_text
@@ -25,6 +26,8 @@ def answer_form(call: LlmCall) -> Answer:
     kind = answer_type(call).kind
     if call.kind == "filter":
         return YES_NO
+    if call.kind == "rank":
+        return GRADE
     if kind == "varchar":
         return TEXT
     if kind == "enum":

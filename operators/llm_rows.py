@@ -42,6 +42,7 @@ async def answered(
     source: Batches,
     metrics: NodeMetrics,
     ctx: RunContext,
+    kind: type[Asking] = Asking,
 ) -> AsyncIterator[AnsweredRows]:
     """All rows of ``source`` in order, as soon as a leading run of them is finished.
 
@@ -49,7 +50,7 @@ async def answered(
     says, those that end a query: refused credentials, an exhausted budget).
     """
     wake = asyncio.Event()
-    askings = [Asking(call, distinct, metrics, wake.set, ctx.text_cast) for call in calls]
+    askings = [kind(call, distinct, metrics, wake.set, ctx.text_cast) for call in calls]
     window = _Window(max(1, lookahead))
     reader = ReadAhead(source)
     try:
@@ -159,7 +160,7 @@ def _raise_failure(askings: Sequence[Asking], window: _Window) -> None:
     row, error, index = min(found, key=lambda failure: (failure[0], failure[2]))
     call = askings[index].call
     prompt = Renderer(call).prompts(window.row(row))[0] or ""
-    name = call.label or ("LLM_FILTER" if call.kind == "filter" else "LLM_MAP")
+    name = call.label or f"LLM_{call.kind.upper()}"
     remedy = error.remedy
     if not remedy and error.code in ("invalid_output", "truncated", "context", "rejected"):
         remedy = "on_error => 'null' gives NULL for rows that fail."

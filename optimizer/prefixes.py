@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from halo_sql.ir.physical import LlmFilterExec, LlmMapExec, PhysicalNode
+from halo_sql.ir.physical import LlmTopKExec, PhysicalNode
 from halo_sql.ir.prompt import LlmCall
+from halo_sql.ir.walk import calls_of
 from halo_sql.optimizer.cardinality import CHARS_PER_TOK
 from halo_sql.optimizer.context import OptimizerContext
 
@@ -19,11 +20,9 @@ def shared_prefixes(nodes: Sequence[PhysicalNode], options: OptimizerContext) ->
     """
     by_model: dict[str, dict[str, float]] = {}
     for node in nodes:
-        calls: tuple[LlmCall, ...] = ()
-        if isinstance(node.op, LlmMapExec):
-            calls = node.op.calls
-        elif isinstance(node.op, LlmFilterExec):
-            calls = (node.op.call,)
+        if isinstance(node.op, LlmTopKExec) and node.op.method != "score":
+            continue  # a comparison begins with its own question
+        calls = calls_of(node.op)
         for call in calls:
             texts = by_model.setdefault(call.model, {})
             text = static_prefix(call)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from halo_sql.engines.options import Option
+from halo_sql.engines import ranking
+from halo_sql.engines.options import Option, resolve
 from halo_sql.engines.protocol import (
     YES_NO,
     Answer,
@@ -16,7 +17,9 @@ from halo_sql.engines.protocol import (
     failure,
 )
 
-OPTIONS: tuple[Option, ...] = ()
+OPTIONS: tuple[Option, ...] = (
+    Option("max_model_len", "integer", None, "Context in tokens of 4 characters; default unlimited", 1),
+)
 
 #: What DuckDB's cast from VARCHAR to BOOLEAN reads, in lower case.
 BOOLEANS: Mapping[str, str] = {
@@ -27,12 +30,18 @@ BOOLEANS: Mapping[str, str] = {
 
 class EchoEngine:
     """Answers with the user prompt: text and json as it is, yes/no as DuckDB reads a BOOLEAN from it (white space
-    around it ignored), another choice as the first one that the prompt contains. Delivers inside ``submit``.
+    around it ignored), another choice as the first one that the prompt contains. A grade (LLM_RANK) is the number that
+    the prompt is or the last one in it, else 0; a comparison is decided by these numbers. Delivers inside ``submit``.
     """
+
+    def __init__(self, options: Mapping[str, object] | None = None) -> None:
+        self._context_tok: int = resolve("echo", options or {}, OPTIONS)["max_model_len"] or 0
 
     async def start(self) -> EngineInfo:
         """Always ready."""
-        return EngineInfo("echo", window_tok=1 << 30, window_requests=2048, storable=False, device="cpu")
+        return EngineInfo(
+            "echo", self._context_tok, window_tok=1 << 30, window_requests=2048, storable=False, device="cpu"
+        )
 
     async def describe(self) -> EngineInfo | None:
         """See ``Engine.describe``: a start costs nothing."""
@@ -50,9 +59,14 @@ class EchoEngine:
                     results.append(_no_choice(request))
                     continue
                 text = found
+            elif answer == ranking.GRADE:
+                text = repr(ranking.number_in(user))
             prompt_tok = len(user) // 4 + 1  # estimate_tok, spelled out: this loop is the engine's whole cost
             if system is not None:
                 prompt_tok += len(system) // 4 + 1
+            if self._context_tok and prompt_tok + request.sampling.max_tokens > self._context_tok:
+                results.append(_too_long(request, prompt_tok, self._context_tok))
+                continue
             results.append(GenResult(request.id, text, "stop", prompt_tok, 0, len(text) // 4 + 1))
         deliver(results)
 
@@ -70,7 +84,19 @@ class EchoEngine:
 def _choose(user: str, answer: Answer) -> str | None:
     if answer.choices == YES_NO.choices:
         return BOOLEANS.get(user.strip().lower())
+    compared = ranking.read_comparison(user)
+    if compared is not None and answer.choices == ranking.choice(len(compared[0])).choices:
+        keys = [ranking.order_key(ranking.number_in(text)) for text in compared[0]]
+        return answer.choices[keys.index(max(keys) if compared[1] else min(keys))]
     return next((choice for choice in answer.choices if choice in user), None)
+
+
+def _too_long(request: GenRequest, prompt_tok: int, context_tok: int) -> GenResult:
+    message = (
+        f"a prompt of {prompt_tok} tokens and max_tokens {request.sampling.max_tokens} "
+        f"exceed the model's context of {context_tok} tokens"
+    )
+    return failure(request.id, message, "context")
 
 
 def _no_choice(request: GenRequest) -> GenResult:

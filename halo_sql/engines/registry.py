@@ -126,7 +126,7 @@ def _check_vllm(module: Any, model: Definition) -> None:
 
 def _make_echo(module: Any, model: Definition, functions: Functions) -> Engine:
     _check_plain(module, model)
-    engine: Engine = module.EchoEngine()
+    engine: Engine = module.EchoEngine(model.options)
     return engine
 
 

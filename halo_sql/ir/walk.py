@@ -8,6 +8,7 @@ from typing import Any
 
 from halo_sql.ir.expr import Column
 from halo_sql.ir.logical import LlmMap, LogicalPlan, Project
+from halo_sql.ir.prompt import LlmCall
 from halo_sql.ir.types import SqlType
 
 
@@ -60,6 +61,15 @@ def output_columns(node: LogicalPlan) -> tuple[Column, ...]:
             if own is not None:
                 return tuple(own) + added
         current = children(current)[0]
+
+
+def calls_of(node: Any) -> tuple[LlmCall, ...]:
+    """The LLM calls that a logical node or a physical operator makes itself."""
+    calls: tuple[LlmCall, ...] | None = getattr(node, "calls", None)
+    if calls is not None:
+        return calls
+    call: LlmCall | None = getattr(node, "call", None)
+    return () if call is None else (call,)
 
 
 def call_type(call: Any) -> SqlType:

@@ -15,6 +15,10 @@ from halo_sql.optimizer.rules.implement.cte_scan import cte_scan
 from halo_sql.optimizer.rules.implement.limit import limit
 from halo_sql.optimizer.rules.implement.llm_filter import llm_filter
 from halo_sql.optimizer.rules.implement.llm_map import llm_map
+from halo_sql.optimizer.rules.implement.llm_reduce_one_shot import llm_reduce_one_shot
+from halo_sql.optimizer.rules.implement.llm_reduce_tree_fold import llm_reduce_tree_fold
+from halo_sql.optimizer.rules.implement.llm_top_k_score import llm_top_k_score
+from halo_sql.optimizer.rules.implement.llm_top_k_tournament import llm_top_k_tournament
 from halo_sql.optimizer.rules.implement.relational_run import relational_run
 from halo_sql.optimizer.rules.implement.select import select
 from halo_sql.optimizer.rules.implement.sink import sink
@@ -32,6 +36,7 @@ from halo_sql.optimizer.rules.normalize.push_filter_below_llm import push_filter
 from halo_sql.optimizer.rules.normalize.push_limit_below_llm import push_limit_below_llm
 from halo_sql.optimizer.rules.normalize.push_project_below_llm import push_project_below_llm
 from halo_sql.optimizer.rules.normalize.sort_below_llm import sort_below_llm
+from halo_sql.optimizer.rules.normalize.top_k_below_llm import top_k_below_llm
 from halo_sql.optimizer.rules.rule import Rule, Stage
 
 RULES: tuple[Rule, ...] = (
@@ -41,6 +46,7 @@ RULES: tuple[Rule, ...] = (
     Rule("push_filter_below_llm", Stage.NORMALIZE, 0, push_filter_below_llm),
     Rule("sort_below_llm", Stage.NORMALIZE, 0, sort_below_llm),
     Rule("push_limit_below_llm", Stage.NORMALIZE, 0, push_limit_below_llm),
+    Rule("top_k_below_llm", Stage.NORMALIZE, 0, top_k_below_llm),
     Rule("lift_pick_above_llm", Stage.NORMALIZE, 0, lift_pick_above_llm),
     Rule("merge_equal_calls", Stage.NORMALIZE, 0, merge_equal_calls),
     Rule("merge_llm_maps", Stage.NORMALIZE, 0, merge_llm_maps),
@@ -56,6 +62,10 @@ RULES: tuple[Rule, ...] = (
     Rule("sort_past_llm_filter", Stage.EXPLORE, 10, sort_past_llm_filter),
     Rule("llm_map", Stage.IMPLEMENT, 50, llm_map, essential=True),
     Rule("llm_filter", Stage.IMPLEMENT, 50, llm_filter, essential=True),
+    Rule("llm_reduce_one_shot", Stage.IMPLEMENT, 50, llm_reduce_one_shot, essential=True),
+    Rule("llm_reduce_tree_fold", Stage.IMPLEMENT, 50, llm_reduce_tree_fold, essential=True),
+    Rule("llm_top_k_score", Stage.IMPLEMENT, 50, llm_top_k_score, essential=True),
+    Rule("llm_top_k_tournament", Stage.IMPLEMENT, 50, llm_top_k_tournament, essential=True),
     Rule("limit", Stage.IMPLEMENT, 40, limit, essential=True),
     Rule("select", Stage.IMPLEMENT, 40, select),
     Rule("cte_scan", Stage.IMPLEMENT, 40, cte_scan, essential=True),

@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from halo_sql.ir.expr import ColumnId, SqlExpr
-from halo_sql.ir.logical import Distinct, Filter, Limit, LlmFilter, LlmMap, LogicalPlan, Project, Sort
+from halo_sql.ir.logical import Distinct, Filter, Limit, LlmFilter, LlmMap, LlmTopK, LogicalPlan, Project, Sort
 from halo_sql.ir.prompt import Hole, LlmCall, Prompt, Segment
-from halo_sql.optimizer.nodes import calls_of
+from halo_sql.ir.walk import calls_of
 from halo_sql.optimizer.plan_context import PlanContext
 
 _STRING = re.compile(r"\s*(?:CAST\(\s*)?('(?:[^']|'')*+')(?:\s*AS\s+VARCHAR\s*\)|\s*::\s*VARCHAR)?\s*", re.IGNORECASE)
@@ -23,7 +23,7 @@ def fold_constant_prompts(node: Any, ctx: PlanContext) -> LogicalPlan | None:
 
         SELECT LLM_MAP('since {{ DATE '2024-01-01' }}: {{ NULL }}') FROM t
     """
-    if not isinstance(node, LlmMap | LlmFilter):
+    if not isinstance(node, LlmMap | LlmFilter | LlmTopK):
         return None
     source: Any = node.input
     pending = [call for call in calls_of(node) if (id(call), id(source)) not in ctx.settled]
