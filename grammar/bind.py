@@ -68,6 +68,8 @@ def _bind_calls(binding: Binding, kind: str, query: Range) -> BoundStatement:
                 span=call.origin(),
                 remedy="Put it into the query of the statement.",
             )
+    binding.describe(binding.shadow(*query))
+    binding.bound = True
     if kind != "query" and _check_target(binding, kind, query):
         nothing = Fragment(
             ("SELECT NULL WHERE false",), (binding.new_column("nothing", BIGINT),), label="Nothing to do"

@@ -6,10 +6,11 @@ track of the one it has and closes it before anything else runs.
 
 from __future__ import annotations
 
+import inspect
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, ClassVar, NamedTuple
 
 import duckdb
@@ -131,6 +132,19 @@ class Duck:
             raise
         return [(row[0], self.sql_type(row[1])) for row in found]
 
+    def probe(self, query: str) -> list[tuple[str, SqlType]]:
+        """``describe`` for a query that may well be refused: the error has no position, and an open transaction
+        stays usable (DuckDB ends one at the first error of a statement, not at that of a relation)."""
+        self.release()
+        if not self._is_select(query):
+            return self.describe(query)
+        try:
+            relation = self.connection.sql(query)
+            names, kinds = relation.columns, [str(kind) for kind in relation.types]
+        except duckdb.Error as problem:
+            raise convert_error(problem, query) from None
+        return [(name, self.sql_type(kind)) for name, kind in zip(names, kinds, strict=True)]
+
     def sql_type(self, text: str) -> SqlType:
         """The tree of a type written in DuckDB's syntax; raises duckdb-style errors for unknown types."""
         known = self._types.get(text)
@@ -205,6 +219,34 @@ class Duck:
     def drop(self, name: str) -> None:
         """Drop a spool."""
         self.execute(f"DROP TABLE IF EXISTS temp.{quote(name)}")
+
+    def add_function(
+        self, name: str, fn: Callable[..., Any], parameters: Sequence[str], returns: str, volatile: bool = False
+    ) -> None:
+        """Register ``fn`` (Arrow arrays of a vector's arguments -> Arrow array) as a scalar function.
+
+        It sees NULLs, is called on DuckDB's own threads, and lives until ``remove_function`` or the end of a
+        transaction that is rolled back.
+        """
+        self.release()
+        places = [inspect.Parameter(f"a{place}", inspect.Parameter.POSITIONAL_ONLY) for place in range(len(parameters))]
+
+        def called(*arguments: Any) -> Any:
+            return fn(*arguments)
+
+        called.__signature__ = inspect.Signature(places)  # type: ignore[attr-defined]  # DuckDB counts parameters there
+        try:
+            self.connection.create_function(
+                name, called, list(parameters), returns, type="arrow", null_handling="special", side_effects=volatile
+            )
+        except duckdb.Error as problem:
+            raise convert_error(problem) from None
+
+    def remove_function(self, name: str) -> None:
+        """Forget a function of ``add_function``; one that is gone already is no error."""
+        self.release()
+        with suppress(duckdb.Error):
+            self.connection.remove_function(name)
 
     def interrupt(self) -> None:
         """Stop what the connection runs (from any thread)."""

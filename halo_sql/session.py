@@ -287,11 +287,12 @@ class Session:
         run = self._run
         if run is None:
             return []
-        from halo_sql.ir.walk import calls_of
+        from halo_sql.ir.physical import calls_by
 
         found = []
         for node in run.profile.dag.nodes:
-            if calls := calls_of(node.op):
+            calls = calls_by(node.op)
+            if calls:
                 found.append((", ".join(call.label for call in calls), run.profile.nodes[node.id]))
         return found
 
@@ -356,11 +357,11 @@ class Session:
 
 def _models(bound: BoundStatement, snapshot: Snapshot) -> dict[str, ModelDef]:
     """The models a plan calls, by the name its calls use."""
-    from halo_sql.ir.walk import calls_of, walk
+    from halo_sql.ir.walk import calls_made, walk
 
     names: dict[str, ModelDef] = {}
     for node in walk(bound.plan):
-        for call in calls_of(node):
+        for call in calls_made(node):
             names[call.model] = snapshot.models[call.model.lower()]
     return names
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from halo_sql.ir.physical import (
+    DemandExec,
     DuckFragmentExec,
     LimitExec,
     LlmFilterExec,
@@ -20,6 +21,7 @@ from halo_sql.ir.physical import (
     SinkExec,
 )
 from halo_sql.operators.context import Batches, RunContext
+from halo_sql.operators.demand import demand
 from halo_sql.operators.duck_fragment import duck_fragment
 from halo_sql.operators.limit import limit
 from halo_sql.operators.llm_filter import llm_filter
@@ -42,6 +44,7 @@ OPERATORS: Mapping[type, Operator] = {
     LlmFilterExec: llm_filter,
     LlmReduceExec: llm_reduce,
     LlmTopKExec: llm_top_k,
+    DemandExec: demand,
     PrefixClusterExec: prefix_cluster,
     RestoreOrderExec: restore_order,
     LimitExec: limit,
@@ -111,7 +114,7 @@ def must_spool(dag: PhysicalDag) -> frozenset[int]:
 
 
 def _uses_connection(op: object) -> bool:
-    return isinstance(op, SinkExec) or (isinstance(op, DuckFragmentExec) and not op.streaming)
+    return isinstance(op, SinkExec | DemandExec) or (isinstance(op, DuckFragmentExec) and not op.streaming)
 
 
 class _Run:

@@ -44,6 +44,7 @@ class RunContext:
     channels           the way to the models; the session closes it
     metrics            physical node id -> counters; nodes without an entry get one
     spool_limit_bytes  what a spool keeps in memory before it goes to a file
+    max_recursion      times the calls of a recursive query may be asked
     folder             where spool files are put
     dag                set by ``build``
     spooled            set by ``build``: fragments that must not keep the connection while others wait for it
@@ -53,6 +54,7 @@ class RunContext:
     channels: Channels
     metrics: dict[int, NodeMetrics] = field(default_factory=dict)
     spool_limit_bytes: int = SPOOL_LIMIT_BYTES
+    max_recursion: int = 1000
     folder: str = field(default_factory=tempfile.gettempdir)
     dag: PhysicalDag | None = None
     spooled: frozenset[int] = frozenset()

@@ -11,10 +11,10 @@ from typing import Any
 
 from halo_sql.ir.expr import ColumnId
 from halo_sql.ir.logical import Filter, LlmFilter, LlmMap, LogicalPlan
-from halo_sql.ir.walk import calls_of, children, with_children
+from halo_sql.ir.walk import children, with_children
 from halo_sql.optimizer.cardinality import LLM_FILTER_SELECTIVITY, Profile, derive
 from halo_sql.optimizer.cost import llm_estimate, value
-from halo_sql.optimizer.nodes import is_llm, is_volatile, outputs, reads, walk_once
+from halo_sql.optimizer.nodes import calls_of, is_llm, is_volatile, outputs, reads, walk_once
 from halo_sql.optimizer.plan_context import PlanContext
 
 

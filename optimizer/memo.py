@@ -14,9 +14,10 @@ from typing import Any
 from halo_sql.ir.expr import Column
 from halo_sql.ir.logical import LlmFilter, LlmMap
 from halo_sql.ir.prompt import LlmCall
-from halo_sql.ir.walk import calls_of, children, output_columns, with_children
+from halo_sql.ir.walk import children, output_columns, with_children
 from halo_sql.optimizer.cardinality import Profile, derive
 from halo_sql.optimizer.context import OptimizerContext
+from halo_sql.optimizer.nodes import calls_of
 
 
 @dataclass(frozen=True, slots=True)

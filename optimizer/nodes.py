@@ -9,10 +9,13 @@ from typing import Any
 
 from halo_sql.ir.expr import Column, ColumnId, ColumnRef, SqlExpr, column_expr, substitute
 from halo_sql.ir.logical import (
+    CallText,
     CteScan,
+    Demand,
     Distinct,
     Filter,
     Fragment,
+    InputRef,
     Limit,
     LlmFilter,
     LlmMap,
@@ -23,7 +26,7 @@ from halo_sql.ir.logical import (
     Sort,
 )
 from halo_sql.ir.prompt import LlmCall
-from halo_sql.ir.walk import calls_of, children, output_columns
+from halo_sql.ir.walk import children, output_columns
 
 RELATIONAL = (Fragment, Filter, Project, Sort, Limit, Distinct)
 
@@ -46,6 +49,13 @@ def walk_once(plan: Any) -> Iterator[Any]:
             seen.add(id(node))
             yield node
             stack.extend(reversed(children(node)))
+
+
+def calls_of(node: Any) -> tuple[LlmCall, ...]:
+    """The LLM calls a node makes itself, over columns of its input."""
+    if isinstance(node, LlmMap):
+        return node.calls
+    return (node.call,) if isinstance(node, LlmFilter | LlmTopK) else ()
 
 
 def is_llm(node: Any) -> bool:
@@ -101,6 +111,8 @@ def reads(node: Any, index: int = 0) -> frozenset[ColumnId]:
     if isinstance(node, Fragment):
         refs = [part for part in node.parts if not isinstance(part, str) and part.index == index]
         return frozenset(column for ref in refs for _, column in ref.names)
+    if isinstance(node, Demand):
+        return frozenset(column for ref in demand_refs(node, index) for _, column in ref.names)
     if isinstance(node, Sink):
         return frozenset(column for _, column in node.names)
     if isinstance(node, CteScan | Distinct):
@@ -111,7 +123,20 @@ def reads(node: Any, index: int = 0) -> frozenset[ColumnId]:
 
 def produces_own_columns(node: Any) -> bool:
     """Whether nothing of the input's columns passes through by id."""
-    return isinstance(node, Project | Fragment | CteScan | Sink)
+    return isinstance(node, Project | Fragment | CteScan | Demand | Sink)
+
+
+def demand_refs(node: Demand, index: int) -> list[InputRef]:
+    """The places of a demand's texts, arguments of calls included, where its ``index``-th input is read."""
+    found: list[InputRef] = []
+    stack: list[Any] = [*node.parts, *node.write]
+    while stack:
+        part = stack.pop()
+        if isinstance(part, InputRef) and part.index == index:
+            found.append(part)
+        elif isinstance(part, CallText):
+            stack += [piece for argument in part.arguments for piece in argument]
+    return found
 
 
 def is_pick(project: Project) -> bool:
@@ -179,6 +204,8 @@ def label(node: Any) -> str:
     """A short text for one node, as shown by EXPLAIN (RULES, MEMO)."""
     if isinstance(node, Fragment):
         return node.label
+    if isinstance(node, Demand):
+        return f"Demand {', '.join(ask.call.label or ask.call.kind for ask in node.asks)}"
     if isinstance(node, CteScan):
         return f"CteScan {node.name}"
     if isinstance(node, Project):

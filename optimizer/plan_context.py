@@ -6,9 +6,9 @@ from typing import Any
 
 from halo_sql.ir.expr import ColumnId
 from halo_sql.ir.logical import CteScan, Fragment, LogicalPlan
-from halo_sql.ir.walk import calls_of, output_columns
+from halo_sql.ir.walk import output_columns
 from halo_sql.optimizer.context import OptimizerContext
-from halo_sql.optimizer.nodes import walk_once
+from halo_sql.optimizer.nodes import calls_of, walk_once
 from halo_sql.optimizer.trace import Recorder
 from halo_sql.optimizer.values import Values
 

@@ -10,8 +10,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from heapq import heapify, heappop, heappush
 
-from halo_sql.ir.physical import LlmFilterExec, LlmMapExec, LlmReduceExec, LlmTopKExec, PhysicalNode, PhysicalOp
-from halo_sql.ir.walk import calls_of
+from halo_sql.ir.physical import (
+    LlmFilterExec,
+    LlmMapExec,
+    LlmReduceExec,
+    LlmTopKExec,
+    PhysicalNode,
+    PhysicalOp,
+    calls_by,
+)
 
 
 def schedule(nodes: Sequence[PhysicalNode], root: int) -> tuple[tuple[PhysicalNode, ...], int]:
@@ -55,6 +62,6 @@ def _seconds_to_root(nodes: Sequence[PhysicalNode]) -> list[float]:
 def _placed(op: PhysicalOp) -> PhysicalOp:
     """LLM operators on the worker of their model (of each model, when a node calls several)."""
     if isinstance(op, LlmMapExec | LlmFilterExec | LlmReduceExec | LlmTopKExec):
-        models = dict.fromkeys(call.model for call in calls_of(op))
+        models = dict.fromkeys(call.model for call in calls_by(op))
         return replace(op, worker=",".join(f"{model}/0" for model in models))
     return op

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from halo_sql.ir.expr import Column
-from halo_sql.ir.logical import LlmMap, LogicalPlan, Project
+from halo_sql.ir.logical import Demand, LlmFilter, LlmMap, LlmTopK, LogicalPlan, Project
 from halo_sql.ir.prompt import LlmCall
 from halo_sql.ir.types import SqlType
 
@@ -63,15 +63,6 @@ def output_columns(node: LogicalPlan) -> tuple[Column, ...]:
         current = children(current)[0]
 
 
-def calls_of(node: Any) -> tuple[LlmCall, ...]:
-    """The LLM calls that a logical node or a physical operator makes itself."""
-    calls: tuple[LlmCall, ...] | None = getattr(node, "calls", None)
-    if calls is not None:
-        return calls
-    call: LlmCall | None = getattr(node, "call", None)
-    return () if call is None else (call,)
-
-
 def call_type(call: Any) -> SqlType:
     """The type of a call's output column (STRUCT(value, error) under on_error 'struct')."""
     if call.on_error != "struct":
@@ -81,3 +72,12 @@ def call_type(call: Any) -> SqlType:
 
     text = f'STRUCT("value" {call.returns.text}, "error" VARCHAR)'
     return SqlType(text, "struct", (("value", call.returns), ("error", VARCHAR)))
+
+
+def calls_made(node: Any) -> tuple[LlmCall, ...]:
+    """The LLM calls that a logical node makes itself, wherever it keeps them."""
+    if isinstance(node, LlmMap):
+        return node.calls
+    if isinstance(node, Demand):
+        return tuple(ask.call for ask in node.asks)
+    return (node.call,) if isinstance(node, LlmFilter | LlmTopK) else ()

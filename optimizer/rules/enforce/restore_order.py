@@ -8,11 +8,11 @@ from halo_sql.ir.expr import Column, ColumnId
 from halo_sql.ir.physical import RestoreOrderExec, SelectExec
 from halo_sql.ir.prompt import LlmCall
 from halo_sql.ir.types import BIGINT
-from halo_sql.ir.walk import calls_of
 from halo_sql.optimizer.alternative import Alternative, Requirement
 from halo_sql.optimizer.cardinality import Profile
 from halo_sql.optimizer.cost import CHAR_S, OPERATOR_S, SORT_ROW_S, levels, trie_tok, width_chars
 from halo_sql.optimizer.memo import Group, Memo
+from halo_sql.optimizer.nodes import calls_of
 from halo_sql.optimizer.plan_context import PlanContext
 from halo_sql.optimizer.properties import Clustering, Form, Order, Properties
 from halo_sql.optimizer.rules.implement.llm import estimate_of_rows

@@ -9,10 +9,10 @@ from typing import Any
 
 from halo_sql.ir.physical import Estimate, LlmFilterExec, LlmMapExec
 from halo_sql.ir.prompt import LlmCall
-from halo_sql.ir.walk import calls_of
 from halo_sql.optimizer.alternative import Alternative, Requirement
 from halo_sql.optimizer.cost import OPERATOR_ROW_S, OPERATOR_S, Level, cpu, levels, llm_estimate
 from halo_sql.optimizer.memo import Memo
+from halo_sql.optimizer.nodes import calls_of
 from halo_sql.optimizer.plan_context import PlanContext
 from halo_sql.optimizer.properties import Clustering, Form, Properties
 

@@ -9,7 +9,7 @@ from typing import Any
 from halo_sql.ir.expr import ColumnId, SqlExpr
 from halo_sql.ir.logical import Distinct, Filter, Limit, LlmFilter, LlmMap, LlmTopK, LogicalPlan, Project, Sort
 from halo_sql.ir.prompt import Hole, LlmCall, Prompt, Segment
-from halo_sql.ir.walk import calls_of
+from halo_sql.optimizer.nodes import calls_of
 from halo_sql.optimizer.plan_context import PlanContext
 
 _STRING = re.compile(r"\s*(?:CAST\(\s*)?('(?:[^']|'')*+')(?:\s*AS\s+VARCHAR\s*\)|\s*::\s*VARCHAR)?\s*", re.IGNORECASE)
