@@ -8,7 +8,7 @@ from typing import Any
 
 from halo_sql.duck import Duck
 from halo_sql.errors import Error
-from halo_sql.grammar.calls import CallSite
+from halo_sql.grammar.calls import CALL_KINDS, CallSite
 from halo_sql.grammar.names import Scope
 from halo_sql.grammar.skeleton import starts_query
 from halo_sql.grammar.source import Source
@@ -20,6 +20,7 @@ from halo_sql.ir.types import VARCHAR
 
 OutputOf = Callable[[CallSite], ColumnId]
 Aliases = Mapping[str, SqlExpr]
+_OPERATORS = frozenset(operator.lower() for operator in CALL_KINDS)
 _UNNEST = frozenset({"UNNEST", "UNLIST", "GENERATE_SUBSCRIPTS"})
 #: functions whose result depends on how their arguments are spelled
 _NAMING = frozenset({"struct_pack", "struct_insert", "struct_update", "union_value", "alias"})
@@ -132,7 +133,7 @@ def resolved(
             return None
         volatile, row_wise_breaks = volatile or alias.volatile, row_wise_breaks or not alias.row_wise
         cuts.append((parts[0].start, parts[0].end, ("(", *alias.parts, ")")))
-    functions = functions_in(source, first, end) - {"llm_map", "llm_filter"}
+    functions = functions_in(source, first, end) - _OPERATORS
     if functions & _NAMING:
         return None
     return SqlExpr(

@@ -145,9 +145,12 @@ class Duck:
             raise convert_error(problem, query) from None
         return [(name, self.sql_type(kind)) for name, kind in zip(names, kinds, strict=True)]
 
-    def sql_type(self, text: str) -> SqlType:
-        """The tree of a type written in DuckDB's syntax; raises duckdb-style errors for unknown types."""
-        known = self._types.get(text)
+    def sql_type(self, text: str, fresh: bool = False) -> SqlType:
+        """The tree of a type written in DuckDB's syntax; raises duckdb-style errors for unknown types.
+
+        ``fresh``: ask again, as the text may name a type of the user's that is another by now.
+        """
+        known = None if fresh else self._types.get(text)
         if known is None:
             self.release()
             try:

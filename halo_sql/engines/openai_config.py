@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+from halo_sql.engines.kinds import DIMENSIONS, KIND
 from halo_sql.engines.options import Option, resolve
 from halo_sql.errors import CatalogError, EngineError
 
@@ -29,6 +30,9 @@ OPTIONS: tuple[Option, ...] = (
     Option("price_in", "number", 0.0, "USD per million prompt tokens", 0.0),
     Option("price_out", "number", 0.0, "USD per million output tokens", 0.0),
     Option("extra_body", "object", {}, "More fields of the request body; null removes one"),
+    KIND,
+    DIMENSIONS,
+    Option("batch_size", "integer", 32, "Texts per request to an embedding model", 1, 2048),
 )
 _SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "api-key", "x-api-key", "cookie"})
 _OWN_HEADERS = frozenset({"host", "content-length", "content-type", "transfer-encoding", "accept-encoding"})

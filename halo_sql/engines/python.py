@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from halo_sql.engines.kinds import DIMENSIONS, KIND
 from halo_sql.engines.options import Option, resolve
 from halo_sql.engines.protocol import Deliver, EngineInfo, GenRequest, GenResult, estimate_tok, failure
 from halo_sql.engines.tasks import Shared, TaskQueue
@@ -20,6 +21,9 @@ OPTIONS: tuple[Option, ...] = (
     Option("concurrency", "integer", 16, "Calls at once", 1, 1024),
     Option("timeout_s", "number", 120.0, "Deadline of a call", 0.01, 86_400),
     Option("storable", "boolean", None, "Whether answers may enter the response store"),
+    KIND,
+    DIMENSIONS,
+    Option("batch_size", "integer", 64, "Texts per call of an embedding function", 1, 65_536),
 )
 Messages = list[dict[str, str]]
 Function = Callable[[Messages], "str | Awaitable[str]"]

@@ -18,13 +18,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from halo_sql.engines.kinds import DIMENSIONS, KIND
 from halo_sql.engines.options import Option
 from halo_sql.engines.protocol import Answer, Deliver, EngineInfo, GenRequest, GenResult, estimate_tok
 from halo_sql.engines.tasks import Shared
 from halo_sql.errors import EngineError
 from halo_sql.ir.prompt import Sampling
 
-OPTIONS: tuple[Option, ...] = ()
+OPTIONS: tuple[Option, ...] = (KIND, DIMENSIONS)
 Key = tuple[str | None, str, Sampling | None, Answer | None]
 _COUNTS = ("prompt_tok", "prompt_tok_cached", "output_tok")
 

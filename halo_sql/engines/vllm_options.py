@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from halo_sql.engines.bundled import INSTALL_REMEDY, child_environment
+from halo_sql.engines.kinds import DIMENSIONS, KIND
 from halo_sql.engines.options import Option, resolve
 from halo_sql.errors import EngineError
 
@@ -33,6 +34,9 @@ VLLM_OPTIONS: tuple[Option, ...] = (
     Option("threads", "integer", None, "CPU cores to compute on; default vLLM's choice", 1),
     Option("quantization", "text", None, "Quantization method of the weights, as vLLM names it"),
     Option("sleep_mode", "boolean", False, "Allow sleep and wake-up (GPU only)"),
+    KIND,
+    DIMENSIONS,
+    Option("truncate", "boolean", False, "Cut a text that is longer than an embedding model's context"),
 )
 
 _CPU_BLOCK_TOK = 32

@@ -96,7 +96,9 @@ class LlmCall:
     """One LLM call per row.
 
     output      the new column; its type is ``returns``, or STRUCT(value, error) under on_error 'struct'
-    kind        'map' (answer converted to ``returns``) or 'filter' (BOOLEAN by yes / no)
+    kind        'map' (answer converted to ``returns``), 'filter' (BOOLEAN by yes / no), 'classify' (one of ``labels``;
+                ``returns`` VARCHAR[]: several), 'extract' (``returns`` is a STRUCT, what is absent is NULL),
+                'score' (DOUBLE in 0 … 1) or 'embed' (FLOAT[n])
     prompt      segments over columns of the input
     model       catalog name of the model; equal names in one plan are the same version
     returns     type of the answer
@@ -107,6 +109,7 @@ class LlmCall:
     fan_in      kind 'reduce': items that one call takes at most; kind 'rank': candidates that one comparison takes;
                 0: as many as the plan and the model's context say
     span        where the call stands in the statement, for errors; no part of its identity
+    labels      of kind 'classify': what may be answered, in order
     """
 
     output: ColumnId
@@ -122,6 +125,7 @@ class LlmCall:
     label: str = ""
     fan_in: int = 0
     span: Span | None = field(default=None, compare=False)
+    labels: tuple[str, ...] = ()
 
     def columns(self) -> frozenset[ColumnId]:
         """Columns of the input that the call reads."""
