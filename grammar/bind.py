@@ -10,6 +10,7 @@ from halo_sql.duck import Duck
 from halo_sql.errors import CatalogError, Error, NotSupportedError, ParserError, Span
 from halo_sql.grammar.bind_query import QueryBinder
 from halo_sql.grammar.binding import Binding, BoundQuery, CteContext, plain
+from halo_sql.grammar.blanking import for_sqlglot
 from halo_sql.grammar.calls import CallReader
 from halo_sql.grammar.lex import Lexed, lex
 from halo_sql.grammar.parameters import splice_parameters
@@ -50,7 +51,7 @@ def _bind(spliced: Spliced, duck: Duck, snapshot: Snapshot, settings: Settings) 
             raise ParserError("one statement at a time", span=lexed.span(index, index + 1), remedy="Remove the rest.")
     kind, query = statement_query(lexed)
     span = lexed.span(*query)
-    source = Source(lexed, analyse(sql[span.start : span.end], span.start), lambda part: part)
+    source = Source(lexed, analyse(for_sqlglot(lexed, span.start, span.end), span.start), lambda part: part)
     reader = CallReader(duck, snapshot, settings)
     try:
         return _bind_calls(Binding(duck, source, reader.find(source), spliced.origin), kind, query)

@@ -216,6 +216,7 @@ class Hoister:
             site.priority,
             guard_column,
             _label(site),
+            site.fan_in,
             self.binding.place(site.origin()),
             site.labels,
         )
