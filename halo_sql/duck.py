@@ -122,7 +122,10 @@ class Duck:
 
     def describe(self, query: str, params: Any = None) -> list[tuple[str, SqlType]]:
         """Names and types of a query's result columns, without running it. Errors point into ``query``."""
-        prefix = "DESCRIBE "
+        if params is None:
+            with suppress(Error):
+                return self.probe(query)
+        prefix = "DESCRIBE "  # the same with the position of what is wrong
         try:
             found = self.rows(prefix + query, params)
         except Error as problem:
@@ -137,13 +140,16 @@ class Duck:
         stays usable (DuckDB ends one at the first error of a statement, not at that of a relation)."""
         self.release()
         if not self._is_select(query):
-            return self.describe(query)
+            return [(row[0], self.sql_type(row[1])) for row in self.rows("DESCRIBE " + query)]
         try:
             relation = self.connection.sql(query)
-            names, kinds = relation.columns, [str(kind) for kind in relation.types]
+            names, kinds = relation.columns, [(str(kind), kind) for kind in relation.types]
         except duckdb.Error as problem:
             raise convert_error(problem, query) from None
-        return [(name, self.sql_type(kind)) for name, kind in zip(names, kinds, strict=True)]
+        for text, kind in kinds:
+            if text not in self._types:
+                self._types[text] = type_tree(kind)
+        return [(name, self._types[text]) for name, (text, _) in zip(names, kinds, strict=True)]
 
     def sql_type(self, text: str, fresh: bool = False) -> SqlType:
         """The tree of a type written in DuckDB's syntax; raises duckdb-style errors for unknown types.

@@ -167,11 +167,25 @@ class Session:
         bound, snapshot = self._bind(sql, params)
         return bound if until is Stage.BIND else self._optimize(bound, snapshot)
 
-    def _bind(self, sql: str, params: object) -> tuple[BoundStatement, Snapshot]:
+    def _bind(self, sql: str, params: object, answers: bool = False) -> tuple[BoundStatement, Snapshot]:
         from halo_sql.grammar.bind import bind
 
         snapshot = self.catalog.snapshot()
-        return bind(sql, self.duck, snapshot, self.settings, params), snapshot
+        answer = self._constant if answers else None
+        return bind(sql, self.duck, snapshot, self.settings, params, answer), snapshot
+
+    def _constant(self, call: str, params: object) -> str:
+        """The answer of a call without columns as a SQL expression: the statement around it cannot be bound without."""
+        from halo_sql.ir.expr import literal
+
+        result, _ = self._run_plan(f"SELECT {call} AS value, typeof({call}) AS kind", params)
+        try:
+            value, kind = result.fetchall()[0]
+        finally:
+            result.close()
+        if isinstance(value, bool):
+            return str(value).upper()
+        return f"CAST({'NULL' if value is None else literal(str(value))} AS {kind})"
 
     def _optimize(self, bound: BoundStatement, snapshot: Snapshot) -> Optimized:
         from halo_sql.optimizer.optimize import optimize
@@ -185,7 +199,7 @@ class Session:
         from halo_sql.planning import warm
 
         began = time.perf_counter()
-        bound, snapshot = self._bind(sql, params)
+        bound, snapshot = self._bind(sql, params, answers=True)
         models = _models(bound, snapshot)
         store = self._store()
         self._runtime.begin(warm(self._runtime, models, store))
