@@ -1,7 +1,7 @@
 """LLM_REDUCE's arguments: the inputs of a group with DISTINCT, ORDER BY, FILTER and OVER, as DuckDB's ``list``.
 
-``LLM_REDUCE(prompt, a [, b …] [ORDER BY …] [, option => …]) [FILTER (WHERE …)] [OVER …]``. DISTINCT stands in front of the
-first input, or of all arguments.
+``LLM_REDUCE(prompt, a [, b …] [ORDER BY …] [, option => …]) [FILTER (WHERE …)] [OVER …]``. DISTINCT stands in
+front of the first input, or of all arguments.
 """
 
 from __future__ import annotations

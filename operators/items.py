@@ -75,6 +75,24 @@ class ItemLists:
         """The items of one group (it has some)."""
         return Items(self._column[place].values)
 
+    def behind(self, heads: Sequence[str | None], separator: str) -> list[str | None]:
+        """Each head with its group's items behind it; None for no head or no items."""
+        joined = self.joined(separator)
+        found: list[str | None] = []
+        for place, head in enumerate(heads):
+            if head is None or not self.counts[place]:
+                found.append(None)
+                continue
+            text = joined[place] if joined is not None else None
+            found.append(head + (self.items(place).join(0, self.counts[place], separator) if text is None else text))
+        return found
+
+    def copied(self, place: int) -> Any:
+        """One group's items in memory of their own."""
+        import pyarrow as pa
+
+        return pa.array(self._column[place].values.to_pylist(), pa.string())
+
     def joined(self, separator: str) -> list[str | None] | None:
         """Each group's items as one text; None when there is too much text to do it at once."""
         import pyarrow.compute as pc
