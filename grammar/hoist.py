@@ -94,7 +94,8 @@ class Hoister:
 
     def filter(self, site: CallSite) -> None:
         """Keep the rows for which a call (a whole WHERE condition) answers yes."""
-        self.plan = LlmFilter(self.plan, self.node_call(site))
+        call = self.node_call(site)  # puts what it reads onto the plan
+        self.plan = LlmFilter(self.plan, call)
 
     def _require(self, site: CallSite, within: tuple[int, int] | None, outer: list[SqlExpr]) -> ColumnId:
         """The output column of a call, lifting it and what it depends on."""
