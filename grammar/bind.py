@@ -11,6 +11,7 @@ from halo_sql.config import Settings
 from halo_sql.duck import Duck
 from halo_sql.errors import CatalogError, Error, NotSupportedError, ParserError, Span
 from halo_sql.grammar.bind_query import QueryBinder
+from halo_sql.grammar.bind_write import bind_write, writes
 from halo_sql.grammar.binding import Binding, BoundQuery, CteContext, plain
 from halo_sql.grammar.blanking import for_sqlglot
 from halo_sql.grammar.calls import CallReader
@@ -97,11 +98,14 @@ def _bind_text(
     for index, token in enumerate(lexed.tokens):
         if token.text == ";":
             raise ParserError("one statement at a time", span=lexed.span(index, index + 1), remedy="Remove the rest.")
-    kind, query = statement_query(lexed)
+    is_write = writes(lexed)
+    kind, query = ("write", (0, len(lexed.tokens))) if is_write else statement_query(lexed)
     span = lexed.span(*query)
     source = Source(lexed, analyse(for_sqlglot(lexed, span.start, span.end), span.start), lambda part: part)
     reader = CallReader(duck, snapshot, settings)
     try:
+        if is_write:
+            return bind_write(Binding(duck, source, reader.find(source), origin))
         return _bind_calls(Binding(duck, source, reader.find(source), origin), kind, query, answers)
     except Error as problem:
         reader.explain(problem)

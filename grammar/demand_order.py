@@ -48,8 +48,14 @@ class Places:
     _arms: list[Range] = field(default_factory=list)
     _outer: dict[int, CallSite] = field(default_factory=dict)  # id of a nested call -> the call of the statement
 
+    @classmethod
+    def of_query(cls, binding: Binding, part: Range) -> Places:
+        """The places of the calls of a query."""
+        places = cls(binding, part)
+        places.query(part, ())
+        return places
+
     def __post_init__(self) -> None:
-        self._walk_query(self.part, (), False)
         for call in self.binding.calls_in(*self.part):
             self._nest(call, call)
 
@@ -161,6 +167,22 @@ class Places:
         return [(Span(span.start, span.start), Span(span.end, span.end)) for span in spans]
 
     # --- walking queries
+
+    def query(self, part: Range, path: Path) -> None:
+        """Find the calls of a query."""
+        self._walk_query(part, path, False)
+
+    def condition(self, part: Range, path: Path) -> None:
+        """Find the calls of a condition: its conjuncts decide together."""
+        self._walk_expression(part, path, self._conjuncts(part), False)
+
+    def expression(self, part: Range, path: Path) -> None:
+        """Find the calls of an expression."""
+        self._walk_expression(part, path, (), False)
+
+    def relations(self, part: Range, path: Path) -> None:
+        """Find the calls of a list of tables and joins."""
+        self._walk_from(part, path, False)
 
     def _walk_query(self, part: Range, path: Path, recursive: bool) -> None:
         lexed = self.binding.lexed

@@ -66,7 +66,7 @@ class Duck:
     """A DuckDB connection with the operations the layers above need."""
 
     # the same for every connection of a DuckDB version, and slow to list
-    _known_functions: ClassVar[tuple[frozenset[str], frozenset[str], frozenset[str]] | None] = None
+    _known_functions: ClassVar[tuple[frozenset[str], ...] | None] = None
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection
@@ -225,6 +225,11 @@ class Duck:
         finally:
             self.connection.unregister(view)
 
+    def in_transaction(self) -> bool:
+        """Whether the user has begun a transaction (otherwise every statement is one)."""
+        query = "SELECT txid_current()"
+        return self.rows(query) == self.rows(query)
+
     def drop(self, name: str) -> None:
         """Drop a spool."""
         self.execute(f"DROP TABLE IF EXISTS temp.{quote(name)}")
@@ -279,7 +284,7 @@ class Duck:
         """Lower-case names of aggregate functions."""
         return self._functions()[2]
 
-    def _functions(self) -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
+    def _functions(self) -> tuple[frozenset[str], ...]:
         if Duck._known_functions is None:
             found = self.rows(
                 "SELECT DISTINCT lower(function_name), function_type, stability FROM duckdb_functions() "

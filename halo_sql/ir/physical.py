@@ -116,6 +116,7 @@ class DemandExec:
 
     columns  its output
     write    statement run at the end in its place
+    pinned   all rounds are one transaction
     """
 
     parts: tuple[DemandPart, ...]
@@ -123,6 +124,7 @@ class DemandExec:
     asks: tuple[Ask, ...]
     label: str = "Demand"
     write: tuple[DemandPart, ...] = ()
+    pinned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
