@@ -9,33 +9,36 @@ from typing import Any
 from halo_sql.ir.logical import LlmTopK
 from halo_sql.ir.physical import Cost, Estimate, LlmTopKExec
 from halo_sql.optimizer.alternative import Alternative, Requirement
-from halo_sql.optimizer.cardinality import Profile
-from halo_sql.optimizer.context import DEFAULT_PROFILE, EngineProfile, OptimizerContext
+from halo_sql.optimizer.cardinality import CHARS_PER_TOK, Profile
+from halo_sql.optimizer.context import EngineProfile, OptimizerContext
 from halo_sql.optimizer.cost import LLM_ROW_S, OPERATOR_ROW_S, OPERATOR_S, cpu, levels, llm_estimate, value
 from halo_sql.optimizer.memo import Memo
 from halo_sql.optimizer.plan_context import PlanContext
 from halo_sql.optimizer.properties import Form, Properties
 
 FAN_IN = 4  # candidates of a comparison: few enough for small models
-_FRAME_TOK = 30.0  # the question around the candidates
+#: An engine of ordinary speed and price (dollars per million tokens: 1 in, 4 out).
+ORDINARY = EngineProfile(usd_per_prompt_tok=1e-6, usd_per_output_tok=4e-6)
+_FRAME_TOK = 40.0  # system message and question around the candidates
 _CANDIDATE_TOK = 4.0  # letter and quotes around each
 _ANSWER_TOK = 2.0
 
 
-def method_of(expr: LlmTopK, rows: Profile) -> str:
-    """'score' or 'tournament': as the user says, else what costs less on an engine of ordinary size.
+def method_of(expr: LlmTopK, rows: Profile, objective: str) -> str:
+    """'score' or 'tournament': as the user says, else what costs less on an ordinary engine.
 
-    Two methods may rank differently, so the choice rests on the statement and its data alone, never on what engines
-    said of themselves in earlier runs. A comparison that fails has no row of its own: only grades can be NULL.
+    Two methods may rank differently, so the choice rests on the statement, its data and the user's objective, never
+    on what engines said of themselves in earlier runs. A comparison that fails has no row of its own: only grades can
+    be NULL. Grades are faster, comparisons can be cheaper: they pay for one system message instead of several.
     """
     if expr.method:
         return expr.method
     if expr.count is None or not expr.call.sampling.deterministic or expr.call.on_error != "fail":
         return "score"
-    ordinary = OptimizerContext(engines={expr.call.model: DEFAULT_PROFILE})
+    ordinary = OptimizerContext(engines={expr.call.model: ORDINARY})
     graded = llm_estimate([expr.call], rows, rows.rows, False, ordinary)
-    compared = tournament_estimate(expr, rows, DEFAULT_PROFILE)
-    return "tournament" if value(compared.cost, "makespan") < value(graded.cost, "makespan") else "score"
+    compared = tournament_estimate(expr, rows, ORDINARY)
+    return "tournament" if value(compared.cost, objective) < value(graded.cost, objective) else "score"
 
 
 def tournament_estimate(expr: LlmTopK, rows: Profile, engine: EngineProfile) -> Estimate:
@@ -47,7 +50,8 @@ def tournament_estimate(expr: LlmTopK, rows: Profile, engine: EngineProfile) -> 
     side_by_side = (count - 1.0) / (fan_in - 1.0)
     one_by_one = max(0.0, wanted - 1.0) * depth
     calls = side_by_side + one_by_one
-    text_tok = levels(expr.call.prompt, rows)[-1].end_tok + _CANDIDATE_TOK
+    system_tok = len(expr.call.prompt.system or "") / CHARS_PER_TOK
+    text_tok = levels(expr.call.prompt, rows)[-1].end_tok - system_tok + _CANDIDATE_TOK
     prompt_tok = calls * (_FRAME_TOK + min(count, fan_in) * text_tok)
     steps = depth + side_by_side / engine.window_requests + one_by_one
     gpu_s = prompt_tok / engine.prefill_tok_per_s + steps * _ANSWER_TOK * engine.decode_step_s
@@ -64,7 +68,7 @@ def top_k_alternatives(
         return []
     child = memo.group(expr.input)
     rows = child.profile
-    if method_of(expr, rows) != method:
+    if method_of(expr, rows, ctx.options.objective) != method:
         return []
     if method == "score":
         estimate = llm_estimate([expr.call], rows, rows.rows, False, ctx.options)
