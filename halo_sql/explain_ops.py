@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from halo_sql.engines.ranking import GRADE_SYSTEM
 from halo_sql.ir import sql
 from halo_sql.ir.expr import ColumnId, SqlExpr
 from halo_sql.ir.logical import (
@@ -159,14 +160,17 @@ def call_text(call: LlmCall, name_of: Names) -> str:
     said += [f"labels={json.dumps(call.labels, ensure_ascii=False)}"] if call.labels else []
     if call.kind == "extract" or (call.kind == "classify" and call.returns.kind != "varchar"):
         said.append(f"returns={call.returns}")
-    if call.prompt.system is not None:
-        said.append(f"system={json.dumps(call.prompt.system, ensure_ascii=False)}")
+    system = call.prompt.system
+    if call.kind == "rank":
+        system = (system or "").removesuffix(GRADE_SYSTEM).rstrip() or None  # every call of LLM_RANK has that
+    if system is not None:
+        said.append(f"system={json.dumps(system, ensure_ascii=False)}")
     if call.kind in ("map", "reduce") and call.returns.kind != "varchar":
         said.append(f"returns={call.returns}")
     plain = Sampling()
     for option in () if call.kind in ("score", "embed") else ("temperature", "top_p", "max_tokens", "seed", "stop"):
         value = getattr(call.sampling, option)
-        if value != getattr(plain, option):
+        if value != getattr(plain, option) and (call.kind, option) != ("rank", "max_tokens"):
             said.append(f"{option}={value}")
     said += [f"on_error={call.on_error}"] if call.on_error != "fail" else []
     said += [] if call.cache else ["cache=false"]
