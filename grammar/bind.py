@@ -13,6 +13,7 @@ from halo_sql.errors import CatalogError, Error, NotSupportedError, ParserError,
 from halo_sql.grammar.bind_query import QueryBinder
 from halo_sql.grammar.bind_write import bind_write, writes
 from halo_sql.grammar.binding import Binding, BoundQuery, CteContext, plain
+from halo_sql.grammar.blanking import for_sqlglot
 from halo_sql.grammar.calls import CallReader
 from halo_sql.grammar.constants import ConstantNeededError, needed_constant
 from halo_sql.grammar.expanded import Expanded
@@ -122,7 +123,7 @@ def _bind_text(
     is_write = writes(lexed)
     kind, query = ("write", (0, len(lexed.tokens))) if is_write else statement_query(lexed)
     span = lexed.span(*query)
-    source = Source(lexed, analyse(sql[span.start : span.end], span.start), lambda part: part)
+    source = Source(lexed, analyse(for_sqlglot(lexed, span.start, span.end), span.start), lambda part: part)
     reader = CallReader(duck, snapshot, settings)
 
     try:
