@@ -19,6 +19,7 @@ from halo_sql.ir.logical import (
     Limit,
     LlmFilter,
     LlmMap,
+    LlmTopK,
     LogicalPlan,
     Project,
     Sink,
@@ -35,6 +36,7 @@ _CANNOT_FAIL = re.compile(
     r"|\bIS\s+(?:NOT\s+)?NULL\b|\b(?:coalesce|concat|upper|lower|trim|to_json)\()*+",
     re.IGNORECASE,
 )
+_STRING = re.compile(r"\s*(?:CAST\(\s*)?('(?:[^']|'')*+')(?:\s*AS\s+VARCHAR\s*\)|\s*::\s*VARCHAR)?\s*", re.IGNORECASE)
 _WINDOW = re.compile(r"\bover\b", re.IGNORECASE)
 
 
@@ -51,14 +53,14 @@ def walk_once(plan: Any) -> Iterator[Any]:
 
 
 def calls_of(node: Any) -> tuple[LlmCall, ...]:
-    """The LLM calls a node makes itself."""
+    """The LLM calls a node makes itself, over columns of its input."""
     if isinstance(node, LlmMap):
         return node.calls
-    return (node.call,) if isinstance(node, LlmFilter) else ()
+    return (node.call,) if isinstance(node, LlmFilter | LlmTopK) else ()
 
 
 def is_llm(node: Any) -> bool:
-    """Whether the node makes LLM calls itself."""
+    """Whether the node makes LLM calls itself and passes its rows on as they come."""
     return isinstance(node, LlmMap | LlmFilter)
 
 
@@ -105,7 +107,7 @@ def reads(node: Any, index: int = 0) -> frozenset[ColumnId]:
         return columns_of(expr for _, expr in node.exprs)
     if isinstance(node, Sort):
         return columns_of(key.expr for key in node.keys)
-    if isinstance(node, LlmMap | LlmFilter):
+    if isinstance(node, LlmMap | LlmFilter | LlmTopK):
         return calls_columns(calls_of(node))
     if isinstance(node, Fragment):
         refs = [part for part in node.parts if not isinstance(part, str) and part.index == index]
@@ -118,6 +120,15 @@ def reads(node: Any, index: int = 0) -> frozenset[ColumnId]:
         return column_ids(node.input)
     assert isinstance(node, Limit), type(node).__name__
     return frozenset()
+
+
+def reads_of_inputs(fragment: Fragment) -> list[frozenset[ColumnId]]:
+    """``reads`` for each input of a fragment, in one pass over its parts."""
+    found: list[set[ColumnId]] = [set() for _ in fragment.inputs]
+    for part in fragment.parts:
+        if not isinstance(part, str):
+            found[part.index].update(column for _, column in part.names)
+    return [frozenset(columns) for columns in found]
 
 
 def produces_own_columns(node: Any) -> bool:
@@ -162,6 +173,14 @@ def cannot_fail(expr: SqlExpr) -> bool:
         return False
     text = "".join(part if isinstance(part, str) else "\0" for part in expr.parts)
     return _CANNOT_FAIL.fullmatch(text) is not None
+
+
+def string_constant(expr: SqlExpr) -> str | None:
+    """The text of an expression that is nothing but a string literal."""
+    if len(expr.parts) != 1 or not isinstance(expr.parts[0], str) or expr.scope:
+        return None
+    found = _STRING.fullmatch(expr.parts[0])
+    return None if found is None else found[1][1:-1].replace("''", "'")
 
 
 def is_cheap(expr: SqlExpr) -> bool:
@@ -216,6 +235,8 @@ def label(node: Any) -> str:
         return "Sort " + ", ".join(keys)
     if isinstance(node, Limit):
         return f"Limit {node.count}" + (f" offset {node.offset}" if node.offset else "")
+    if isinstance(node, LlmTopK):
+        return f"LlmTopK {node.count} {node.call.label or node.call.kind}"
     if isinstance(node, LlmMap | LlmFilter):
         names = ", ".join(f"{call.label or call.kind}#{call.output}" for call in calls_of(node))
         return f"{type(node).__name__}{' distinct' if node.distinct else ''} {names}"
