@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from halo_sql.catalog.objects import ModelDef
+from halo_sql.catalog.objects import ModelDef, Snapshot
 from halo_sql.config import Settings
 from halo_sql.duck import Duck
 from halo_sql.engines.budget import Budget
@@ -15,15 +15,30 @@ from halo_sql.engines.protocol import Engine, EngineInfo
 from halo_sql.engines.registry import price
 from halo_sql.engines.store import ResponseStore
 from halo_sql.errors import Error
-from halo_sql.ir.logical import BoundStatement, Fragment
+from halo_sql.ir.logical import BoundStatement, Demand, Fragment, Sink
 from halo_sql.ir.physical import PhysicalDag
-from halo_sql.ir.walk import walk
+from halo_sql.ir.walk import calls_made, walk
 from halo_sql.metrics import Profile
 from halo_sql.operators.build import build
 from halo_sql.operators.context import RunContext
 from halo_sql.optimizer.context import EngineProfile, FragmentStats, OptimizerContext
 from halo_sql.runtime import Runtime
 from halo_sql.statistics import fragment_stats
+
+
+def called_models(bound: BoundStatement, snapshot: Snapshot) -> dict[str, ModelDef]:
+    """The models a plan calls, by the name its calls use."""
+    names: dict[str, ModelDef] = {}
+    for node in walk(bound.plan):
+        for call in calls_made(node):
+            names[call.model] = snapshot.models[call.model.lower()]
+    return names
+
+
+def is_sink(bound: BoundStatement) -> bool:
+    """Whether the statement writes its rows somewhere, and gives a count."""
+    plan = bound.plan
+    return isinstance(plan, Sink) or (isinstance(plan, Demand) and plan.counts)
 
 
 def optimizer_context(

@@ -7,6 +7,7 @@ import concurrent.futures
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 from halo_sql.duck import Duck
@@ -141,3 +142,19 @@ class QueryRun:
                     await asyncio.sleep(0.01)
         if closer is not None:
             await closer()
+
+
+def primed(batches: Iterator[Any]) -> Iterator[Any]:
+    """The batches with the first one fetched, so that errors before it are raised by ``execute``."""
+    first = next(batches, None)
+
+    def rest() -> Iterator[Any]:
+        try:
+            if first is not None:
+                yield first
+                yield from batches
+        finally:
+            with suppress(Exception):
+                batches.close()  # type: ignore[attr-defined]
+
+    return rest()

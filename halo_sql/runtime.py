@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from halo_sql.closing import exiting
+from halo_sql.errors import InterfaceError
 
 if TYPE_CHECKING:
     from halo_sql.catalog.objects import ModelDef
@@ -88,6 +89,19 @@ class Runtime:
     def begin(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         """Run a coroutine on the loop."""
         return asyncio.run_coroutine_threadsafe(work, self.loop)
+
+    def add_function(self, name: str, fn: Callable[..., Any], options: dict[str, object]) -> None:
+        """A model answered by a callable of the user's; InterfaceError when it is none."""
+        from halo_sql.catalog.objects import ModelDef
+        from halo_sql.engines.registry import check_model
+
+        if not callable(fn):
+            raise InterfaceError(f"create_model({name!r}, …) needs a callable, not {type(fn).__name__}")
+        known = self.models.get(name.lower())
+        model = ModelDef(name, name, "python", options, 1 if known is None else known.version + 1, temp=True)
+        check_model(model)
+        self.functions[name.lower()] = fn
+        self.models[name.lower()] = model
 
     def _close(self) -> None:
         loop, thread = self._loop, self._thread

@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
 from halo_sql import config
 from halo_sql.config import Settings
 from halo_sql.duck import Duck
-from halo_sql.errors import Error, InterfaceError, ProgrammingError, Span
+from halo_sql.errors import Error, ProgrammingError, Span
 from halo_sql.grammar.classify import Kind, classify
 from halo_sql.grammar.split import StatementText, split
 from halo_sql.metrics import NodeMetrics, Profile
@@ -167,26 +166,41 @@ class Session:
         bound, snapshot = self._bind(sql, params)
         return bound if until is Stage.BIND else self._optimize(bound, snapshot)
 
-    def _bind(self, sql: str, params: object) -> tuple[BoundStatement, Snapshot]:
+    def _bind(self, sql: str, params: object, answers: bool = False) -> tuple[BoundStatement, Snapshot]:
         from halo_sql.grammar.bind import bind
 
         snapshot = self.catalog.snapshot()
-        return bind(sql, self.duck, snapshot, self.settings, params), snapshot
+        answer = self._constant if answers else None
+        return bind(sql, self.duck, snapshot, self.settings, params, answer), snapshot
+
+    def _constant(self, call: str, params: object) -> str:
+        """The answer of a call without columns as a SQL expression: the statement around it cannot be bound without."""
+        from halo_sql.ir.expr import literal
+
+        result, _ = self._run_plan(f"SELECT {call} AS value, typeof({call}) AS kind", params)
+        try:
+            value, kind = result.fetchall()[0]
+        finally:
+            result.close()
+        if isinstance(value, bool):
+            return str(value).upper()
+        return f"CAST({'NULL' if value is None else literal(str(value))} AS {kind})"
 
     def _optimize(self, bound: BoundStatement, snapshot: Snapshot) -> Optimized:
         from halo_sql.optimizer.optimize import optimize
-        from halo_sql.planning import optimizer_context
+        from halo_sql.planning import called_models, optimizer_context
 
-        models = _models(bound, snapshot)
+        models = called_models(bound, snapshot)
         context = optimizer_context(bound, self.duck, self.settings, models, self._runtime)
         return optimize(bound.plan, bound.columns, context)
 
     def _run_plan(self, sql: str, params: object, profile_only: bool = False) -> tuple[Result, Profile]:
-        from halo_sql.planning import warm
+        from halo_sql.planning import called_models, is_sink, warm
+        from halo_sql.running import primed
 
         began = time.perf_counter()
-        bound, snapshot = self._bind(sql, params)
-        models = _models(bound, snapshot)
+        bound, snapshot = self._bind(sql, params, answers=True)
+        models = called_models(bound, snapshot)
         store = self._store()
         self._runtime.begin(warm(self._runtime, models, store))
         optimized = self._optimize(bound, snapshot)
@@ -195,12 +209,12 @@ class Session:
         self.warnings += bound.warnings
         run = self._begin(optimized, models, profile)
         batches = run.batches()
-        if _is_sink(bound):
+        if is_sink(bound):
             counted = list(batches)
             changed = sum(batch.column(0)[0].as_py() for batch in counted if batch.num_rows)
             self._run = None
             return BatchResult(bound.columns, counted, rowcount=changed), profile
-        return BatchResult(bound.columns, _primed(run, batches), run.close), profile
+        return BatchResult(bound.columns, primed(batches), run.close), profile
 
     def _begin(self, optimized: Optimized, models: Mapping[str, ModelDef], profile: Profile) -> QueryRun:
         from halo_sql.planning import start_run
@@ -287,12 +301,12 @@ class Session:
         run = self._run
         if run is None:
             return []
-        from halo_sql.ir.physical import LlmFilterExec, LlmMapExec
+        from halo_sql.ir.physical import calls_by
 
         found = []
         for node in run.profile.dag.nodes:
-            if isinstance(node.op, LlmMapExec | LlmFilterExec):
-                calls = (node.op.call,) if isinstance(node.op, LlmFilterExec) else node.op.calls
+            calls = calls_by(node.op)
+            if calls:
                 found.append((", ".join(call.label for call in calls), run.profile.nodes[node.id]))
         return found
 
@@ -327,20 +341,13 @@ class Session:
             self.duck.connection.create_function(*args, **options)
 
     def create_model(self, name: str, fn: Callable[..., Any], **options: object) -> None:
-        """A MODEL answered by a Python callable (messages in, text out), for this connection and its cursors.
+        """A MODEL answered by a Python callable, for this connection and its cursors.
 
-        ``options`` are those of the python engine: ``concurrency``, ``timeout_s``, ``storable``.
+        It takes messages and gives a text; with ``kind='embedding'`` it takes a list of texts and gives a vector for
+        each. ``options`` are those of the python engine: ``concurrency``, ``timeout_s``, ``storable``, ``kind``,
+        ``dimensions``, ``batch_size``.
         """
-        from halo_sql.catalog.objects import ModelDef
-        from halo_sql.engines.registry import check_model
-
-        if not callable(fn):
-            raise InterfaceError(f"create_model({name!r}, …) needs a callable, not {type(fn).__name__}")
-        known = self._runtime.models.get(name.lower())
-        model = ModelDef(name, name, "python", options, 1 if known is None else known.version + 1, temp=True)
-        check_model(model)
-        self._runtime.functions[name.lower()] = fn
-        self._runtime.models[name.lower()] = model
+        self._runtime.add_function(name, fn, options)
 
     def begin(self) -> None:
         """BEGIN TRANSACTION."""
@@ -353,41 +360,6 @@ class Session:
     def rollback(self) -> None:
         """ROLLBACK."""
         self.execute("ROLLBACK").close()
-
-
-def _models(bound: BoundStatement, snapshot: Snapshot) -> dict[str, ModelDef]:
-    """The models a plan calls, by the name its calls use."""
-    from halo_sql.ir.logical import LlmFilter, LlmMap
-    from halo_sql.ir.walk import walk
-
-    names: dict[str, ModelDef] = {}
-    for node in walk(bound.plan):
-        calls = node.calls if isinstance(node, LlmMap) else (node.call,) if isinstance(node, LlmFilter) else ()
-        for call in calls:
-            names[call.model] = snapshot.models[call.model.lower()]
-    return names
-
-
-def _is_sink(bound: BoundStatement) -> bool:
-    from halo_sql.ir.logical import Sink
-
-    return isinstance(bound.plan, Sink)
-
-
-def _primed(run: QueryRun, batches: Any) -> Any:
-    """The batches with the first one fetched, so that errors before it are raised by ``execute``."""
-    first = next(batches, None)
-
-    def rest() -> Any:
-        try:
-            if first is not None:
-                yield first
-                yield from batches
-        finally:
-            with suppress(Exception):
-                batches.close()
-
-    return rest()
 
 
 def _relocate(problem: Error, piece: StatementText, sql: str) -> None:

@@ -7,12 +7,12 @@ bound and refused without starting anything.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from halo_sql.engines.options import Option
-from halo_sql.engines.protocol import Answer
+from halo_sql.engines.protocol import Answer, Deliver, GenRequest, GenResult
 from halo_sql.errors import EngineError
 
 if TYPE_CHECKING:
@@ -76,6 +76,22 @@ def refusal(kind: str, who: str, answer: Answer) -> EngineError | None:
             "CREATE MODEL … WITH (kind = 'embedding', dimensions = …)."
         )
     return EngineError(message, code="rejected", fatal=True, remedy=remedy)
+
+
+def admitted(kind: str, who: str, requests: Sequence[GenRequest], deliver: Deliver) -> Sequence[GenRequest]:
+    """The requests that a model of this kind answers; the others are delivered at once, as failed."""
+    if kind == ANY or not requests:
+        return requests
+    refused = [
+        GenResult(request.id, finish="error", error=problem)
+        for request in requests
+        if (problem := refusal(kind, who, request.answer)) is not None
+    ]
+    if not refused:
+        return requests
+    gone = {result.id for result in refused}
+    deliver(refused)
+    return [request for request in requests if request.id not in gone]
 
 
 def source_kind(source: str) -> str:

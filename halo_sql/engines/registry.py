@@ -134,7 +134,7 @@ def _check_vllm(module: Any, model: Definition) -> None:
     if not model.source:
         raise CatalogError(
             f'model "{model.name}" names no weights',
-            remedy="USING vllm takes a directory, a hub id or 'bundled:smollm2'.",
+            remedy="USING vllm takes a directory, a hub id, 'bundled:smollm2' or 'bundled:minilm'.",
         )
 
 
@@ -145,7 +145,7 @@ def _make_echo(module: Any, model: Definition, functions: Functions) -> Engine:
 
 def _make_replay(module: Any, model: Definition, functions: Functions) -> Engine:
     _check_replay(module, model)
-    engine: Engine = module.ReplayEngine(model.source)
+    engine: Engine = module.ReplayEngine(model.source, model.options)
     return engine
 
 
