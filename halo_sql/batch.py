@@ -9,6 +9,7 @@ from functools import partial
 from halo_sql.errors import Error, InterruptedQueryError, ParserError, Span
 from halo_sql.grammar.classify import Kind, classify, code_tokens
 from halo_sql.grammar.split import StatementText, split
+from halo_sql.grammar.statements.redact import redact
 from halo_sql.result import Result, detached
 
 _TRANSACTION = frozenset({"BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT"})
@@ -111,9 +112,9 @@ def last(outcomes: Sequence[Outcome]) -> Result:
 
 def relocate(problem: Error, piece: StatementText, sql: str) -> Error:
     """Positions inside one statement of a script become positions in the script."""
-    if problem.span is not None and problem.sql == piece.text and piece.text != sql:
+    if problem.span is not None and piece.text != sql and problem.sql in (piece.text, redact(piece.text)):
         problem.span = Span(problem.span.start + piece.start, problem.span.end + piece.start)
-        problem.sql = sql
+        problem.sql = redact(sql)
     return problem
 
 

@@ -14,6 +14,7 @@ from halo_sql.duck import Duck
 from halo_sql.engines.registry import check_model, with_secret
 from halo_sql.engines.secret_store import COLUMNS, Secret, SecretStore, rows
 from halo_sql.errors import CatalogError, Error, SettingError, Span, did_you_mean
+from halo_sql.grammar.source import read_literal
 from halo_sql.grammar.statements.check_agent import check_agent
 from halo_sql.grammar.statements.check_tool import check_tool
 from halo_sql.grammar.statements.nodes import (
@@ -32,6 +33,7 @@ from halo_sql.grammar.statements.nodes import (
     Show,
     Statement,
 )
+from halo_sql.grammar.statements.redact import redact
 from halo_sql.grammar.template import parse_template
 from halo_sql.ir.expr import Column, ColumnId
 from halo_sql.ir.types import SqlType
@@ -66,14 +68,13 @@ class Session(Protocol):
 def run(statement: Statement, session: Session, sql: str) -> Result:
     """Run a statement (``sql`` is its text); SHOW and DESCRIBE give rows, the others none, as DuckDB's DDL does.
 
-    Errors point into ``sql``.
+    Errors point into ``sql``, secrets hidden.
     """
     try:
         return _run(statement, session, sql)
     except Error as problem:
-        if problem.span is not None and problem.sql is None:
-            problem.sql = sql
-        raise problem.locate(sql, getattr(statement, "name_span", None)) from None
+        problem.sql = None
+        raise problem.locate(redact(sql), getattr(statement, "name_span", None)) from None
 
 
 def _run(statement: Statement, session: Session, sql: str) -> Result:
@@ -145,7 +146,7 @@ def _create(statement: Create, session: Session, sql: str) -> None:
         elif isinstance(statement, CreateAgent):
             check_agent(statement, sql, session.duck, snapshot)
         elif isinstance(statement, CreatePrompt):
-            parse_template(statement.text)
+            _check_prompt(statement, sql)
         else:
             check_model(statement.definition())
         spans = {option.key: option.value_span for option in getattr(statement, "options", ())}
@@ -153,6 +154,19 @@ def _create(statement: Create, session: Session, sql: str) -> None:
     session.catalog.create(
         statement.definition(), or_replace=statement.or_replace, if_not_exists=statement.if_not_exists
     )
+
+
+def _check_prompt(statement: CreatePrompt, sql: str) -> None:
+    try:
+        parse_template(statement.text)
+    except Error as problem:
+        if problem.span is not None:
+            start = statement.text_span.start
+            offsets = read_literal(sql[start : statement.text_span.end]).offsets
+            top = len(offsets) - 1
+            left, right = offsets[min(problem.span.start, top)], offsets[min(problem.span.end, top)]
+            problem.span = Span(start + left, start + max(right, left + 1))
+        raise
 
 
 def _exists(snapshot: Snapshot, kind: str, statement: Create) -> bool:
