@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from halo_sql.catalog.objects import Snapshot
@@ -9,30 +11,76 @@ from halo_sql.config import Settings
 from halo_sql.duck import Duck
 from halo_sql.errors import CatalogError, Error, NotSupportedError, ParserError, Span
 from halo_sql.grammar.bind_query import QueryBinder
+from halo_sql.grammar.bind_write import bind_write, writes
 from halo_sql.grammar.binding import Binding, BoundQuery, CteContext, plain
 from halo_sql.grammar.calls import CallReader
+from halo_sql.grammar.constants import ConstantNeededError, needed_constant
 from halo_sql.grammar.lex import Lexed, lex
 from halo_sql.grammar.parameters import splice_parameters
 from halo_sql.grammar.skeleton import QUERY_STARTS, Range, identifier, starts_query
 from halo_sql.grammar.source import Source
-from halo_sql.grammar.splice import Spliced, assemble
+from halo_sql.grammar.splice import Piece, Spliced, assemble
 from halo_sql.grammar.syntax import analyse
 from halo_sql.grammar.texts import visible
 from halo_sql.ir.expr import Column, literal
 from halo_sql.ir.logical import BoundStatement, Fragment, Sink
 from halo_sql.ir.types import BIGINT
 
+Answer = Callable[[str, Any], str]  # (a constant call's text, parameters) -> its answer as a SQL expression
 
-def bind(sql: str, duck: Duck, snapshot: Snapshot, settings: Settings, params: Any = None) -> BoundStatement:
-    """Bind a statement that holds LLM calls. Nothing is executed; every error points into ``sql``."""
+
+def bind(
+    sql: str, duck: Duck, snapshot: Snapshot, settings: Settings, params: Any = None, answer: Answer | None = None
+) -> BoundStatement:
+    """Bind a statement that holds LLM calls. Every error points into ``sql``.
+
+    Nothing is executed but what ``answer`` does: it is asked for the calls without which DuckDB cannot bind the
+    statement (those that stand for a constant). Without it they count as NULL.
+    """
     spliced = splice_parameters(sql, params)
+    text, names = spliced.text, list[tuple[str, str]]()
+    origin: Callable[[Span], Span] = spliced.origin
+    while True:
+        try:
+            bound = _bind(text, origin, duck, snapshot, settings, answer is not None)
+            return replace(bound, columns=tuple(_named(column, names) for column in bound.columns))
+        except ConstantNeededError as need:
+            assert answer is not None
+            site = need.site
+            value = answer(site.text, None)
+            names.append((duck.expression_name(value), duck.expression_name(site.text)))
+            span = site.span
+            pieces = [
+                Piece(text[: span.start], Span(0, span.start)),
+                Piece(value, span),
+                Piece(text[span.end :], Span(span.end, len(text))),
+            ]
+            replaced = assemble(pieces)
+            text, origin = replaced.text, _chained(replaced, origin)
+        except Error as problem:
+            if problem.span is not None:
+                problem.span = origin(problem.span)
+                problem.sql = sql
+            raise
+
+
+def _chained(inner: Spliced, outer: Callable[[Span], Span]) -> Callable[[Span], Span]:
+    return lambda span: outer(inner.origin(span))
+
+
+def _named(column: Column, names: Sequence[tuple[str, str]]) -> Column:
+    """A column named by an answer is named by the call."""
+    for value, call in names:
+        if value in column.name:
+            column = replace(column, name=column.name.replace(value, call))
+    return column
+
+
+def _bind(
+    sql: str, origin: Callable[[Span], Span], duck: Duck, snapshot: Snapshot, settings: Settings, answers: bool
+) -> BoundStatement:
     try:
-        return _bind(spliced, duck, snapshot, settings)
-    except Error as problem:
-        if problem.span is not None:
-            problem.span = spliced.origin(problem.span)
-            problem.sql = sql
-        raise
+        return _bind_text(sql, origin, duck, snapshot, settings, answers)
     except RecursionError:
         raise NotSupportedError(
             "sub-queries with LLM calls are nested too deep",
@@ -40,26 +88,30 @@ def bind(sql: str, duck: Duck, snapshot: Snapshot, settings: Settings, params: A
         ) from None
 
 
-def _bind(spliced: Spliced, duck: Duck, snapshot: Snapshot, settings: Settings) -> BoundStatement:
-    sql = spliced.text
+def _bind_text(
+    sql: str, origin: Callable[[Span], Span], duck: Duck, snapshot: Snapshot, settings: Settings, answers: bool
+) -> BoundStatement:
     lexed = lex(sql)
     if not lexed.tokens:
         raise ParserError("the statement is empty", remedy="Write a query.")
     for index, token in enumerate(lexed.tokens):
         if token.text == ";":
             raise ParserError("one statement at a time", span=lexed.span(index, index + 1), remedy="Remove the rest.")
-    kind, query = statement_query(lexed)
+    is_write = writes(lexed)
+    kind, query = ("write", (0, len(lexed.tokens))) if is_write else statement_query(lexed)
     span = lexed.span(*query)
     source = Source(lexed, analyse(sql[span.start : span.end], span.start), lambda part: part)
     reader = CallReader(duck, snapshot, settings)
     try:
-        return _bind_calls(Binding(duck, source, reader.find(source), spliced.origin), kind, query)
+        if is_write:
+            return bind_write(Binding(duck, source, reader.find(source), origin))
+        return _bind_calls(Binding(duck, source, reader.find(source), origin), kind, query, answers)
     except Error as problem:
         reader.explain(problem)
         raise
 
 
-def _bind_calls(binding: Binding, kind: str, query: Range) -> BoundStatement:
+def _bind_calls(binding: Binding, kind: str, query: Range, answers: bool) -> BoundStatement:
     sql, span = binding.lexed.sql, binding.lexed.span(*query)
     for call in binding.calls:
         if not (query[0] <= call.first and call.end <= query[1]):
@@ -68,8 +120,7 @@ def _bind_calls(binding: Binding, kind: str, query: Range) -> BoundStatement:
                 span=call.origin(),
                 remedy="Put it into the query of the statement.",
             )
-    binding.describe(binding.shadow(*query))
-    binding.bound = True
+    _bind_shadow(binding, query, answers)
     if kind != "query" and _check_target(binding, kind, query):
         nothing = Fragment(
             ("SELECT NULL WHERE false",), (binding.new_column("nothing", BIGINT),), label="Nothing to do"
@@ -82,6 +133,21 @@ def _bind_calls(binding: Binding, kind: str, query: Range) -> BoundStatement:
     sink = Sink(bound.plan, sql[: span.start], sql[span.end :], visible(bound.columns), kind)
     count = Column(binding.new_id(), "Count", BIGINT)
     return BoundStatement(sink, (count,), False, tuple(binding.warnings))
+
+
+def _bind_shadow(binding: Binding, query: Range, answers: bool) -> None:
+    """DuckDB binds the whole query with typed NULLs in the calls' places: every error of the user's own shows here."""
+    problem: Error | None = None
+    try:
+        binding.describe(binding.shadow(*query))
+    except Error as refused:
+        problem = refused
+    site = needed_constant(binding, query, problem) if answers else None
+    if site is not None:
+        raise ConstantNeededError(site)
+    if problem is not None:
+        raise problem
+    binding.bound = True
 
 
 def statement_query(lexed: Lexed) -> tuple[str, Range]:

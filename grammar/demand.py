@@ -28,7 +28,15 @@ from halo_sql.ir.types import BOOLEAN, VARCHAR
 from halo_sql.ir.walk import call_type, output_columns
 
 #: Functions of which every evaluation counts: a text with them cannot be run in rounds.
-_COUNTING = frozenset({"nextval"})
+_COUNTING = frozenset({"nextval", "setval"})
+#: Functions and words whose value is that of the moment.
+_MOMENT = frozenset(
+    [
+        *("now", "current_timestamp", "current_date", "current_time", "get_current_time", "get_current_timestamp"),
+        *("transaction_timestamp", "current_localtime", "current_localtimestamp", "localtime", "localtimestamp"),
+        *("today", "age", "txid_current"),
+    ]
+)
 
 
 def bind_demand(
@@ -36,7 +44,7 @@ def bind_demand(
 ) -> BoundQuery:
     """The query in a token range as a Demand; ``problem`` (why it could not be lifted) when that is impossible too."""
     for guarded in (True, False):
-        text = _DemandText(binding, part, context, guarded)
+        text = DemandText(binding, part, context, guarded, Places.of_query(binding, part, context))
         demand = text.bind(described)
         if demand is not None:
             columns = demand.columns
@@ -46,52 +54,62 @@ def bind_demand(
 
 
 @dataclass(slots=True)
-class _DemandText:
-    """One attempt at a range; ``guarded``: calls are told by a guard whether they are reached."""
+class DemandText:
+    """One attempt at a range of the statement; ``guarded``: calls are told by a guard whether they are reached."""
 
     binding: Binding
     part: Range
     context: CteContext
     guarded: bool
-    places: Places = field(init=False)
+    places: Places
+    text: FragmentText = field(default_factory=FragmentText)
     asks: list[Ask] = field(default_factory=list)
     ranks: list[int] = field(default_factory=list)
     _known: dict[object, int] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        self.places = Places(self.binding, self.part)
-
     def bind(self, described: Described) -> Demand | None:
-        """The plan; None when DuckDB does not take the text with guards in it."""
+        """The range as a query; None when DuckDB does not take the text with guards in it."""
+        self.cut()
+        whole = self.with_ctes(self.pieces(*self.part))
+        found = self.columns(whole)
+        if found is None:
+            return None
+        names = self._names(described)
+        columns = tuple(self.binding.new_column(name, kind) for (name, _), (_, kind) in zip(names, found, strict=True))
+        return Demand(whole, columns, tuple(self.text.inputs), tuple(self.asks), pinned=self.is_pinned())
+
+    def cut(self) -> None:
+        """Put functions in the places of the calls, relations in those of CTEs with calls."""
         binding, lexed = self.binding, self.binding.lexed
         self._check()
-        text = FragmentText()
         for index, name, given_alias in binding.bound_tables(*self.part, self.context):
             cte = self.context.bound[name]
             columns = tuple(binding.new_column(column.name, column.type) for column in cte.query.columns)
             query = BoundQuery(CteScan(cte.query.plan, cte.number, cte.name, columns), columns)
-            text.cut(lexed.span(index, index + 1), text.query(query), "" if given_alias else alias(cte.name))
-        cuts: list[tuple[object, tuple[DemandPart, ...]]] = []
+            self.text.cut(lexed.span(index, index + 1), self.text.query(query), "" if given_alias else alias(cte.name))
         for call in binding.calls_in(*self.part):
-            cuts.append((call.span, (self._call(binding.source, call, ()),)))
+            self.text.cut(call.span, self._call(binding.source, call, ()))  # type: ignore[arg-type]  # a demand's part
         for before, after in self.places.recursive_arms():
-            cuts.append((before, ("SELECT * FROM (",)))
-            cuts.append((after, ("\n) WHERE ", GoOn())))
-        for span, parts in cuts:
-            text.cut(span, *parts)  # type: ignore[arg-type]
-        span = lexed.span(*self.part)
-        body: tuple[DemandPart, ...] = text.parts(lexed.sql, span.start, span.end)
-        prefix = binding.cte_prefix(" ".join(_words(body)), self.context)
-        if prefix:
-            whole: tuple[DemandPart, ...] = merged([f"{prefix}SELECT * FROM (", *body, "\n)"])  # type: ignore[list-item]
-        else:
-            whole = body
-        found = self._columns(whole, text)
-        if found is None:
-            return None
-        names = self._names(described)
-        columns = tuple(binding.new_column(name, kind) for (name, _), (_, kind) in zip(names, found, strict=True))
-        return Demand(whole, columns, tuple(text.inputs), tuple(self.asks))
+            self.text.cut(before, "SELECT * FROM (")
+            self.text.cut(after, "\n) WHERE ", GoOn())  # type: ignore[arg-type]
+
+    def pieces(self, first: int, end: int) -> tuple[DemandPart, ...]:
+        """The text of a token range."""
+        span = self.binding.lexed.span(first, end)
+        return self.text.parts(self.binding.lexed.sql, span.start, span.end)
+
+    def with_ctes(self, body: tuple[DemandPart, ...]) -> tuple[DemandPart, ...]:
+        """A query's text behind the CTEs of outer queries that it reads."""
+        prefix = self.binding.cte_prefix(" ".join(_words(body)), self.context)
+        return merged([f"{prefix}SELECT * FROM (", *body, "\n)"]) if prefix else body
+
+    def is_pinned(self) -> bool:
+        """Whether the text asks for the time."""
+        tokens = self.binding.lexed.tokens[self.part[0] : self.part[1]]
+        if any(token.text.lower() in _MOMENT for token in tokens):
+            return True
+        holes = (item for call in self.binding.calls_in(*self.part) for hole in call.holes() for item in hole.fields)
+        return any(token.text.lower() in _MOMENT for item in holes for token in item.source.lexed.tokens)
 
     def _check(self) -> None:
         binding = self.binding
@@ -104,24 +122,24 @@ class _DemandText:
                 remedy="Compute the numbers in a statement of their own.",
             )
 
-    def _columns(self, parts: Sequence[DemandPart], text: FragmentText) -> Described | None:
-        """Names and types of the text with stubs in the places of calls and inputs; None when DuckDB refuses it."""
+    def columns(self, parts: Sequence[DemandPart]) -> Described | None:
+        """Names and types of a query's text, stubs in the places of calls and inputs; None when DuckDB refuses it."""
         try:
-            return self.binding.probe("".join(self._stub(part, text) for part in parts))
+            return self.binding.probe("".join(self._stub(part) for part in parts))
         except Error:
             return None
 
-    def _stub(self, part: DemandPart, text: FragmentText) -> str:
+    def _stub(self, part: DemandPart) -> str:
         if isinstance(part, str):
             return part
         if isinstance(part, GoOn):
             return "TRUE"
         if isinstance(part, InputRef):
-            types = {column.id: column.type for column in output_columns(text.inputs[part.index])}
+            types = {column.id: column.type for column in output_columns(self.text.inputs[part.index])}
             items = [f"CAST(NULL AS {types[column].text}) AS {quote(name)}" for name, column in part.names]
             return f"(SELECT * FROM (SELECT {', '.join(items) or 'NULL'}))"
         wanted = sample(call_type(self.asks[part.index].call))
-        tests = [SHADOW_MARK, *("".join(self._stub(piece, text) for piece in each) for each in part.arguments)]
+        tests = [SHADOW_MARK, *("".join(self._stub(piece) for piece in each) for each in part.arguments)]
         return (
             "(CASE WHEN " + " OR ".join(f"({test}\n) IS NULL" for test in tests) + f" THEN {wanted} ELSE {wanted} END)"
         )
@@ -170,7 +188,7 @@ class _DemandText:
         """The names and texts of a hole's expressions, cast to VARCHAR."""
         before, after = ("CAST(to_json(", "\n) AS VARCHAR)") if hole.is_object else ("CAST((", "\n) AS VARCHAR)")
         if hole.star:
-            names = self.places.star(site, self.context)
+            names = self.places.star(site)
             return [(name, (f"{before}{quote(name)}{after}",)) for name in names]
         found = []
         for item in hole.fields:
@@ -262,7 +280,7 @@ class _DemandText:
 
 
 def _merge(parts: Sequence[DemandPart]) -> tuple[DemandPart, ...]:
-    return merged(parts)  # type: ignore[arg-type]
+    return merged(parts)
 
 
 def _words(parts: Sequence[DemandPart]) -> list[str]:

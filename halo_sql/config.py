@@ -46,6 +46,7 @@ class Setting:
 
 SETTINGS: tuple[Setting, ...] = (
     Setting("halo_default_model", "text", "smollm2", "Model of calls that name none"),
+    Setting("halo_default_embedding_model", "text", "minilm", "Model of LLM_EMBED calls that name none"),
     Setting("halo_store", "text", "", "Response store: a file, '' for the one in HALO_HOME, or 'off'"),
     Setting("halo_optimizer", "text", "on", "'off' runs statements as written", choices=("on", "off")),
     Setting("halo_disabled_rules", "list", "", "Optimizer rules not to use, comma-separated"),
@@ -56,6 +57,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("halo_max_tokens", "integer", 0, "Prompt and output tokens one statement may use; 0: no limit", 0),
     Setting("halo_max_usd", "number", 0.0, "Money one statement may spend; 0: no limit", 0),
     Setting("halo_max_seconds", "number", 0.0, "Seconds one statement may take; 0: no limit", 0),
+    Setting("halo_max_recursion", "integer", 1000, "Times the calls in a recursive query may be asked", 1),
     Setting("halo_on_error", "text", "fail", "on_error of calls that name none", choices=("fail", "null", "struct")),
     Setting(
         "halo_approximate",

@@ -16,7 +16,7 @@ from halo_sql.engines.registry import price, with_secret
 from halo_sql.engines.secret_store import SecretStore
 from halo_sql.engines.store import ResponseStore
 from halo_sql.errors import Error
-from halo_sql.ir.logical import BoundStatement, Fragment
+from halo_sql.ir.logical import BoundStatement, Demand, Fragment, Sink
 from halo_sql.ir.physical import PhysicalDag
 from halo_sql.ir.walk import calls_made, walk
 from halo_sql.metrics import Profile
@@ -27,6 +27,21 @@ from halo_sql.runtime import Runtime
 from halo_sql.statistics import fragment_stats
 
 
+def called_models(bound: BoundStatement, snapshot: Snapshot) -> dict[str, ModelDef]:
+    """The models a plan calls, by the name its calls use."""
+    names: dict[str, ModelDef] = {}
+    for node in walk(bound.plan):
+        for call in calls_made(node):
+            names[call.model] = snapshot.models[call.model.lower()]
+    return names
+
+
+def is_sink(bound: BoundStatement) -> bool:
+    """Whether the statement writes its rows somewhere, and gives a count."""
+    plan = bound.plan
+    return isinstance(plan, Sink) or (isinstance(plan, Demand) and plan.counts)
+
+
 def optimizer_context(
     bound: BoundStatement, duck: Duck, settings: Settings, models: Mapping[str, ModelDef], runtime: Runtime
 ) -> OptimizerContext:
@@ -35,9 +50,10 @@ def optimizer_context(
     engines = {name: engine_profile(model, runtime.infos.get(name)) for name, model in models.items()}
     window = min((profile.window_requests for profile in engines.values() if profile.kv_capacity_tok), default=0)
     stats: dict[Fragment, FragmentStats] = {}
+    estimates: dict[str, float | None] = {}
     for node in walk(bound.plan):
         if isinstance(node, Fragment) and not node.inputs and node not in stats:
-            found = fragment_stats(duck, node, sample_above_rows=window)
+            found = fragment_stats(duck, node, window, estimates)
             if found is not None:
                 stats[node] = found
     return OptimizerContext(
@@ -49,15 +65,6 @@ def optimizer_context(
         engines=engines,
         ordered=True,
     )
-
-
-def models_of(bound: BoundStatement, snapshot: Snapshot) -> dict[str, ModelDef]:
-    """The models a plan calls, by the name its calls use."""
-    names: dict[str, ModelDef] = {}
-    for node in walk(bound.plan):
-        for call in calls_made(node):
-            names[call.model] = snapshot.models[call.model.lower()]
-    return names
 
 
 def check_secrets(models: Mapping[str, ModelDef], secrets: SecretStore) -> None:
@@ -124,7 +131,12 @@ async def start_run(
     )
     prices = {name: price(model) for name, model in models.items()}
     dispatcher = Dispatcher(engine_of, store, budget, settings.integer("halo_max_concurrency"), prices, log=profile.log)
-    context = RunContext(duck=duck, channels=dispatcher, metrics=profile.nodes)
+    context = RunContext(
+        duck=duck,
+        channels=dispatcher,
+        metrics=profile.nodes,
+        max_recursion=settings.integer("halo_max_recursion"),
+    )
 
     async def close() -> None:
         await dispatcher.close()

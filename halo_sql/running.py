@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import contextlib
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 from halo_sql.duck import Duck
@@ -144,17 +144,17 @@ class QueryRun:
             await closer()
 
 
-def primed(run: QueryRun, batches: Any) -> Any:
+def primed(batches: Iterator[Any]) -> Iterator[Any]:
     """The batches with the first one fetched, so that errors before it are raised by ``execute``."""
     first = next(batches, None)
 
-    def rest() -> Any:
+    def rest() -> Iterator[Any]:
         try:
             if first is not None:
                 yield first
                 yield from batches
         finally:
-            with contextlib.suppress(Exception):
-                batches.close()
+            with suppress(Exception):
+                batches.close()  # type: ignore[attr-defined]
 
     return rest()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from halo_sql.closing import exiting
 from halo_sql.config import home
 from halo_sql.engines.secret_store import SecretStore
+from halo_sql.errors import InterfaceError
 
 if TYPE_CHECKING:
     from halo_sql.catalog.objects import ModelDef
@@ -78,17 +79,6 @@ class Runtime:
                 self._pool = EnginePool(loop, self.functions, secrets=self.secrets)
             return self._pool
 
-    def register_model(self, name: str, fn: Callable[..., Any], options: Mapping[str, object]) -> None:
-        """A Python callable as a model; CatalogError for options the python engine does not have."""
-        from halo_sql.catalog.objects import ModelDef
-        from halo_sql.engines.registry import check_model
-
-        known = self.models.get(name.lower())
-        model = ModelDef(name, name, "python", options, 1 if known is None else known.version + 1, temp=True)
-        check_model(model)
-        self.functions[name.lower()] = fn
-        self.models[name.lower()] = model
-
     def store(self, path: Path) -> ResponseStore:
         """The response store in a file."""
         with self._lock:
@@ -102,6 +92,19 @@ class Runtime:
     def begin(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         """Run a coroutine on the loop."""
         return asyncio.run_coroutine_threadsafe(work, self.loop)
+
+    def add_function(self, name: str, fn: Callable[..., Any], options: dict[str, object]) -> None:
+        """A model answered by a callable of the user's; InterfaceError when it is none."""
+        from halo_sql.catalog.objects import ModelDef
+        from halo_sql.engines.registry import check_model
+
+        if not callable(fn):
+            raise InterfaceError(f"create_model({name!r}, …) needs a callable, not {type(fn).__name__}")
+        known = self.models.get(name.lower())
+        model = ModelDef(name, name, "python", options, 1 if known is None else known.version + 1, temp=True)
+        check_model(model)
+        self.functions[name.lower()] = fn
+        self.models[name.lower()] = model
 
     def _close(self) -> None:
         loop, thread = self._loop, self._thread

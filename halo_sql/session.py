@@ -14,7 +14,7 @@ from halo_sql.batch import Outcome
 from halo_sql.call_log import CallLog, RunLog
 from halo_sql.config import Settings
 from halo_sql.duck import Duck
-from halo_sql.errors import Error, InterfaceError, ProgrammingError, Span
+from halo_sql.errors import Error, ProgrammingError, Span
 from halo_sql.grammar.classify import Kind, classify
 from halo_sql.grammar.split import StatementText, split
 from halo_sql.metrics import NodeMetrics, Profile
@@ -158,22 +158,12 @@ class Session:
         if kind is Kind.LLM:
             return self._run_plan(piece.text, params)[0]
         from halo_sql.grammar.statements.parse import parse_statement
+        from halo_sql.statements import drops_own_secret
 
-        if kind is Kind.HALO_SECRET and not self._is_own_secret(piece.text):
+        if kind is Kind.HALO_SECRET and not drops_own_secret(piece.text, self.secrets):
             return self._execute_one(piece, Kind.PLAIN, params)
         statement = parse_statement(piece.text)
         return self._run_statement(statement, piece.text, params)
-
-    def _is_own_secret(self, sql: str) -> bool:
-        """Whether a DROP SECRET names one of TYPE llm."""
-        from halo_sql.grammar.statements.nodes import DropSecret
-        from halo_sql.grammar.statements.parse import parse_statement
-
-        try:
-            statement = parse_statement(sql)
-        except Error:  # DuckDB says what is wrong
-            return False
-        return isinstance(statement, DropSecret) and self.secrets.find(statement.name) is not None
 
     def _run_statement(self, statement: Statement, sql: str, params: object) -> Result:
         """A statement of HaloSQL's own."""
@@ -209,28 +199,41 @@ class Session:
         bound, snapshot = self._bind(sql, params)
         return bound if until is Stage.BIND else self._optimize(bound, snapshot)
 
-    def _bind(self, sql: str, params: object) -> tuple[BoundStatement, Snapshot]:
+    def _bind(self, sql: str, params: object, answers: bool = False) -> tuple[BoundStatement, Snapshot]:
         from halo_sql.grammar.bind import bind
 
         snapshot = self.catalog.snapshot()
-        return bind(sql, self.duck, snapshot, self.settings, params), snapshot
+        answer = self._constant if answers else None
+        return bind(sql, self.duck, snapshot, self.settings, params, answer), snapshot
+
+    def _constant(self, call: str, params: object) -> str:
+        """The answer of a call without columns as a SQL expression: the statement around it cannot be bound without."""
+        from halo_sql.ir.expr import literal
+
+        result, _ = self._run_plan(f"SELECT {call} AS value, typeof({call}) AS kind", params)
+        try:
+            value, kind = result.fetchall()[0]
+        finally:
+            result.close()
+        if isinstance(value, bool):
+            return str(value).upper()
+        return f"CAST({'NULL' if value is None else literal(str(value))} AS {kind})"
 
     def _optimize(self, bound: BoundStatement, snapshot: Snapshot) -> Optimized:
         from halo_sql.optimizer.optimize import optimize
-        from halo_sql.planning import models_of, optimizer_context
+        from halo_sql.planning import called_models, optimizer_context
 
-        models = models_of(bound, snapshot)
+        models = called_models(bound, snapshot)
         context = optimizer_context(bound, self.duck, self.settings, models, self._runtime)
         return optimize(bound.plan, bound.columns, context)
 
     def _run_plan(self, sql: str, params: object, profile_only: bool = False) -> tuple[Result, Profile]:
-        from halo_sql.ir.logical import Sink
-        from halo_sql.planning import check_secrets, models_of, warm
+        from halo_sql.planning import called_models, check_secrets, is_sink, warm
         from halo_sql.running import primed
 
         began = time.perf_counter()
-        bound, snapshot = self._bind(sql, params)
-        models = models_of(bound, snapshot)
+        bound, snapshot = self._bind(sql, params, answers=True)
+        models = called_models(bound, snapshot)
         check_secrets(models, self.secrets)
         store = self._store()
         self._runtime.begin(warm(self._runtime, models, store))
@@ -243,12 +246,12 @@ class Session:
         self.warnings += bound.warnings
         run = self._begin(optimized, models, profile)
         batches = run.batches()
-        if isinstance(bound.plan, Sink):
+        if is_sink(bound):
             counted = list(batches)
             changed = sum(batch.column(0)[0].as_py() for batch in counted if batch.num_rows)
             self._run = None
             return BatchResult(bound.columns, counted, rowcount=changed), profile
-        return BatchResult(bound.columns, primed(run, batches), run.close), profile
+        return BatchResult(bound.columns, primed(batches), run.close), profile
 
     def _begin(self, optimized: Optimized, models: Mapping[str, ModelDef], profile: Profile) -> QueryRun:
         from halo_sql.planning import start_run
@@ -376,13 +379,13 @@ class Session:
             self.duck.connection.create_function(*args, **options)
 
     def create_model(self, name: str, fn: Callable[..., Any], **options: object) -> None:
-        """A MODEL answered by a Python callable (messages in, text out), for this connection and its cursors.
+        """A MODEL answered by a Python callable, for this connection and its cursors.
 
-        ``options`` are those of the python engine: ``concurrency``, ``timeout_s``, ``storable``.
+        It takes messages and gives a text; with ``kind='embedding'`` it takes a list of texts and gives a vector for
+        each. ``options`` are those of the python engine: ``concurrency``, ``timeout_s``, ``storable``, ``kind``,
+        ``dimensions``, ``batch_size``.
         """
-        if not callable(fn):
-            raise InterfaceError(f"create_model({name!r}, …) needs a callable, not {type(fn).__name__}")
-        self._runtime.register_model(name, fn, options)
+        self._runtime.add_function(name, fn, options)
 
     def begin(self) -> None:
         """BEGIN TRANSACTION."""

@@ -33,6 +33,7 @@ from halo_sql.grammar.statements.nodes import (
     Show,
     Statement,
 )
+from halo_sql.grammar.statements.parse import parse_statement
 from halo_sql.grammar.statements.redact import redact
 from halo_sql.grammar.template import parse_template
 from halo_sql.ir.expr import Column, ColumnId
@@ -200,6 +201,15 @@ def _create_secret(statement: CreateSecret, session: Session) -> None:
         )
     secret = Secret(statement.name, statement.api_key, statement.api_key_env, statement.base_url, statement.persistent)
     session.secrets.create(secret, or_replace=statement.or_replace, if_not_exists=statement.if_not_exists)
+
+
+def drops_own_secret(sql: str, secrets: SecretStore) -> bool:
+    """Whether a DROP SECRET names one of TYPE llm; all others are DuckDB's to drop, or to complain about."""
+    try:
+        statement = parse_statement(sql)
+    except Error:
+        return False
+    return isinstance(statement, DropSecret) and secrets.find(statement.name) is not None
 
 
 def text_result(columns: Sequence[tuple[str, str]], rows: Sequence[tuple[Any, ...]], rowcount: int = -1) -> Result:

@@ -20,7 +20,10 @@ from halo_sql.operators.duck_thread import DuckThread
 from halo_sql.operators.text_cast import TextCast
 
 #: Settings that DuckDB keeps per connection and that change what an expression gives: side connections copy them.
-LOCAL_SETTINGS = ("TimeZone", "Calendar", "integer_division", "ieee_floating_point_ops")
+LOCAL_SETTINGS = (
+    *("TimeZone", "Calendar", "integer_division", "ieee_floating_point_ops"),
+    *("default_collation", "disable_timestamptz_casts", "json_geometry_format"),
+)
 SPOOL_LIMIT_BYTES = 64 << 20
 
 

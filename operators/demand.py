@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from halo_sql.duck import Duck, batches
 from halo_sql.engines.protocol import Channel, ChannelSpec, Outcome
 from halo_sql.errors import EngineError, Error, InterruptedQueryError, OperationalError
+from halo_sql.ir.expr import Column
 from halo_sql.ir.logical import DemandPart, Fragment, GoOn, InputRef
-from halo_sql.ir.physical import DemandExec, Input, PhysicalNode
+from halo_sql.ir.physical import DemandExec, Input, PhysicalNode, batch_name
 from halo_sql.ir.walk import call_type
 from halo_sql.metrics import NodeMetrics
 from halo_sql.operators.asking import ENDING
@@ -48,34 +50,39 @@ async def demand(node: PhysicalNode, inputs: list[Batches], ctx: RunContext) -> 
         tree: Any = Fragment(tuple(_spelled(part, lookups) for part in parts), op.columns, leaves)  # type: ignore[arg-type]
         return fragment_sql(tree, op.columns, names)
 
-    query = text(op.parts)
+    statement = "".join(_flat(part, lookups, names) for part in op.write)
+    query = "".join(_flat(part, lookups, names) for part in op.parts) if statement else text(op.parts)
     asking = _Asking(lookups, metrics, ctx)
     async with main.gate:
-        result = None
+        whole = _Transaction(duck, bool(statement) or op.pinned)
         try:
             for name, each, spool in zip(names, columns, spools, strict=True):
                 await main.call(partial(load, duck, name, each, spool.batches(), spool.schema), metrics)
                 spool.close()
             await main.call(partial(lookups.register, duck), metrics)
             while True:
+                await main.call(whole.begin, metrics)
                 lookups.begin_round()
                 result = new_spool(ctx)
                 problem = await main.call(partial(_round, duck, query, result), metrics)
                 missed = lookups.missed()
                 if not missed:
-                    if problem is not None:
-                        raise problem
                     break
                 result.close()
+                if statement:  # no transaction that will write stays open while models think
+                    await main.call(whole.rollback, metrics)
                 await asking.ask(missed)
-            if op.write:
+            if problem is not None:
+                raise problem
+            if statement:
+                # the rows are those of the round before: what DuckDB computes beyond them it throws away
                 result.close()
                 result = new_spool(ctx)
-                statement = "".join(_flat(part, lookups, names) for part in op.write)
-                await main.call(partial(_write, duck, statement, op, lookups, result), metrics)
+                await main.call(partial(_write, duck, statement, op.columns, result), metrics)
+            await main.call(whole.commit, metrics)
         finally:
             await asking.close()
-            await main.call(partial(_clean, duck, lookups, names))
+            await main.call(partial(_clean, duck, lookups, names, whole))
     for batch in result.batches():  # the connection is free for others
         yield batch
     result.close()
@@ -118,12 +125,48 @@ def _round(duck: Duck, query: str, result: Spool) -> Error | None:
     return None
 
 
-def _write(duck: Duck, statement: str, op: DemandExec, lookups: Lookups, result: Spool) -> None:
-    """Run the statement that writes; no answer may be missing any more."""
-    raise NotImplementedError(statement)
+def _write(duck: Duck, statement: str, columns: Sequence[Column], result: Spool) -> None:
+    """Run the statement that writes; the rows it gives (of RETURNING, or one count) go to ``result``."""
+    import pyarrow as pa
+
+    names = [batch_name(column.id) for column in columns]
+    for batch in batches(duck.stream(statement)):
+        fields = [field.with_name(name) for field, name in zip(batch.schema, names, strict=True)]
+        result.append(pa.RecordBatch.from_arrays(batch.columns, schema=pa.schema(fields)))
+    result.finish()
 
 
-def _clean(duck: Duck, lookups: Lookups, names: Sequence[str]) -> None:
+class _Transaction:
+    """A transaction around rounds that must see the same, unless the user has begun one."""
+
+    def __init__(self, duck: Duck, wanted: bool) -> None:
+        self._duck = duck
+        self._wanted = wanted
+        self._own = False
+
+    def begin(self) -> None:
+        """Begin it, if it is wanted and not there."""
+        if self._wanted and not self._own and not self._duck.in_transaction():
+            self._duck.execute("BEGIN TRANSACTION")
+            self._own = True
+
+    def commit(self) -> None:
+        """Make it last."""
+        if self._own:
+            self._own = False
+            self._duck.execute("COMMIT")
+
+    def rollback(self) -> None:
+        """As if nothing had been; also after an error."""
+        if self._own:
+            self._own = False
+            with suppress(Error):
+                self._duck.execute("ROLLBACK")
+
+
+def _clean(duck: Duck, lookups: Lookups, names: Sequence[str], whole: _Transaction) -> None:
+    duck.release()
+    whole.rollback()
     drop_all(duck, names)
     lookups.unregister(duck)
 

@@ -178,6 +178,8 @@ class Demand:
     inputs   plans whose results the text reads
     asks     the calls in the text
     write    the text of a statement that is run once every answer is there, and gives the rows instead
+    pinned   the text's value depends on the moment: all rounds see one (they are one transaction)
+    counts   what ``write`` gives is the number of rows it changed
     """
 
     parts: tuple[DemandPart, ...]
@@ -186,6 +188,8 @@ class Demand:
     asks: tuple[Ask, ...]
     label: str = "Demand"
     write: tuple[DemandPart, ...] = ()
+    pinned: bool = False
+    counts: bool = False
 
 
 LogicalPlan = Fragment | Filter | Project | Sort | Limit | Distinct | CteScan | LlmMap | LlmFilter | Demand | Sink

@@ -76,6 +76,7 @@ class DemandExec:
 
     columns  its output
     write    statement run at the end in its place
+    pinned   all rounds are one transaction
     """
 
     parts: tuple[DemandPart, ...]
@@ -83,6 +84,7 @@ class DemandExec:
     asks: tuple[Ask, ...]
     label: str = "Demand"
     write: tuple[DemandPart, ...] = ()
+    pinned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
