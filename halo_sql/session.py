@@ -100,7 +100,7 @@ class Session:
             self.duck.execute(sql, params)
             return DuckResult(self.duck.connection)
         result: Result | None = None
-        for unit in batch.units(pieces, kinds, sql):
+        for unit in batch.units(pieces, kinds, sql, params):
             if result is not None:
                 result.close()
             given = params if unit.end == len(pieces) else None
@@ -172,7 +172,7 @@ class Session:
 
         if isinstance(statement, Explain):
             return self._explain(statement, sql, params)
-        return statements.run(statement, self, sql)
+        return statements.run(statement, self, sql, params)
 
     # --- LLM queries ---
 

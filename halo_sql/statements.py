@@ -13,7 +13,7 @@ from halo_sql.config import Settings, find
 from halo_sql.duck import Duck
 from halo_sql.engines.registry import check_model, with_secret
 from halo_sql.engines.secret_store import COLUMNS, Secret, SecretStore, rows
-from halo_sql.errors import CatalogError, Error, SettingError, Span, did_you_mean
+from halo_sql.errors import CatalogError, Error, ProgrammingError, SettingError, Span, did_you_mean
 from halo_sql.grammar.source import read_literal
 from halo_sql.grammar.statements.check_agent import check_agent
 from halo_sql.grammar.statements.check_tool import check_tool
@@ -66,11 +66,15 @@ class Session(Protocol):
         ...
 
 
-def run(statement: Statement, session: Session, sql: str) -> Result:
+def run(statement: Statement, session: Session, sql: str, params: object = None) -> Result:
     """Run a statement (``sql`` is its text); SHOW and DESCRIBE give rows, the others none, as DuckDB's DDL does.
 
-    Errors point into ``sql``, secrets hidden.
+    Errors point into ``sql``, secrets hidden. ProgrammingError for parameters: none of these statements has any.
     """
+    if params:
+        raise ProgrammingError(
+            "the statement takes no parameters", kind="Invalid Input Error", remedy="Write the values into its text."
+        )
     try:
         return _run(statement, session, sql)
     except Error as problem:
@@ -199,6 +203,10 @@ def _create_secret(statement: CreateSecret, session: Session) -> None:
             span=statement.base_url_span,
             remedy="Give the base URL of the server, like 'https://api.example.org/v1'.",
         )
+    if not all(
+        text.isascii() and text.isprintable() for text in (statement.api_key or "", statement.api_key_env or "")
+    ):
+        raise CatalogError("a key is printable ASCII", remedy="Copy it again, without line ends and blanks around it.")
     secret = Secret(statement.name, statement.api_key, statement.api_key_env, statement.base_url, statement.persistent)
     session.secrets.create(secret, or_replace=statement.or_replace, if_not_exists=statement.if_not_exists)
 

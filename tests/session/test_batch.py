@@ -85,3 +85,12 @@ def test_a_mixed_script_is_split_by_duckdbs_tokenizer(con: halo_sql.Connection) 
 def test_listings_see_what_the_statement_before_them_did(con: halo_sql.Connection) -> None:
     assert con.execute("CREATE PROMPT p AS 'x'; SELECT name FROM halo_prompts()").fetchall() == [("p",)]
     assert con.execute("DROP PROMPT p; SELECT count(*) FROM halo_prompts()").fetchall() == [(0,)]
+
+
+def test_parameters_belong_to_a_statement(con: halo_sql.Connection) -> None:
+    for sql in ("SELECT 1; BEGIN BATCH; SELECT ?; END BATCH", "SHOW MODELS", "CREATE PROMPT p AS 'x'"):
+        with pytest.raises(halo_sql.ProgrammingError, match="takes no parameters") as caught:
+            con.execute(sql, [1])
+        assert caught.value.remedy
+    assert con.execute("BEGIN BATCH; SELECT 1; END BATCH; SELECT ?", [2]).fetchall() == [(2,)]
+    assert con.execute("FROM halo_prompts()").fetchall() == []
