@@ -14,7 +14,7 @@ from halo_sql.batch import Outcome
 from halo_sql.call_log import CallLog, RunLog
 from halo_sql.config import Settings
 from halo_sql.duck import Duck
-from halo_sql.errors import Error, ProgrammingError, Span
+from halo_sql.errors import CatalogError, Error, ProgrammingError, Span
 from halo_sql.grammar.classify import Kind, classify
 from halo_sql.grammar.split import StatementText, split
 from halo_sql.metrics import NodeMetrics, Profile
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from halo_sql.catalog.objects import ModelDef, Snapshot
     from halo_sql.engines.secret_store import SecretStore
     from halo_sql.engines.store import ResponseStore, StoreStats
-    from halo_sql.grammar.statements.nodes import Explain, Statement
+    from halo_sql.grammar.statements.nodes import Explain
     from halo_sql.ir.logical import BoundStatement
     from halo_sql.optimizer.optimize import Optimized
     from halo_sql.running import QueryRun
@@ -96,9 +96,7 @@ class Session:
         pieces = split(sql)
         kinds = [classify(piece.text) for piece in pieces]
         if all(kind is Kind.PLAIN for kind in kinds):
-            self._prepare_listings(sql)
-            self.duck.execute(sql, params)
-            return DuckResult(self.duck.connection)
+            return self._execute_plain(sql, params)
         result: Result | None = None
         for unit in batch.units(pieces, kinds, sql, params):
             if result is not None:
@@ -150,29 +148,32 @@ class Session:
 
             listings.prepare(self, sql)
 
+    def _execute_plain(self, sql: str, params: object) -> Result:
+        self._prepare_listings(sql)
+        try:
+            self.duck.execute(sql, params)
+        except CatalogError as problem:
+            from halo_sql.statements import tool_by_name
+
+            raise tool_by_name(problem, self.catalog) or problem from None
+        return DuckResult(self.duck.connection)
+
     def _execute_one(self, piece: StatementText, kind: Kind, params: object) -> Result:
-        self._prepare_listings(piece.text)
         if kind is Kind.PLAIN:
-            self.duck.execute(piece.text, params)
-            return DuckResult(self.duck.connection)
+            return self._execute_plain(piece.text, params)
+        self._prepare_listings(piece.text)
         if kind is Kind.LLM:
             return self._run_plan(piece.text, params)[0]
-        from halo_sql.grammar.statements.parse import parse_statement
-        from halo_sql.statements import drops_own_secret
-
-        if kind is Kind.HALO_SECRET and not drops_own_secret(piece.text, self.secrets):
-            return self._execute_one(piece, Kind.PLAIN, params)
-        statement = parse_statement(piece.text)
-        return self._run_statement(statement, piece.text, params)
-
-    def _run_statement(self, statement: Statement, sql: str, params: object) -> Result:
-        """A statement of HaloSQL's own."""
         from halo_sql import statements
         from halo_sql.grammar.statements.nodes import Explain
+        from halo_sql.grammar.statements.parse import parse_statement
 
+        if kind is Kind.HALO_SECRET and not statements.drops_own_secret(piece.text, self.secrets):
+            return self._execute_plain(piece.text, params)
+        statement = parse_statement(piece.text)
         if isinstance(statement, Explain):
-            return self._explain(statement, sql, params)
-        return statements.run(statement, self, sql, params)
+            return self._explain(statement, piece.text, params)
+        return statements.run(statement, self, piece.text, params)
 
     # --- LLM queries ---
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -13,7 +14,7 @@ from halo_sql.config import Settings, find
 from halo_sql.duck import Duck
 from halo_sql.engines.registry import check_model, with_secret
 from halo_sql.engines.secret_store import COLUMNS, Secret, SecretStore, rows
-from halo_sql.errors import CatalogError, Error, ProgrammingError, SettingError, Span, did_you_mean
+from halo_sql.errors import CatalogError, Error, NotSupportedError, ProgrammingError, SettingError, Span, did_you_mean
 from halo_sql.grammar.source import read_literal
 from halo_sql.grammar.statements.check_agent import check_agent
 from halo_sql.grammar.statements.check_tool import check_tool
@@ -47,6 +48,9 @@ _ARROW = {
     "BIGINT": "int64",
     "DOUBLE": "float64",
 }
+
+
+_NO_FUNCTION = re.compile(r'Function with name "?([^"\n]+?)"? does not exist')
 
 
 class Session(Protocol):
@@ -218,6 +222,25 @@ def drops_own_secret(sql: str, secrets: SecretStore) -> bool:
     except Error:
         return False
     return isinstance(statement, DropSecret) and secrets.find(statement.name) is not None
+
+
+def tool_by_name(problem: Error, catalog: Catalog) -> Error | None:
+    """What to say instead of "there is no such function" when a TOOL has the name; None when none has."""
+    found = _NO_FUNCTION.search(problem.message)
+    if found is None:
+        return None
+    try:
+        tool = catalog.snapshot().tools.get(found[1].lower())
+    except Error:  # the transaction ended with the error
+        return None
+    if tool is None:
+        return None
+    return NotSupportedError(
+        f'TOOL "{tool.name}" runs in a later version',
+        sql=problem.sql,
+        span=problem.span,
+        remedy="In this version tools and agents are only stored and checked.",
+    )
 
 
 def text_result(columns: Sequence[tuple[str, str]], rows: Sequence[tuple[Any, ...]], rowcount: int = -1) -> Result:
