@@ -45,7 +45,7 @@ _QUERY_STARTS = frozenset(
     | {"INSERT", "UPDATE", "DELETE", "MERGE", "COPY"}
 )
 # A word directly behind one of these is the name of something, also with "(" after it.
-_NAME_FOLLOWS = frozenset(
+NAME_FOLLOWS = frozenset(
     {".", "TABLE", "VIEW", "MACRO", "FUNCTION", "INTO", "REFERENCES", "INDEX", "SECRET", "TYPE", "EXISTS"}
     | {"COPY", "PREPARE", "EXECUTE", "VACUUM", "ANALYZE", "WITH", "RECURSIVE"}
 )
@@ -183,19 +183,19 @@ def _explain_kind(code: Sequence[Token]) -> Kind:
 
 def _is_call(code: Sequence[Token], index: int) -> bool:
     name, before = _word(code, index), _word(code, index - 1)
-    if name not in OPERATORS or before in _NAME_FOLLOWS:
+    if name not in OPERATORS or before in NAME_FOLLOWS:
         return False
     created = _word(code, _created(code)) if _word(code, 0) == "CREATE" else ""
     if before == "ON" and created == "INDEX":
         return False
     if before == "AS" and created not in ("MACRO", "FUNCTION"):  # a table alias with column names
         return False
-    if before == "," and _is_cte_body(code, _closing(code, index + 1) + 1):
+    if before == "," and is_cte_body(code, _closing(code, index + 1) + 1):
         return False
     return name not in EVERYDAY_WORDS or _names_an_object(code, index)
 
 
-def _is_cte_body(code: Sequence[Token], index: int) -> bool:
+def is_cte_body(code: Sequence[Token], index: int) -> bool:
     """Whether ``AS (``, ``AS [NOT] MATERIALIZED (`` or ``USING KEY (`` stands here, as behind a CTE's name."""
     word, following = _word(code, index), _word(code, index + 1)
     return (word == "AS" and following in ("(", "NOT", "MATERIALIZED")) or (word == "USING" and following == "KEY")

@@ -117,10 +117,12 @@ def last(outcomes: Sequence[Outcome]) -> Result:
 
 
 def relocate(problem: Error, piece: StatementText, sql: str) -> Error:
-    """Positions inside one statement of a script become positions in the script."""
-    if problem.span is not None and piece.text != sql and problem.sql in (piece.text, redact(piece.text)):
-        problem.span = Span(problem.span.start + piece.start, problem.span.end + piece.start)
-        problem.sql = redact(sql)
+    """Make a position in a statement one in its script, whose secrets stay hidden; returns the error."""
+    if piece.text == sql:
+        return problem
+    hidden = redact(piece.text)
+    if problem.sql in (piece.text, hidden):
+        problem.moved(problem.sql, piece.start, redact(sql))
     return problem
 
 

@@ -17,7 +17,7 @@ import duckdb
 
 from halo_sql import errors
 from halo_sql.errors import Error, Span
-from halo_sql.ir.expr import quote
+from halo_sql.ir.expr import literal, quote
 from halo_sql.ir.types import SqlType
 
 BATCH_ROWS = 2048  # DuckDB's own vector size
@@ -284,6 +284,16 @@ class Duck:
         self.release()
         with suppress(duckdb.Error):
             self.connection.remove_function(name)
+
+    def parameter(self, value: Any) -> str:
+        """The SQL text of a parameter's value, of the type DuckDB gives it."""
+        [(kind, text)] = self.rows("SELECT typeof($1), CAST($1 AS VARCHAR)", [value])
+        return self.constant(kind, text)
+
+    @staticmethod
+    def constant(kind: str, text: str | None) -> str:
+        """The SQL text of a value given as its type and its text."""
+        return "NULL" if text is None else f"CAST({literal(text)} AS {kind})"
 
     def interrupt(self) -> None:
         """Stop what the connection runs (from any thread)."""

@@ -35,7 +35,11 @@ class Session(Protocol):
 
     duck: Duck
     settings: Settings
-    calls: CallLog
+
+    @property
+    def calls(self) -> CallLog:
+        """The latest LLM calls."""
+        ...
 
     @property
     def catalog(self) -> Any:

@@ -36,6 +36,7 @@ class Runtime:
         self.models: dict[str, ModelDef] = {}  # the models these callables are, by the same names
         self.secrets = SecretStore(lambda: home() / "secrets")
         self.infos: dict[str, EngineInfo] = {}  # model name -> what its engine said of itself
+        self.stored_version = [0]  # grows when a connection changes views or macros with LLM calls
         self._lock = threading.Lock()
         self._users = 0
         self._loop: asyncio.AbstractEventLoop | None = None
