@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from halo_sql.errors import Span
+from halo_sql.errors import Error, Span
 from halo_sql.grammar.bind_from import BoundFrom
 from halo_sql.grammar.binding import SHADOW_MARK, Binding, BoundQuery, CteContext
 from halo_sql.grammar.calls import CallSite
@@ -91,8 +91,16 @@ def output_names(binding: Binding, items: Sequence[Item], described: Described) 
     marked = [index for index, (name, _) in enumerate(described) if SHADOW_MARK in name]
     names = list(described)
     for index, item in zip(marked, unnamed, strict=False):
-        names[index] = (binding.duck.expression_name(_as_duckdb(binding, item.range)), described[index][1])
+        names[index] = (_name(binding, item.range), described[index][1])
     return names
+
+
+def _name(binding: Binding, part: Range) -> str:
+    text = _as_duckdb(binding, part)
+    try:
+        return binding.duck.expression_name(text)
+    except Error:
+        return text  # OVER w: the window is not part of it
 
 
 def _as_duckdb(binding: Binding, part: Range) -> str:
