@@ -22,14 +22,15 @@ def top_k_below_llm(node: Any, ctx: PlanContext) -> LogicalPlan | None:
     """
     if not isinstance(node, LlmTopK):
         return None
-    call, below, between = node.call, node.input, None
+    call, below = node.call, node.input
+    between: Project | None = None
     if isinstance(below, Project) and is_pick(below):
         sources: dict[ColumnId, ColumnId] = {}
         for column, expr in below.exprs:
             source = expr.as_column()
             assert source is not None
             sources[column.id] = source
-        call, below, between = remap_call(call, sources), below.input, below
+        call, between, below = remap_call(call, sources), below, below.input
     if not isinstance(below, LlmMap) or call.columns() & outputs(below):
         return None
     lowered = replace(below, input=replace(node, input=below.input, call=call))
