@@ -110,7 +110,9 @@ def _option(
     if name not in signature.options:
         others = [other for other, taking in SIGNATURES.items() if name in taking.options]
         remedy = did_you_mean(name, [*signature.parameters[:1], *signature.options])
-        if others:
+        if name in {other.parameters[0] for other in SIGNATURES.values()}:
+            remedy = f'Its first argument is "{signature.parameters[0]}".'
+        elif others:
             remedy = f"{', '.join(others)} {'takes' if len(others) == 1 else 'take'} it."
         raise BinderError(f'{operator} has no option "{name}"', span=where, remedy=remedy)
     option = OPTIONS[name]

@@ -90,17 +90,15 @@ def output_names(binding: Binding, items: Sequence[Item], described: Described) 
     unnamed = [item for item in items if not item.alias and item.star is None and binding.calls_in(*item.range)]
     marked = [index for index, (name, _) in enumerate(described) if SHADOW_MARK in name]
     names = list(described)
-    for index, item in zip(marked, unnamed, strict=False):
-        names[index] = (_name(binding, item.range), described[index][1])
-    return names
-
-
-def _name(binding: Binding, part: Range) -> str:
-    text = _as_duckdb(binding, part)
+    pairs = list(zip(marked, unnamed, strict=False))
+    texts = [_as_duckdb(binding, item.range) for _, item in pairs]
     try:
-        return binding.duck.expression_name(text)
+        found = binding.duck.expression_names(texts)
     except Error:
-        return text  # OVER w: the window is not part of it
+        found = texts  # OVER w: the window is no part of the item
+    for (index, _), name in zip(pairs, found, strict=True):
+        names[index] = (name, described[index][1])
+    return names
 
 
 def _as_duckdb(binding: Binding, part: Range) -> str:

@@ -115,13 +115,14 @@ def load_json(text: str) -> Any:
 
 
 def dump_json(value: Any) -> str:
-    """A value of ``load_json`` as compact JSON text."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=_json_number)
-
-
-def _json_number(value: object) -> float:
-    assert isinstance(value, Decimal)
-    return float(value)
+    """A value of ``load_json`` as compact JSON text; numbers keep their digits."""
+    if isinstance(value, Decimal):
+        return str(value)
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{dump_json(name)}:{dump_json(member)}" for name, member in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(dump_json, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _depth(text: str) -> int:
@@ -216,10 +217,10 @@ def _decimal_reader(sql_type: SqlType) -> Read:
         if not number.is_finite():
             raise ValueError("it is not a finite number")
         if number.adjusted() > 50:
-            raise ValueError(f"it is out of range (below {limit})")
+            raise ValueError(f"it is out of range (below {limit:f})")
         number = number.quantize(unit, context=_WIDE)
-        if abs(number) >= limit:
-            raise ValueError(f"it is out of range (below {limit})")
+        if number.copy_abs() >= limit:  # abs() would round to 28 digits
+            raise ValueError(f"it is out of range (below {limit:f})")
         return number
 
     return read
