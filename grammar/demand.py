@@ -164,6 +164,7 @@ class DemandText:
 
     def _call(self, source: Source, site: CallSite, outer: tuple[DemandPart, ...]) -> CallText:
         """A call as a function of its guard and holes. ``outer`` is the guard of the call around it."""
+        site.check_value()
         guard = (*outer, *self._guard(source, site, bool(outer))) if self.guarded else ()
         arguments: list[tuple[DemandPart, ...]] = [guard] if guard else []
         columns = [self.binding.new_column("guard", BOOLEAN)] if guard else []
