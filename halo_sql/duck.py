@@ -17,7 +17,7 @@ import duckdb
 
 from halo_sql import errors
 from halo_sql.errors import Error, Span
-from halo_sql.ir.expr import quote
+from halo_sql.ir.expr import literal, quote
 from halo_sql.ir.types import SqlType
 
 BATCH_ROWS = 2048  # DuckDB's own vector size
@@ -167,7 +167,7 @@ class Duck:
                 names, types, parameters, returns, deferred = ask(query)[:5]
                 if returns == "query_result" and not (parameters or deferred):
                     return [(name, self._tree(kind)) for name, kind in zip(names, types, strict=True)]
-            elif self._is_select(query):
+            elif self.is_select(query):
                 relation = self.connection.sql(query)
                 return [(name, self._tree(kind)) for name, kind in zip(relation.columns, relation.types, strict=True)]
         except duckdb.Error as problem:
@@ -193,9 +193,12 @@ class Duck:
             known = self._types[text] = type_tree(kind)
         return known
 
-    def sql_type(self, text: str) -> SqlType:
-        """The tree of a type written in DuckDB's syntax; raises duckdb-style errors for unknown types."""
-        known = self._types.get(text)
+    def sql_type(self, text: str, fresh: bool = False) -> SqlType:
+        """The tree of a type written in DuckDB's syntax; raises duckdb-style errors for unknown types.
+
+        ``fresh``: ask again, as the text may name a type of the user's that is another by now.
+        """
+        known = None if fresh else self._types.get(text)
         if known is None:
             self.release()
             try:
@@ -210,7 +213,7 @@ class Duck:
 
         A SELECT is computed as it is read, within DuckDB's ``streaming_buffer_size``.
         """
-        if self._is_select(sql):
+        if self.is_select(sql):
             return self._stream_select(sql, params, batch_rows)
         result = self.execute(sql, params)
         with warnings.catch_warnings():
@@ -240,7 +243,7 @@ class Duck:
         return self._open
 
     @staticmethod
-    def _is_select(sql: str) -> bool:
+    def is_select(sql: str) -> bool:
         """Whether the text is one statement that DuckDB classifies as SELECT."""
         try:
             statements = duckdb.extract_statements(sql)
@@ -302,6 +305,16 @@ class Duck:
         self.release()
         with suppress(duckdb.Error):
             self.connection.remove_function(name)
+
+    def parameter(self, value: Any) -> str:
+        """The SQL text of a parameter's value, of the type DuckDB gives it."""
+        [(kind, text)] = self.rows("SELECT typeof($1), CAST($1 AS VARCHAR)", [value])
+        return self.constant(kind, text)
+
+    @staticmethod
+    def constant(kind: str, text: str | None) -> str:
+        """The SQL text of a value given as its type and its text."""
+        return "NULL" if text is None else f"CAST({literal(text)} AS {kind})"
 
     def interrupt(self) -> None:
         """Stop what the connection runs (from any thread)."""

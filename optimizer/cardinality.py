@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from halo_sql.ir.expr import Column, ColumnId, SqlExpr
-from halo_sql.ir.logical import CteScan, Demand, Distinct, Filter, Fragment, Limit, LlmFilter, LlmMap, Project
+from halo_sql.ir.logical import CteScan, Demand, Distinct, Filter, Fragment, Limit, LlmFilter, LlmMap, LlmTopK, Project
 from halo_sql.ir.prompt import LlmCall, ObjectHole
 from halo_sql.ir.walk import output_columns
 from halo_sql.optimizer.context import ColumnStats, OptimizerContext
@@ -20,10 +20,12 @@ DEFAULT_ROWS = 1_000.0
 DEFAULT_CHARS = 40.0
 FILTER_SELECTIVITY = 0.33
 LLM_FILTER_SELECTIVITY = 0.5
-#: Output tokens expected of a free answer and of a yes / no.
+#: Output tokens expected of a free answer and of a yes / no (or a score).
 MAP_OUTPUT_TOK = 32.0
 FILTER_OUTPUT_TOK = 2.0
 CHARS_PER_TOK = 4.0
+#: Rows in a group, as long as nothing is known of the keys.
+GROUP_ROWS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ def derive(node: Any, inputs: Sequence[Profile], options: OptimizerContext) -> P
         return Profile(source.rows * FILTER_SELECTIVITY, source.columns)
     if isinstance(node, LlmFilter):
         return Profile(source.rows * LLM_FILTER_SELECTIVITY, source.columns)
-    if isinstance(node, Limit):
+    if isinstance(node, Limit | LlmTopK):
         left = max(0.0, source.rows - node.offset)
         return Profile(left if node.count is None else min(float(node.count), left), source.columns)
     if isinstance(node, Distinct):
@@ -85,14 +87,27 @@ def derive(node: Any, inputs: Sequence[Profile], options: OptimizerContext) -> P
 
 def output_tok(call: LlmCall) -> float:
     """Tokens expected of one answer."""
-    expected = FILTER_OUTPUT_TOK if call.kind == "filter" else MAP_OUTPUT_TOK
-    return min(expected, float(call.sampling.max_tokens))
+    return min(_expected_tok(call), float(call.sampling.max_tokens))
+
+
+def _expected_tok(call: LlmCall) -> float:
+    if call.kind in ("filter", "score", "rank"):
+        return FILTER_OUTPUT_TOK
+    if call.kind == "embed":
+        return 0.0
+    if call.kind == "classify":
+        label = sum(map(len, call.labels)) / max(1, len(call.labels)) / CHARS_PER_TOK
+        several = 1.0 if call.returns.kind == "varchar" else min(2.0, float(len(call.labels)))
+        return (label + 1.0) * several + 1.0
+    return MAP_OUTPUT_TOK
 
 
 def _fragment(node: Fragment, inputs: Sequence[Profile], options: OptimizerContext) -> Profile:
     stats = options.stats.get(node) if not node.inputs else None
     if stats is None:
         rows = max((source.rows for source in inputs), default=DEFAULT_ROWS)
+        if node.keys is not None:
+            return _groups(node, rows)
         return Profile(rows, {column.id: Known(rows, _chars(column)) for column in node.columns})
     known = {}
     for column in node.columns:
@@ -100,6 +115,17 @@ def _fragment(node: Fragment, inputs: Sequence[Profile], options: OptimizerConte
         distinct = stats.rows if own.distinct is None else own.distinct
         known[column.id] = Known(distinct, _chars(column) if own.chars is None else own.chars)
     return Profile(stats.rows, known)
+
+
+def _groups(node: Fragment, rows: float) -> Profile:
+    """The groups of ``rows`` rows; a list column holds a value of each row."""
+    groups = max(1.0, rows / GROUP_ROWS) if node.keys else 1.0
+    known = {}
+    for column in node.columns:
+        is_list = column.type.kind == "list"
+        chars = max(1.0, rows / groups) * (DEFAULT_CHARS + 1.0) if is_list else _chars(column)
+        known[column.id] = Known(groups, chars)
+    return Profile(groups, known)
 
 
 def _chars(column: Column) -> float:
@@ -118,11 +144,15 @@ def _expr(expr: SqlExpr, source: Profile) -> Known:
 
 
 def _answer(call: LlmCall, source: Profile) -> Known:
-    chars = output_tok(call) * CHARS_PER_TOK
+    chars = call.returns.size * 4.0 if call.kind == "embed" else output_tok(call) * CHARS_PER_TOK
     if not call.sampling.deterministic:
         return Known(max(1.0, source.rows), chars)
     distinct = source.distinct(call.prompt.columns())
-    return Known(min(distinct, 2.0) if call.kind == "filter" else distinct, chars)
+    if call.kind == "filter":
+        distinct = min(distinct, 2.0)
+    elif call.labels and call.returns.kind == "varchar":
+        distinct = min(distinct, float(len(call.labels)))
+    return Known(distinct, chars)
 
 
 def object_chars(hole: ObjectHole) -> float:

@@ -1,10 +1,11 @@
-"""Shared by all tests: the real engine, one for the whole session."""
+"""Shared by all tests: the real engines, one of each for the whole session, and the server that injects faults."""
 
 from __future__ import annotations
 
 import asyncio
 import importlib.util
 import os
+import sys
 import threading
 from collections.abc import Coroutine, Iterator, Sequence
 from pathlib import Path
@@ -23,13 +24,13 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
 class RealEngine:
-    """The bundled model on vLLM, on an asyncio loop of its own in a thread."""
+    """A bundled model on vLLM, on an asyncio loop of its own in a thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, source: str, options: dict[str, object]) -> None:
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
-        self.engine = VllmEngine("bundled:smollm2", {"kv_cache_gib": 0.5, "max_model_len": 2048})
+        self.engine = VllmEngine(source, options)
         self.info: EngineInfo = self.run(self.engine.start())
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
@@ -67,7 +68,17 @@ def real_engine() -> Iterator[RealEngine]:
     """The bundled model on vLLM: fetched once per machine, started once per session (about 25 s)."""
     if importlib.util.find_spec("vllm") is None:
         pytest.skip("vLLM is not installed (pip install 'halo-sql[cpu]')")
-    engine = RealEngine()
+    engine = RealEngine("bundled:smollm2", {"kv_cache_gib": 0.5, "max_model_len": 2048})
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="session")
+def real_embedder() -> Iterator[RealEngine]:
+    """The bundled embedding model on vLLM: fetched once per machine, started once per session (about 25 s)."""
+    if importlib.util.find_spec("vllm") is None:
+        pytest.skip("vLLM is not installed (pip install 'halo-sql[cpu]')")
+    engine = RealEngine("bundled:minilm", {})
     yield engine
     engine.close()
 
@@ -78,3 +89,22 @@ def bundled_model() -> Path:
     if importlib.util.find_spec("vllm") is None:
         pytest.skip("vLLM is not installed (pip install 'halo-sql[cpu]')")
     return bundled.ensure("smollm2")
+
+
+@pytest.fixture(scope="session")
+def fault_server() -> Any:
+    """The module ``fault_server``: FaultServer and Fault."""
+    name = "halo_tests_fault_server"
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / "engines" / "fault_server.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say what did not run because its files are not there."""
+    skipped = [report.nodeid for report in terminalreporter.stats.get("skipped", ())]
+    if any("tests/conformance/" in name for name in skipped):
+        terminalreporter.write_line("conformance: ../shared is not here, so neither pack ran")

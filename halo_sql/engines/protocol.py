@@ -18,7 +18,8 @@ from halo_sql.metrics import NodeMetrics
 class Answer:
     """The form of a model's answer; all but 'text', 'score' and 'embedding' are held to it by constrained decoding.
 
-    kind     'text' (free), 'json' (``schema`` is a JSON-schema text), 'choice' (one of ``choices``, verbatim),
+    kind     'text' (free), 'json' (``schema`` is a JSON-schema text; ``choices``, if any, are the texts of which it
+             is a list), 'choice' (one of ``choices``, verbatim),
              'score' (the probability that a yes / no answer is yes, from log-probabilities: a decimal in 0 … 1) or
              'embedding' (the user message's vector: base64 of little-endian float32)
     """
@@ -183,6 +184,16 @@ DeliverOutcomes = Callable[[Sequence[tuple[int, Outcome]]], None]
 
 class Channel(Protocol):
     """One LLM node's way to its model."""
+
+    @property
+    def room_tok(self) -> int:
+        """Tokens that the model's context leaves for a prompt (system message and template included) beside the
+        answer; 0: unknown."""
+        ...
+
+    def count_tok(self, prompt: str) -> int:
+        """Tokens of this user message's whole prompt: exact where the engine has a tokenizer, else estimated."""
+        ...
 
     def put(self, prompts: Sequence[tuple[int, str]]) -> None:
         """Ask these user messages; the numbers come back with the outcomes (each exactly once, any order)."""
