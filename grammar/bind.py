@@ -15,6 +15,7 @@ from halo_sql.grammar.bind_write import bind_write, writes
 from halo_sql.grammar.binding import Binding, BoundQuery, CteContext, plain
 from halo_sql.grammar.calls import CallReader
 from halo_sql.grammar.constants import ConstantNeededError, needed_constant
+from halo_sql.grammar.expanded import Expanded
 from halo_sql.grammar.lex import Lexed, lex
 from halo_sql.grammar.parameters import splice_parameters
 from halo_sql.grammar.skeleton import QUERY_STARTS, Range, identifier, starts_query
@@ -30,19 +31,34 @@ Answer = Callable[[str, Any], str]  # (a constant call's text, parameters) -> it
 
 
 def bind(
-    sql: str, duck: Duck, snapshot: Snapshot, settings: Settings, params: Any = None, answer: Answer | None = None
+    sql: str,
+    duck: Duck,
+    snapshot: Snapshot,
+    settings: Settings,
+    params: Any = None,
+    expanded: Expanded | None = None,
+    answer: Answer | None = None,
 ) -> BoundStatement:
     """Bind a statement that holds LLM calls. Every error points into ``sql``.
 
     Nothing is executed but what ``answer`` does: it is asked for the calls without which DuckDB cannot bind the
     statement (those that stand for a constant). Without it they count as NULL.
+
+    expanded  the statement with its views and macros written out, when it names any
     """
-    spliced = splice_parameters(sql, params)
+    try:
+        spliced = splice_parameters(
+            sql if expanded is None else expanded.text, params, duck.parameter, duck.expression_name
+        )
+    except Error as problem:
+        if expanded is not None:
+            expanded.explain(problem, sql)
+        raise
     text, names = spliced.text, list[tuple[str, str]]()
     origin: Callable[[Span], Span] = spliced.origin
     while True:
         try:
-            bound = _bind(text, origin, duck, snapshot, settings, answer is not None)
+            bound = _bind(text, _placed(origin, expanded), duck, snapshot, settings, answer is not None)
             return replace(bound, columns=tuple(_named(column, names) for column in bound.columns))
         except ConstantNeededError as need:
             assert answer is not None
@@ -59,9 +75,15 @@ def bind(
             text, origin = replaced.text, _chained(replaced, origin)
         except Error as problem:
             if problem.span is not None:
-                problem.span = origin(problem.span)
-                problem.sql = sql
+                problem.span, problem.sql = origin(problem.span), sql
+                if expanded is not None:
+                    expanded.explain(problem, sql)
             raise
+
+
+def _placed(origin: Callable[[Span], Span], expanded: Expanded | None) -> Callable[[Span], Span]:
+    """From a span of the bound text to the user's statement."""
+    return origin if expanded is None else lambda span: expanded.origin(origin(span))
 
 
 def _chained(inner: Spliced, outer: Callable[[Span], Span]) -> Callable[[Span], Span]:
@@ -77,10 +99,10 @@ def _named(column: Column, names: Sequence[tuple[str, str]]) -> Column:
 
 
 def _bind(
-    sql: str, origin: Callable[[Span], Span], duck: Duck, snapshot: Snapshot, settings: Settings, answers: bool
+    sql: str, place: Callable[[Span], Span], duck: Duck, snapshot: Snapshot, settings: Settings, answers: bool
 ) -> BoundStatement:
     try:
-        return _bind_text(sql, origin, duck, snapshot, settings, answers)
+        return _bind_text(sql, place, duck, snapshot, settings, answers)
     except RecursionError:
         raise NotSupportedError(
             "sub-queries with LLM calls are nested too deep",
@@ -89,7 +111,7 @@ def _bind(
 
 
 def _bind_text(
-    sql: str, origin: Callable[[Span], Span], duck: Duck, snapshot: Snapshot, settings: Settings, answers: bool
+    sql: str, place: Callable[[Span], Span], duck: Duck, snapshot: Snapshot, settings: Settings, answers: bool
 ) -> BoundStatement:
     lexed = lex(sql)
     if not lexed.tokens:
@@ -102,10 +124,11 @@ def _bind_text(
     span = lexed.span(*query)
     source = Source(lexed, analyse(sql[span.start : span.end], span.start), lambda part: part)
     reader = CallReader(duck, snapshot, settings)
+
     try:
         if is_write:
-            return bind_write(Binding(duck, source, reader.find(source), origin))
-        return _bind_calls(Binding(duck, source, reader.find(source), origin), kind, query, answers)
+            return bind_write(Binding(duck, source, reader.find(source), place))
+        return _bind_calls(Binding(duck, source, reader.find(source), place), kind, query, answers)
     except Error as problem:
         reader.explain(problem)
         raise

@@ -17,6 +17,7 @@ from halo_sql.grammar.signatures import SIGNATURES
 from halo_sql.grammar.skeleton import identifier
 from halo_sql.grammar.source import Source, expression_source, read_literal
 from halo_sql.grammar.template import HoleText, parse_template
+from halo_sql.grammar.tool_calls import check_object_call
 from halo_sql.ir.prompt import Sampling
 from halo_sql.ir.types import SqlType
 
@@ -111,6 +112,7 @@ class CallReader:
                     continue
                 if word in OTHER_OPERATORS:
                     if word in ("TOOL", "AGENT"):  # may be a macro of the user's
+                        check_object_call(self.duck, self.snapshot, source, index)
                         index += 1
                         continue
                     raise NotSupportedError(

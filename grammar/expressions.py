@@ -168,6 +168,11 @@ def _cut(
     return join_text(parts)
 
 
+def _is_text_of_column(expr: SqlExpr) -> bool:
+    """``CAST(column AS VARCHAR)``: what DuckDB says of it is known."""
+    return len(expr.parts) == 3 and expr.parts[0] == "CAST(" and expr.parts[2] == " AS VARCHAR)" and not expr.scope
+
+
 def typed(duck: Duck, exprs: Sequence[SqlExpr], columns: Sequence[Column]) -> list[SqlExpr] | None:
     """The expressions with their types, as DuckDB binds them over ``columns``; None when it does not."""
     if not exprs:
@@ -179,6 +184,8 @@ def typed(duck: Duck, exprs: Sequence[SqlExpr], columns: Sequence[Column]) -> li
         single = expr.as_column()
         if single is not None and single in known:
             result[index] = replace(expr, type=known[single], row_wise=True)
+        elif _is_text_of_column(expr) and expr.columns() <= known.keys():
+            result[index] = replace(expr, type=VARCHAR)
         else:
             asked.append(index)
     groups: dict[object, list[int]] = {}

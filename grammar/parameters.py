@@ -6,59 +6,189 @@ import datetime
 import decimal
 import math
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
-from halo_sql.duck import tokenize
-from halo_sql.errors import ProgrammingError, Span
+from halo_sql.errors import NotSupportedError, ProgrammingError, Span
+from halo_sql.grammar.expand_tokens import is_named
+from halo_sql.grammar.holes import Edit, Place, literal_edit, prompt_literals
+from halo_sql.grammar.lex import Lexed, lex
+from halo_sql.grammar.relations import layout
 from halo_sql.grammar.splice import Piece, Spliced, assemble, pieces_of
-from halo_sql.ir.expr import literal
+from halo_sql.ir.expr import literal, quote
 
 
-def splice_parameters(sql: str, params: Any) -> Spliced:
-    """The statement with each parameter replaced by a literal; errors name the parameter that has no value."""
-    tokens = [token for token in tokenize(sql) if token.kind != "comment"] if "?" in sql or "$" in sql else []
-    cuts: list[tuple[Span, list[Piece]]] = []
-    used: set[object] = set()
-    position = 0
-    for index, token in enumerate(tokens):
-        following = tokens[index + 1] if index + 1 < len(tokens) else None
-        if token.text == "?" and token.kind == "operator":
-            position += 1
-            end, name = token.end, position
-        elif token.text == "$" and following is not None and following.start == token.end:
-            end, name = following.end, int(following.text) if following.text.isdigit() else following.text  # type: ignore[assignment]
-        else:
-            continue
-        span = Span(token.start, end)
-        used.add(name)
-        value = _value(params, name, sql, span)
-        try:
-            cuts.append((span, [Piece(sql_literal(value), span)]))
-        except ProgrammingError as problem:
-            raise problem.locate(sql, span) from None
-    given = len(params) if params is not None else 0
-    if given > len(used):
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A parameter as written: its number or name, and where it stands in its text and in the statement."""
+
+    name: int | str
+    span: Span
+    origin: Span
+
+
+def splice_parameters(
+    sql: str, params: Any, other: Callable[[Any], str] | None = None, name_of: Callable[[str], str] | None = None
+) -> Spliced:
+    """The statement with each parameter replaced by a literal, also in the holes of prompts.
+
+    Raises DuckDB's errors for values that are missing or too many; a missing one's position is told.
+
+    other    the literal of a value that is none of Python's own types; None: such a value is an error
+    name_of  the column name of an expression: unnamed SELECT items with parameters keep the one DuckDB gives them
+    """
+    places: list[_Place] = []
+    values: dict[str, str] = {}
+    if "?" in sql or "$" in sql:
+        _edits(sql, places)
+    _check_names(sql, places)
+    _check_counts(sql, params, places)
+    for found in places:
+        key = _key(found)
+        if key not in values:
+            try:
+                values[key] = _text(_value(params, found.name), other)
+            except ProgrammingError as problem:
+                raise problem.locate(sql, found.origin) from None
+    if not places:
+        return assemble([Piece(sql, Span(0, len(sql)))])
+    edits = _edits(sql, [], values)
+    if name_of is not None:
+        numbered = _edits(
+            sql, [], {key: f"${found.name}" for key, found in zip(map(_key, places), places, strict=True)}
+        )
+        edits += _item_names(sql, numbered, name_of)
+    return assemble(pieces_of(sql, 0, len(sql), edits))
+
+
+def _key(found: _Place) -> str:
+    return str(found.name).lower()
+
+
+def _item_names(sql: str, numbered: Sequence[Edit], name_of: Callable[[str], str]) -> list[Edit]:
+    lexed = lex(sql)
+    edits: list[Edit] = []
+    for part in layout(lexed).select_lists:
+        for item in lexed.items(*part):
+            span = lexed.span(*item)
+            if any(span.start <= edit.start < span.end for edit, _ in numbered) and not is_named(lexed, *item):
+                text = assemble(
+                    pieces_of(sql, span.start, span.end, [e for e in numbered if e[0].end <= span.end])
+                ).text
+                edits.append((Span(span.end, span.end), [Piece(f" AS {quote(name_of(text))}", span)]))
+    return edits
+
+
+def parameter_names(sql: str) -> list[str]:
+    """The names or numbers of a statement's parameters, each once, in order."""
+    places: list[_Place] = []
+    _edits(sql, places)
+    return list(dict.fromkeys(str(found.name) for found in places))
+
+
+def _edits(sql: str, places: list[_Place], values: Mapping[str, str] = MappingProxyType({})) -> list[Edit]:
+    """An edit per parameter and per prompt that holds one, in the order of the text; ``places`` gets the parameters."""
+    count = 0
+
+    def find(lexed: Lexed, place: Place) -> list[Edit]:
+        nonlocal count
+        edits: list[Edit] = []
+        prompts = set(prompt_literals(lexed))
+        tokens = lexed.tokens
+        for index, token in enumerate(tokens):
+            if index in prompts:
+                edits += literal_edit(lexed, index, place, find)
+                continue
+            behind = tokens[index + 1] if index + 1 < len(tokens) and tokens[index + 1].start == token.end else None
+            name: int | str
+            if token.text == "?" and token.kind == "operator":
+                given = behind is not None and behind.text.isdigit()
+                count += not given
+                name = int(behind.text) if behind is not None and given else count
+                end = behind.end if behind is not None and given else token.end
+            elif token.text == "$" and behind is not None:
+                name = int(behind.text) if behind.text.isdigit() else behind.text
+                end = behind.end
+            else:
+                continue
+            span = Span(token.start, end)
+            found = _Place(name, span, place(span))
+            places.append(found)
+            edits.append((span, [Piece(values.get(str(name).lower(), "NULL"), found.origin)]))
+        return edits
+
+    return find(lex(sql), lambda span: span)
+
+
+def _check_names(sql: str, places: Sequence[_Place]) -> None:
+    kinds = {isinstance(found.name, int) for found in places}
+    if len(kinds) > 1:
+        raise NotSupportedError(
+            "Mixing named and positional parameters is not supported yet", sql=sql, span=places[-1].origin
+        )
+
+
+def _check_counts(sql: str, params: Any, places: Sequence[_Place]) -> None:
+    wanted = {str(found.name).lower(): found for found in reversed(places)}
+    given = _names(params)
+    if given and not wanted:
         raise ProgrammingError(
-            f"{given} parameter value{'s were' if given > 1 else ' was'} given, the statement has {len(used)}",
+            f"Parameter/argument count mismatch for prepared statement. Expected 0, got {len(given)}",
+            kind="Invalid Input Error",
+        )
+    excess = [name for name in given if name.lower() not in wanted]
+    if excess:
+        raise ProgrammingError(
+            f"Parameter argument/count mismatch, identifiers of the excess parameters: {', '.join(excess)}",
             kind="Invalid Input Error",
             remedy="Pass one value for each parameter.",
         )
-    return assemble(pieces_of(sql, 0, len(sql), cuts))
+    known = {name.lower() for name in given}
+    missing = [found for name, found in wanted.items() if name not in known]
+    if missing:
+        missing.sort(key=lambda found: found.origin.start)
+        raise ProgrammingError(
+            "Values were not provided for the following parameters: " + ", ".join(str(found.name) for found in missing),
+            kind="Invalid Input Error",
+            sql=sql,
+            span=missing[0].origin,
+            remedy="Pass the values as the second argument of execute().",
+        )
 
 
-def _value(params: Any, name: object, sql: str, span: Span) -> Any:
-    if isinstance(params, Mapping) and str(name) in params:
-        return params[str(name)]
-    if isinstance(params, Sequence) and not isinstance(params, str) and isinstance(name, int) and name <= len(params):
-        return params[name - 1]
-    raise ProgrammingError(
-        f"no value was given for parameter {name}",
-        kind="Invalid Input Error",
-        sql=sql,
-        span=span,
-        remedy="Pass the values as the second argument of execute().",
-    )
+def _names(params: Any) -> list[str]:
+    if params is None:
+        return []
+    if isinstance(params, Mapping):
+        return [str(name) for name in params]
+    if isinstance(params, str | bytes) or not isinstance(params, Sized):
+        raise ProgrammingError(
+            "Prepared parameters can only be passed as a list or a dictionary", kind="Invalid Input Error"
+        )
+    return [str(number) for number in range(1, len(params) + 1)]
+
+
+def _value(params: Any, name: int | str) -> Any:
+    if isinstance(params, Mapping):
+        return next(value for key, value in params.items() if str(key).lower() == str(name).lower())
+    return list(params)[int(name) - 1]
+
+
+class SqlText(str):
+    """A parameter's value that is SQL already: an argument of EXECUTE."""
+
+
+def _text(value: Any, other: Callable[[Any], str] | None) -> str:
+    if isinstance(value, SqlText):
+        return str(value)
+    try:
+        return sql_literal(value)
+    except ProgrammingError:
+        if other is None:
+            raise
+        return other(value)
 
 
 def sql_literal(value: Any) -> str:
@@ -89,6 +219,10 @@ def sql_literal(value: Any) -> str:
     if isinstance(value, uuid.UUID):
         return f"CAST('{value}' AS UUID)"
     if isinstance(value, Mapping):
+        if not value:
+            return "MAP {}"
+        if value.keys() == {"key", "value"} and all(isinstance(part, list) for part in value.values()):
+            return f"MAP({sql_literal(value['key'])}, {sql_literal(value['value'])})"
         return "{" + ", ".join(f"{literal(str(key))}: {sql_literal(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(sql_literal(item) for item in value) + "]"

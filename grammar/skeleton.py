@@ -77,7 +77,7 @@ def parse_query(lexed: Lexed, first: int, end: int) -> Query:
     start, recursive = first, False
     ctes: list[Cte] = []
     if lexed.word(first) == "WITH":
-        start, ctes, recursive = _ctes(lexed, first, end)
+        start, ctes, recursive = ctes_at(lexed, first, end)
     separators = [
         index
         for index in lexed.level(start, end)
@@ -100,7 +100,8 @@ def parse_query(lexed: Lexed, first: int, end: int) -> Query:
     return Query((first, end), tuple(ctes), recursive, tuple(arms), (tail, end))
 
 
-def _ctes(lexed: Lexed, first: int, end: int) -> tuple[int, list[Cte], bool]:
+def ctes_at(lexed: Lexed, first: int, end: int) -> tuple[int, list[Cte], bool]:
+    """The CTEs of the WITH at a token: index behind them, the CTEs, and whether it is RECURSIVE."""
     index = first + 1
     recursive = lexed.word(index) == "RECURSIVE"
     index += recursive

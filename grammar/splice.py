@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from halo_sql.errors import Span
@@ -32,6 +32,11 @@ class Spliced:
             length = max(1, span.end - span.start)
             return Span(moved, max(moved + 1, min(moved + length, origin.end)))
         return origin
+
+    def pieces(self) -> Iterator[tuple[str, Span]]:
+        """The text of each piece, and the span it stands for."""
+        for start, length, origin in zip(self.starts, self.lengths, self.origins, strict=True):
+            yield self.text[start : start + length], origin
 
     def _piece(self, position: int) -> int:
         return max(0, bisect_right(self.starts, position) - 1)

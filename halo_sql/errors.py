@@ -62,6 +62,13 @@ class Error(Exception):
             self.span = span
         return self
 
+    def moved(self, part: str, start: int, sql: str) -> Error:
+        """Make a position in ``part``, which begins at ``start`` of ``sql``, one in ``sql``; returns self."""
+        if self.span is not None and self.sql == part:
+            self.span = Span(self.span.start + start, self.span.end + start)
+            self.sql = sql
+        return self
+
     def __str__(self) -> str:
         lines = [f"{self.kind}: {self.message}"]
         if self.remedy:

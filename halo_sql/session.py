@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from halo_sql import config
+from halo_sql import batch
+from halo_sql.batch import Outcome
+from halo_sql.call_log import CallLog
 from halo_sql.config import Settings
 from halo_sql.duck import Duck
-from halo_sql.errors import Error, ProgrammingError, Span
+from halo_sql.errors import Error, ProgrammingError
 from halo_sql.grammar.classify import Kind, classify
 from halo_sql.grammar.split import StatementText, split
 from halo_sql.metrics import NodeMetrics, Profile
-from halo_sql.result import BatchResult, DuckResult, Result
+from halo_sql.prepared import Prepared
+from halo_sql.queries import Queries
+from halo_sql.result import DuckResult, Result
 from halo_sql.runtime import Runtime
+from halo_sql.stored import Stored
 
 if TYPE_CHECKING:
-    from halo_sql.catalog.objects import ModelDef, Snapshot
-    from halo_sql.engines.store import ResponseStore, StoreStats
+    from halo_sql.engines.secret_store import SecretStore
+    from halo_sql.engines.store import StoreStats
+    from halo_sql.grammar.expanded import Expanded
     from halo_sql.grammar.statements.nodes import Explain, Statement
     from halo_sql.ir.logical import BoundStatement
     from halo_sql.optimizer.optimize import Optimized
-    from halo_sql.running import QueryRun
 
-PROFILES_KEPT = 100
 LISTING = re.compile(r"\bhalo_\w+\s*\(", re.IGNORECASE)
 
 
@@ -42,20 +46,19 @@ class Session:
 
     duck      the DuckDB connection
     settings  the ``halo_`` settings
-    warnings  sentences for the user, drained by whoever shows them
     engine_infos  model name -> what its engine last said of itself; plans are made with it
     """
 
-    def __init__(self, duck: Duck, settings: Settings, runtime: Runtime) -> None:
+    def __init__(self, duck: Duck, settings: Settings, runtime: Runtime, stored: Stored | None = None) -> None:
         self.duck = duck
         self.settings = settings
-        self.warnings: list[str] = []
         self._runtime = runtime.acquire()
         self.engine_infos = runtime.infos
         self._catalog: Any = None
-        self._run: QueryRun | None = None
-        self._profiles: list[Profile] = []
+        self._queries = Queries(duck, settings, runtime, lambda: self.catalog.snapshot())
         self._closed = False
+        self.stored = Stored(duck, runtime.stored_version) if stored is None else stored.duplicate(duck)
+        self.prepared = Prepared(duck)
 
     @classmethod
     def open(cls, database: str, read_only: bool, config: Mapping[str, object]) -> Session:
@@ -63,20 +66,31 @@ class Session:
         own = {name: value for name, value in config.items() if name.lower().startswith("halo_")}
         settings = Settings(own)
         duck = Duck.connect(database, read_only, {name: value for name, value in config.items() if name not in own})
-        return cls(duck, settings, Runtime())
+        runtime = Runtime()
+        return cls(duck, settings, runtime, Stored(duck, runtime.stored_version, empty=database == ":memory:"))
 
     def duplicate(self) -> Session:
         """Another connection to the same database, with the same engines, store and settings (copied)."""
-        return Session(self.duck.duplicate(), self.settings.copy(), self._runtime)
+        return Session(self.duck.duplicate(), self.settings.copy(), self._runtime, self.stored)
 
     def close(self) -> None:
         """End what runs, close the connection; idempotent."""
         if self._closed:
             return
         self._closed = True
-        self._end_run()
+        self._queries.end()
         self.duck.close()
         self._runtime.release()
+
+    @property
+    def warnings(self) -> list[str]:
+        """Sentences for the user."""
+        return self._queries.warnings
+
+    @property
+    def calls(self) -> CallLog:
+        """The latest LLM calls."""
+        return self._queries.calls
 
     # --- statements ---
 
@@ -85,34 +99,48 @@ class Session:
 
         Returns when the first rows are ready, or when a statement without rows is done.
         """
-        self._end_run()
-        if LISTING.search(sql):
-            from halo_sql import listings
-
-            listings.prepare(self, sql)
+        self._queries.end()
         pieces = split(sql)
         kinds = [classify(piece.text) for piece in pieces]
-        if all(kind is Kind.PLAIN for kind in kinds):
-            self.duck.execute(sql, params)
-            return DuckResult(self.duck.connection)
+        if all(kind is Kind.PLAIN for kind in kinds) and not self._concerns(sql):
+            self._prepare_listings(sql)
+            return self._run_plain(sql, params)
         result: Result | None = None
-        for piece, kind in zip(pieces, kinds, strict=True):
+        for unit in batch.units(pieces, kinds, sql):
             if result is not None:
                 result.close()
+            given = params if unit.end == len(pieces) else None
+            if unit.is_batch:
+                result = batch.last(batch.run_pieces(self.execute, pieces[unit.first : unit.end], sql))
+                continue
+            piece = pieces[unit.first]
             try:
-                result = self._execute_one(piece, kind, params if piece is pieces[-1] else None)
+                result = self._execute_one(piece, kinds[unit.first], given)
             except Error as problem:
-                _relocate(problem, piece, sql)
-                raise
+                raise problem.moved(piece.text, piece.start, sql) from None
         assert result is not None
         return result
+
+    def execute_batch(self, statements: Sequence[str | tuple[str, object]]) -> list[Outcome]:
+        """Run statements (texts, or pairs of text and parameters) as one batch: what became of each, in order."""
+        given = [(item, None) if isinstance(item, str) else item for item in statements]
+        for sql, _ in given:
+            batch.check_member(sql)
+        return batch.run([(sql, partial(self.execute, sql, params)) for sql, params in given])
+
+    def run_batch(self, sql: str) -> list[Outcome]:
+        """Run a text that is one BEGIN BATCH; …; END BATCH: what became of each statement, in order."""
+        pieces = split(sql)
+        [unit] = batch.units(pieces, [classify(piece.text) for piece in pieces], sql)
+        return batch.run_pieces(self.execute, pieces[unit.first : unit.end], sql)
 
     def execute_many(self, sql: str, rows: Sequence[object]) -> Result:
         """Run a statement once for each set of parameters; the last one's result."""
         if not rows:
             raise ProgrammingError("executemany needs at least one set of parameters")
-        if classify(sql) is Kind.PLAIN:
-            self._end_run()
+        if classify(sql) is Kind.PLAIN and not self._concerns(sql):
+            self._queries.end()
+            self._prepare_listings(sql)
             with self.duck.converted(sql):
                 self.duck.connection.executemany(sql, [list(row) if isinstance(row, tuple) else row for row in rows])
             return DuckResult(self.duck.connection)
@@ -122,16 +150,98 @@ class Session:
             result = self.execute(sql, row)
         return result
 
+    def _prepare_listings(self, sql: str) -> None:
+        if LISTING.search(sql):
+            from halo_sql import listings
+
+            listings.prepare(self, sql)
+
     def _execute_one(self, piece: StatementText, kind: Kind, params: object) -> Result:
-        if kind is Kind.PLAIN:
-            self.duck.execute(piece.text, params)
-            return DuckResult(self.duck.connection)
-        if kind is Kind.LLM:
-            return self._run_plan(piece.text, params)[0]
+        sql = piece.text
+        self._prepare_listings(sql)
+        if kind in (Kind.PLAIN, Kind.LLM, Kind.EXPLAIN):
+            expanded = self.prepared.expand(sql, params, self.stored.expand)
+            params = params if expanded is None else None  # they are in its arguments
+            expanded = expanded or self.stored.expand(sql)
+            if kind is Kind.LLM or (kind is Kind.PLAIN and expanded is not None):
+                return self._run_llm(sql, params, expanded)
+            if kind is Kind.PLAIN:
+                return self._run_plain(sql, params)
+            if expanded is not None:
+                return self._run_expanded(sql, params, expanded)
         from halo_sql.grammar.statements.parse import parse_statement
 
-        statement = parse_statement(piece.text)
-        return self._run_statement(statement, piece.text, params)
+        if kind is Kind.HALO_SECRET and not self._is_own_secret(sql):
+            return self._run_plain(sql, params)
+        statement = parse_statement(sql)
+        return self._run_statement(statement, sql, params)
+
+    def _concerns(self, sql: str) -> bool:
+        """Whether a plain text may name a view, a macro or a prepared statement with LLM calls."""
+        return self.stored.concerns(sql) or self.prepared.concerns(sql)
+
+    def _run_plain(self, sql: str, params: object) -> Result:
+        if self.prepared.forget(sql):
+            from halo_sql.statements import text_result
+
+            return text_result([("Success", "BOOLEAN")], [])
+        try:
+            self.duck.execute(sql, params)
+        except Error as problem:
+            if self.stored.missed(problem) and (expanded := self.stored.expand(sql)) is not None:
+                return self._run_llm(sql, params, expanded)
+            raise
+        result = DuckResult(self.duck.connection)
+        self.stored.note(sql)
+        return result
+
+    def _run_llm(self, sql: str, params: object, expanded: Expanded | None) -> Result:
+        """A statement with LLM calls, its own or those of views, macros and prepared statements it names."""
+        if (creation := self.stored.creation(sql)) is not None:
+            self.stored.create(sql, creation, params, self._check)
+            return DuckResult(self.duck.connection)
+        if self.prepared.prepare(sql, self.stored.expand, self._check):
+            from halo_sql.statements import text_result
+
+            return text_result([("Success", "BOOLEAN")], [])
+        if expanded is not None and classify(expanded.text) is not Kind.LLM:
+            return self._run_expanded(sql, params, expanded)
+        from halo_sql import staging
+
+        stages = staging.find(sql, params, expanded, self.duck)
+        if stages is not None:
+            return staging.run(sql, *stages, self.duck, self._check, self._run_text)
+        return self._queries.run(sql, params, expanded)[0]
+
+    def _run_text(self, sql: str, text: Expanded) -> Result:
+        """A text made of a statement's pieces: with LLM calls, or DuckDB's alone."""
+        if classify(text.text) is Kind.LLM:
+            return self._run_llm(sql, None, text)
+        self.duck.execute(text.text)
+        return DuckResult(self.duck.connection)
+
+    def _run_expanded(self, sql: str, params: object, expanded: Expanded) -> Result:
+        """An EXPLAIN whose statement names views, macros or a prepared statement."""
+        try:
+            return self._execute_one(StatementText(expanded.text, 0), classify(expanded.text), params)
+        except Error as problem:
+            if problem.sql == expanded.text:
+                expanded.explain(problem, sql)
+            raise
+
+    def _check(self, sql: str, expanded: Expanded | None) -> BoundStatement:
+        return self._queries.bind(sql, None, expanded)[0]
+
+    def _is_own_secret(self, sql: str) -> bool:
+        """Whether a DROP SECRET names one of TYPE llm."""
+        from halo_sql.grammar.statements.nodes import DropSecret
+        from halo_sql.grammar.statements.parse import parse_statement
+
+        try:
+            statement = parse_statement(sql)
+        except Error:  # DuckDB says what is wrong
+            return False
+        return isinstance(statement, DropSecret) and self.secrets.find(statement.name) is not None
 
     def _run_statement(self, statement: Statement, sql: str, params: object) -> Result:
         """A statement of HaloSQL's own."""
@@ -140,11 +250,7 @@ class Session:
 
         if isinstance(statement, Explain):
             return self._explain(statement, sql, params)
-        try:
-            return statements.run(statement, self.catalog, self.settings, self._runtime.functions)
-        except Error as problem:
-            span = getattr(statement, "name_span", None)
-            raise problem.locate(sql, span) from None
+        return statements.run(statement, self, sql)
 
     # --- LLM queries ---
 
@@ -157,91 +263,19 @@ class Session:
             self._catalog = Catalog(self.duck, self._runtime.models)
         return self._catalog
 
+    @property
+    def secrets(self) -> SecretStore:
+        """The secrets of TYPE llm."""
+        return self._runtime.secrets
+
     def bind(self, sql: str, params: object = None) -> BoundStatement:
         """The logical plan of a statement with LLM calls, as written."""
-        return self._bind(sql, params)[0]
+        return self._queries.bind(sql, params)[0]
 
     def compile(self, sql: str, params: object = None, until: Stage = Stage.OPTIMIZE) -> BoundStatement | Optimized:
         """The plan of a statement with LLM calls after a stage; nothing is executed."""
-        bound, snapshot = self._bind(sql, params)
-        return bound if until is Stage.BIND else self._optimize(bound, snapshot)
-
-    def _bind(self, sql: str, params: object, answers: bool = False) -> tuple[BoundStatement, Snapshot]:
-        from halo_sql.grammar.bind import bind
-
-        snapshot = self.catalog.snapshot()
-        answer = self._constant if answers else None
-        return bind(sql, self.duck, snapshot, self.settings, params, answer), snapshot
-
-    def _constant(self, call: str, params: object) -> str:
-        """The answer of a call without columns as a SQL expression: the statement around it cannot be bound without."""
-        from halo_sql.ir.expr import literal
-
-        result, _ = self._run_plan(f"SELECT {call} AS value, typeof({call}) AS kind", params)
-        try:
-            value, kind = result.fetchall()[0]
-        finally:
-            result.close()
-        if isinstance(value, bool):
-            return str(value).upper()
-        return f"CAST({'NULL' if value is None else literal(str(value))} AS {kind})"
-
-    def _optimize(self, bound: BoundStatement, snapshot: Snapshot) -> Optimized:
-        from halo_sql.optimizer.optimize import optimize
-        from halo_sql.planning import called_models, optimizer_context
-
-        models = called_models(bound, snapshot)
-        context = optimizer_context(bound, self.duck, self.settings, models, self._runtime)
-        return optimize(bound.plan, bound.columns, context)
-
-    def _run_plan(self, sql: str, params: object, profile_only: bool = False) -> tuple[Result, Profile]:
-        from halo_sql.planning import called_models, is_sink, warm
-        from halo_sql.running import primed
-
-        began = time.perf_counter()
-        bound, snapshot = self._bind(sql, params, answers=True)
-        models = called_models(bound, snapshot)
-        store = self._store()
-        self._runtime.begin(warm(self._runtime, models, store))
-        optimized = self._optimize(bound, snapshot)
-        profile = Profile(sql, optimized.dag, {node.id: NodeMetrics() for node in optimized.dag.nodes})
-        profile.planning_s = time.perf_counter() - began
-        self.warnings += bound.warnings
-        run = self._begin(optimized, models, profile)
-        batches = run.batches()
-        if is_sink(bound):
-            counted = list(batches)
-            changed = sum(batch.column(0)[0].as_py() for batch in counted if batch.num_rows)
-            self._run = None
-            return BatchResult(bound.columns, counted, rowcount=changed), profile
-        return BatchResult(bound.columns, primed(batches), run.close), profile
-
-    def _begin(self, optimized: Optimized, models: Mapping[str, ModelDef], profile: Profile) -> QueryRun:
-        from halo_sql.planning import start_run
-        from halo_sql.running import QueryRun
-
-        self._profiles = [*self._profiles[-PROFILES_KEPT + 1 :], profile]
-        store = self._store()
-        warned = 0 if store is None else len(store.warnings)
-
-        def start() -> Any:
-            return start_run(self.duck, self._runtime, optimized.dag, models, store, self.settings, profile)
-
-        run = QueryRun(self._runtime, self.duck, start, profile)
-        self._run = run
-        run.prefetch()
-        if store is not None:
-            self.warnings += store.warnings[warned:]
-        return run
-
-    def _store(self) -> ResponseStore | None:
-        path = config.store_path(self.settings)
-        return None if path is None else self._runtime.store(path)
-
-    def _end_run(self) -> None:
-        run, self._run = self._run, None
-        if run is not None:
-            run.close()
+        bound, snapshot = self._queries.bind(sql, params)
+        return bound if until is Stage.BIND else self._queries.optimize(bound, snapshot)
 
     # --- EXPLAIN ---
 
@@ -255,17 +289,15 @@ class Session:
         try:
             text = self._explain_text(inner, params, statement.analyze, statement.format, statement.sections)
         except Error as problem:
-            if problem.span is not None and problem.sql == inner:
-                problem.span = Span(problem.span.start + statement.start, problem.span.end + statement.start)
-                problem.sql = sql
-            raise
+            raise problem.moved(inner, statement.start, sql) from None
         key = "analyzed_plan" if statement.analyze else "physical_plan"
         return text_result([("explain_key", "VARCHAR"), ("explain_value", "VARCHAR")], [(key, text)])
 
     def explain(self, sql: str, analyze: bool = False, format: str = "text", params: object = None) -> str:
         """The plan of a statement as text; with ``analyze`` it is run, and the plan shows what happened."""
+        self._prepare_listings(sql)
         if classify(sql) is Kind.LLM:
-            self._end_run()
+            self._queries.end()
             return self._explain_text(sql, params, analyze, format, ())
         prefix = "EXPLAIN (ANALYZE, FORMAT " if analyze else "EXPLAIN (FORMAT "
         rows = self.duck.rows(f"{prefix}{format}) {sql}", params)
@@ -275,10 +307,10 @@ class Session:
         from halo_sql import explain, explain_sections
 
         if not analyze:
-            bound, snapshot = self._bind(sql, params)
-            optimized = self._optimize(bound, snapshot)
+            bound, snapshot = self._queries.bind(sql, params)
+            optimized = self._queries.optimize(bound, snapshot)
             return explain_sections.render(bound, optimized, form, sections, sql)
-        result, profile = self._run_plan(sql, params)
+        result, profile = self._queries.run(sql, params)
         try:
             for _ in result.reader():
                 pass
@@ -290,48 +322,34 @@ class Session:
 
     def interrupt(self) -> None:
         """Cancel what runs, from any thread."""
-        run = self._run
-        if run is not None:
-            run.interrupt()
-        else:
-            self.duck.interrupt()
+        self._queries.interrupt()
 
     def progress(self) -> list[tuple[str, NodeMetrics]]:
         """Label and live counters of the LLM operators of the running query."""
-        run = self._run
-        if run is None:
-            return []
-        from halo_sql.ir.physical import calls_by
-
-        found = []
-        for node in run.profile.dag.nodes:
-            calls = calls_by(node.op)
-            if calls:
-                found.append((", ".join(call.label for call in calls), run.profile.nodes[node.id]))
-        return found
+        return self._queries.progress()
 
     def last_profile(self) -> Profile | None:
         """What the last LLM query did."""
-        return self._profiles[-1] if self._profiles else None
+        return self._queries.profiles[-1] if self._queries.profiles else None
 
     def profiles(self) -> list[Profile]:
         """What the latest LLM queries did, oldest first."""
-        return list(self._profiles)
+        return list(self._queries.profiles)
 
     def store_stats(self) -> StoreStats | None:
         """The response store as it is; None when it is off."""
-        store = self._store()
+        store = self._queries.store()
         return None if store is None else store.stats()
 
     def register(self, name: str, obj: object) -> None:
         """Make an Arrow or dataframe object a table of this connection."""
-        self._end_run()
+        self._queries.end()
         with self.duck.converted():
             self.duck.connection.register(name, obj)
 
     def unregister(self, name: str) -> None:
         """Undo ``register``."""
-        self._end_run()
+        self._queries.end()
         with self.duck.converted():
             self.duck.connection.unregister(name)
 
@@ -360,10 +378,3 @@ class Session:
     def rollback(self) -> None:
         """ROLLBACK."""
         self.execute("ROLLBACK").close()
-
-
-def _relocate(problem: Error, piece: StatementText, sql: str) -> None:
-    """Positions inside one statement of a script become positions in the script."""
-    if problem.span is not None and problem.sql == piece.text and piece.text != sql:
-        problem.span = Span(problem.span.start + piece.start, problem.span.end + piece.start)
-        problem.sql = sql
