@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from halo_sql.duck import Duck
-from halo_sql.errors import Error, NotSupportedError
+from halo_sql.errors import Error, NotSupportedError, Span
 from halo_sql.grammar.calls import CALL_KINDS
 from halo_sql.grammar.names import Scope
 from halo_sql.grammar.skeleton import starts_query
