@@ -35,7 +35,14 @@ _GROUPED_AWAY = frozenset({"FROM", "WHERE", "GROUP", "HAVING", "SAMPLE"})
 
 def has_reduce(block: Block) -> bool:
     """Whether the block itself calls LLM_REDUCE."""
-    return any(call.kind == "reduce" for call in row_calls(block, block.select.range))
+    return any(call.kind == "reduce" for call in _own_calls(block))
+
+
+def _own_calls(block: Block) -> list[CallSite]:
+    """The calls of the block behind FROM and WHERE."""
+    gone = [part for clause, part in block.select.clauses.items() if clause in ("FROM", "WHERE")]
+    calls = row_calls(block, block.select.range)
+    return [call for call in calls if not any(first <= call.first < end for first, end in gone)]
 
 
 def bind_groups(block: Block, described: Described) -> BoundQuery:
@@ -119,8 +126,8 @@ class _Stage:
 
     def _cut_calls(self) -> None:
         block = self.block
-        calls = [call for call in row_calls(block, block.select.range) if call.kind == "reduce"]
-        calls = [inner for call in calls for inner in call.inner] + row_calls(block, block.select.range)
+        own = _own_calls(block)
+        calls = [*(inner for call in own if call.kind == "reduce" for inner in call.inner), *own]
         self._shown: set[ColumnId] = set()
         for call in calls:
             if id(call) in block.hoister.outputs:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from halo_sql.grammar.bind_rank import check_tournaments, ranked_first, top_k
+from halo_sql.grammar.bind_rank import ranked_first, top_k
 from halo_sql.grammar.binding import BoundQuery
 from halo_sql.grammar.block import Block, Described, has_grouping, lift, reads_waiting, resolve
 from halo_sql.grammar.expressions import typed
@@ -40,7 +40,6 @@ def bind_plain(block: Block, described: Described) -> BoundQuery | None:
     binding, hoister, select = block.binding, block.hoister, block.select
     sort_keys = _sort_keys(block)
     ranked = ranked_first(block, sort_keys)
-    check_tournaments(block, ranked)
     direction = sort_keys.pop(0)[1] if ranked is not None else ""
     outputs = _outputs(block)
     if ranked is not None:

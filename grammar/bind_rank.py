@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from halo_sql.errors import BinderError
 from halo_sql.grammar.block import Block, row_calls
 from halo_sql.grammar.calls import CallSite
 from halo_sql.grammar.skeleton import Range
@@ -27,17 +26,6 @@ def ranked_first(block: Block, keys: SortParts) -> CallSite | None:
         return None
     same = [other for other in row_calls(block, block.select.range) if other.text == call.text]
     return call if len(same) == 1 else None
-
-
-def check_tournaments(block: Block, call: CallSite | None) -> None:
-    """BinderError for a tournament that is not the first key of a plain ORDER BY: it gives an order, no value."""
-    for other in row_calls(block, block.select.range):
-        if other.method == "tournament" and other is not call:
-            raise BinderError(
-                "method => 'tournament' gives an order and no value: LLM_RANK must be the first key of ORDER BY, alone",
-                span=other.origin(),
-                remedy="Leave method out, or order by it in a sub-query without aggregates, windows and DISTINCT.",
-            )
 
 
 def top_k(

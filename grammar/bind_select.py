@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from halo_sql.grammar.bind_from import Relations, bind_from, bind_relations, is_whole
 from halo_sql.grammar.bind_groups import bind_groups, has_reduce
 from halo_sql.grammar.bind_plain import bind_plain, is_plain
-from halo_sql.grammar.bind_rank import check_tournaments
 from halo_sql.grammar.bind_tail import bind_tail
 from halo_sql.grammar.bind_where import bind_where
 from halo_sql.grammar.binding import Binding, BoundQuery, CteContext
@@ -76,7 +75,6 @@ def _composed(
 
 
 def _tail(block: Block, described: Described) -> BoundQuery:
-    check_tournaments(block, None)
     select = block.select
     for clause, part in select.clauses.items():
         if clause in ("FROM", "WHERE"):

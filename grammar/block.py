@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from halo_sql.errors import Span
+from halo_sql.errors import Error, Span
 from halo_sql.grammar.bind_from import BoundFrom
 from halo_sql.grammar.binding import SHADOW_MARK, Binding, BoundQuery, CteContext
 from halo_sql.grammar.calls import CallSite
@@ -91,7 +91,11 @@ def output_names(binding: Binding, items: Sequence[Item], described: Described) 
     marked = [index for index, (name, _) in enumerate(described) if SHADOW_MARK in name]
     names = list(described)
     pairs = list(zip(marked, unnamed, strict=False))
-    found = binding.duck.expression_names([_as_duckdb(binding, item.range) for _, item in pairs])
+    texts = [_as_duckdb(binding, item.range) for _, item in pairs]
+    try:
+        found = binding.duck.expression_names(texts)
+    except Error:
+        found = texts  # OVER w: the window is no part of the item
     for (index, _), name in zip(pairs, found, strict=True):
         names[index] = (name, described[index][1])
     return names

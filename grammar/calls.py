@@ -91,6 +91,15 @@ class CallSite:
         """The call in the statement."""
         return self.source.origin(self.span)
 
+    def check_value(self) -> None:
+        """BinderError for a call that gives an order and no value: it stands where a value is wanted."""
+        if self.method == "tournament":
+            raise BinderError(
+                "method => 'tournament' gives an order and no value: LLM_RANK must be the first key of ORDER BY, alone",
+                span=self.origin(),
+                remedy="Leave method out, or order by it in a sub-query without aggregates, windows and DISTINCT.",
+            )
+
     def holes(self) -> Iterator[HoleSite]:
         """Its holes, in order."""
         return (piece for piece in self.pieces if isinstance(piece, HoleSite))

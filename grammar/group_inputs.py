@@ -49,6 +49,12 @@ def read_group_inputs(source: Source, first: int, closing: int) -> GroupInputs:
     order: Range | None = None
     has_prompt = False
     for start, end in pieces:
+        if start == end:
+            raise BinderError(
+                "LLM_REDUCE: an argument is missing",
+                span=source.origin(lexed.span(start, start + 1)),
+                remedy="Remove the comma.",
+            )
         stop = next((at for at in lexed.level(start, end) if orders(lexed, at)), end)
         if _is_option(lexed, start):
             has_prompt = has_prompt or identifier(lexed.text(start)).lower() == "prompt"
@@ -60,7 +66,7 @@ def read_group_inputs(source: Source, first: int, closing: int) -> GroupInputs:
         elif not has_prompt:
             has_prompt = True
             arguments.append((start, stop))
-        elif start < stop:
+        else:
             if lexed.word(start) == "DISTINCT" and not inputs and stop - start > 1:
                 distinct, start = True, start + 1
             inputs.append((start, stop))

@@ -101,6 +101,7 @@ class Hoister:
         """The output column of a call, lifting it and what it depends on."""
         if id(site) in self.outputs:
             return self.outputs[id(site)]
+        site.check_value()
         if site.inputs:
             raise NotSupportedError(
                 "LLM_REDUCE cannot stand here in this version: it has no groups to work on",

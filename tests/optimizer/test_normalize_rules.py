@@ -98,6 +98,10 @@ FIRES: dict[str, list[tuple[Any, str]]] = {
     "top_k_below_llm": [
         (top_k(MAPPED, 21, "z {3}", 2), "LlmMap('x {3}') > LlmTopK('z {3}') > Fragment"),
         (
+            top_k(project(MAPPED, S, (H, "#3")), 21, "z {10}", 2),
+            "Project > LlmMap('x {3}') > LlmTopK('z {10}') > Fragment",
+        ),
+        (
             top_k(llm_map(KEPT, call(20, "x {3}")), 21, "z {3}", 2),
             "LlmMap('x {3}') > LlmTopK('z {3}') > LlmFilter('y {3}') > Fragment",
         ),
@@ -209,6 +213,8 @@ STAYS: dict[str, list[Any]] = {
     ],
     "top_k_below_llm": [
         top_k(MAPPED, 21, "z {20}", 2),
+        top_k(project(MAPPED, (H, "#20")), 21, "z {10}", 2),
+        top_k(project(MAPPED, (H, "upper(#3)")), 21, "z {10}", 2),
         top_k(KEPT, 21, "z {3}", 2),
         top_k(limit(MAPPED, 5), 21, "z {3}", 2),
     ],
