@@ -270,7 +270,14 @@ class Session:
     def _explain(self, statement: Explain, sql: str, params: object) -> Result:
         inner = statement.statement
         if classify(inner) is not Kind.LLM:
-            self.duck.execute(("EXPLAIN ANALYZE " if statement.analyze else "EXPLAIN ") + inner, params)
+            options = ["ANALYZE"] * statement.analyze + [f"FORMAT {statement.format}"]
+            prefix = f"EXPLAIN ({', '.join(options)}) "
+            try:
+                self.duck.execute(prefix + inner, params)
+            except Error as problem:
+                if problem.span is not None:
+                    problem.moved(problem.sql or "", statement.start - len(prefix), sql)
+                raise
             return DuckResult(self.duck.connection)
         from halo_sql.statements import text_result
 
