@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from halo_sql.catalog.objects import Snapshot
@@ -9,44 +11,97 @@ from halo_sql.config import Settings
 from halo_sql.duck import Duck
 from halo_sql.errors import CatalogError, Error, NotSupportedError, ParserError, Span
 from halo_sql.grammar.bind_query import QueryBinder
+from halo_sql.grammar.bind_write import bind_write, writes
 from halo_sql.grammar.binding import Binding, BoundQuery, CteContext, plain
 from halo_sql.grammar.calls import CallReader
+from halo_sql.grammar.constants import ConstantNeededError, needed_constant
 from halo_sql.grammar.expanded import Expanded
 from halo_sql.grammar.lex import Lexed, lex
 from halo_sql.grammar.parameters import splice_parameters
 from halo_sql.grammar.skeleton import QUERY_STARTS, Range, identifier, starts_query
 from halo_sql.grammar.source import Source
-from halo_sql.grammar.splice import Spliced, assemble
+from halo_sql.grammar.splice import Piece, Spliced, assemble
 from halo_sql.grammar.syntax import analyse
 from halo_sql.grammar.texts import visible
 from halo_sql.ir.expr import Column, literal
 from halo_sql.ir.logical import BoundStatement, Fragment, Sink
 from halo_sql.ir.types import BIGINT
 
+Answer = Callable[[str, Any], str]  # (a constant call's text, parameters) -> its answer as a SQL expression
+
 
 def bind(
-    sql: str, duck: Duck, snapshot: Snapshot, settings: Settings, params: Any = None, expanded: Expanded | None = None
+    sql: str,
+    duck: Duck,
+    snapshot: Snapshot,
+    settings: Settings,
+    params: Any = None,
+    answer: Answer | None = None,
+    expanded: Expanded | None = None,
 ) -> BoundStatement:
-    """Bind a statement that holds LLM calls. Nothing is executed; every error points into ``sql``.
+    """Bind a statement that holds LLM calls. Every error points into ``sql``.
+
+    Nothing is executed but what ``answer`` does: it is asked for the calls without which DuckDB cannot bind the
+    statement (those that stand for a constant). Without it they count as NULL.
 
     expanded  the statement with its views and macros written out, when it names any
     """
+    text, names = sql if expanded is None else expanded.text, list[tuple[str, str]]()
     try:
-        spliced = splice_parameters(
-            sql if expanded is None else expanded.text, params, duck.parameter, duck.expression_name
-        )
+        spliced = splice_parameters(text, params, duck.parameter, duck.expression_name)
     except Error as problem:
         if expanded is not None:
             expanded.explain(problem, sql)
         raise
+    text = spliced.text
+    origin: Callable[[Span], Span] = spliced.origin
+    outer = _same if expanded is None else expanded.origin
+    while True:
+        try:
+            bound = _bind(text, _chain(origin, outer), duck, snapshot, settings, answer is not None)
+            return replace(bound, columns=tuple(_named(column, names) for column in bound.columns))
+        except ConstantNeededError as need:
+            assert answer is not None
+            site = need.site
+            value = answer(site.text, None)
+            names.append((duck.expression_name(value), duck.expression_name(site.text)))
+            span = site.span
+            pieces = [
+                Piece(text[: span.start], Span(0, span.start)),
+                Piece(value, span),
+                Piece(text[span.end :], Span(span.end, len(text))),
+            ]
+            replaced = assemble(pieces)
+            text, origin = replaced.text, _chain(replaced.origin, origin)
+        except Error as problem:
+            if problem.span is not None:
+                problem.span, problem.sql = origin(problem.span), sql
+                if expanded is not None:
+                    expanded.explain(problem, sql)
+            raise
+
+
+def _same(span: Span) -> Span:
+    return span
+
+
+def _chain(inner: Callable[[Span], Span], outer: Callable[[Span], Span]) -> Callable[[Span], Span]:
+    return lambda span: outer(inner(span))
+
+
+def _named(column: Column, names: Sequence[tuple[str, str]]) -> Column:
+    """A column named by an answer is named by the call."""
+    for value, call in names:
+        if value in column.name:
+            column = replace(column, name=column.name.replace(value, call))
+    return column
+
+
+def _bind(
+    sql: str, origin: Callable[[Span], Span], duck: Duck, snapshot: Snapshot, settings: Settings, answers: bool
+) -> BoundStatement:
     try:
-        return _bind(spliced, duck, snapshot, settings, expanded)
-    except Error as problem:
-        if problem.span is not None:
-            problem.span, problem.sql = spliced.origin(problem.span), sql
-            if expanded is not None:
-                expanded.explain(problem, sql)
-        raise
+        return _bind_text(sql, origin, duck, snapshot, settings, answers)
     except RecursionError:
         raise NotSupportedError(
             "sub-queries with LLM calls are nested too deep",
@@ -54,33 +109,31 @@ def bind(
         ) from None
 
 
-def _bind(
-    spliced: Spliced, duck: Duck, snapshot: Snapshot, settings: Settings, expanded: Expanded | None
+def _bind_text(
+    sql: str, origin: Callable[[Span], Span], duck: Duck, snapshot: Snapshot, settings: Settings, answers: bool
 ) -> BoundStatement:
-    sql = spliced.text
     lexed = lex(sql)
     if not lexed.tokens:
         raise ParserError("the statement is empty", remedy="Write a query.")
     for index, token in enumerate(lexed.tokens):
         if token.text == ";":
             raise ParserError("one statement at a time", span=lexed.span(index, index + 1), remedy="Remove the rest.")
-    kind, query = statement_query(lexed)
+    is_write = writes(lexed)
+    kind, query = ("write", (0, len(lexed.tokens))) if is_write else statement_query(lexed)
     span = lexed.span(*query)
     source = Source(lexed, analyse(sql[span.start : span.end], span.start), lambda part: part)
     reader = CallReader(duck, snapshot, settings)
 
-    def place(span: Span) -> Span:
-        written = spliced.origin(span)
-        return written if expanded is None else expanded.origin(written)
-
     try:
-        return _bind_calls(Binding(duck, source, reader.find(source), place), kind, query)
+        if is_write:
+            return bind_write(Binding(duck, source, reader.find(source), origin))
+        return _bind_calls(Binding(duck, source, reader.find(source), origin), kind, query, answers)
     except Error as problem:
         reader.explain(problem)
         raise
 
 
-def _bind_calls(binding: Binding, kind: str, query: Range) -> BoundStatement:
+def _bind_calls(binding: Binding, kind: str, query: Range, answers: bool) -> BoundStatement:
     sql, span = binding.lexed.sql, binding.lexed.span(*query)
     for call in binding.calls:
         if not (query[0] <= call.first and call.end <= query[1]):
@@ -89,6 +142,7 @@ def _bind_calls(binding: Binding, kind: str, query: Range) -> BoundStatement:
                 span=call.origin(),
                 remedy="Put it into the query of the statement.",
             )
+    _bind_shadow(binding, query, answers)
     if kind != "query" and _check_target(binding, kind, query):
         nothing = Fragment(
             ("SELECT NULL WHERE false",), (binding.new_column("nothing", BIGINT),), label="Nothing to do"
@@ -101,6 +155,21 @@ def _bind_calls(binding: Binding, kind: str, query: Range) -> BoundStatement:
     sink = Sink(bound.plan, sql[: span.start], sql[span.end :], visible(bound.columns), kind)
     count = Column(binding.new_id(), "Count", BIGINT)
     return BoundStatement(sink, (count,), False, tuple(binding.warnings))
+
+
+def _bind_shadow(binding: Binding, query: Range, answers: bool) -> None:
+    """DuckDB binds the whole query with typed NULLs in the calls' places: every error of the user's own shows here."""
+    problem: Error | None = None
+    try:
+        binding.describe(binding.shadow(*query))
+    except Error as refused:
+        problem = refused
+    site = needed_constant(binding, query, problem) if answers else None
+    if site is not None:
+        raise ConstantNeededError(site)
+    if problem is not None:
+        raise problem
+    binding.bound = True
 
 
 def statement_query(lexed: Lexed) -> tuple[str, Range]:

@@ -11,6 +11,7 @@ from halo_sql.grammar.binding import SHADOW_MARK, Binding, BoundCte, BoundQuery,
 from halo_sql.grammar.block import Described
 from halo_sql.grammar.calls import CallSite
 from halo_sql.grammar.checked import checked_fragment, fragment_columns
+from halo_sql.grammar.demand import bind_demand
 from halo_sql.grammar.hoist import Hoister
 from halo_sql.grammar.names import Scope, Table
 from halo_sql.grammar.skeleton import Arm, Query, Range, identifier, parse_query
@@ -33,11 +34,17 @@ class QueryBinder:
         while self.binding.lexed.text(first) == "(" and self.binding.lexed.partner[first] == end - 1:
             first, end = first + 1, end - 1
         query = parse_query(self.binding.lexed, first, end)
-        inner = self._with(query, context)
-        if not self.binding.tainted(first, end, inner):
-            return self._own(query, context)
-        if len(query.arms) > 1:
-            return self._set_operation(query, inner, context)
+        warned = len(self.binding.warnings)
+        try:
+            inner = self._with(query, context)
+            if not self.binding.tainted(first, end, inner):
+                return self._own(query, context)
+            if len(query.arms) > 1:
+                return self._set_operation(query, inner, context)
+        except NotSupportedError as problem:
+            del self.binding.warnings[warned:]
+            described = self.binding.describe(self.binding.shadow(first, end), context)
+            return bind_demand(self.binding, (first, end), context, described, problem)
         return self._arm(query.arms[0], inner)
 
     def _with(self, query: Query, context: CteContext) -> CteContext:
@@ -93,6 +100,16 @@ class QueryBinder:
         if not binding.tainted(first, end, context):
             return self._own(parse_query(binding.lexed, first, end), context)
         described = binding.describe(binding.shadow(first, end), context)
+        warned = len(binding.warnings)
+        try:
+            return self._lifted(arm, context, described)
+        except NotSupportedError as problem:
+            del binding.warnings[warned:]
+            return bind_demand(binding, arm.range, context, described, problem)
+
+    def _lifted(self, arm: Arm, context: CteContext, described: Described) -> BoundQuery:
+        """An arm with its calls lifted out of its expressions; NotSupportedError where that cannot be."""
+        binding, (first, end) = self.binding, arm.range
         if arm.kind == "select":
             return bind_select(binding, arm.range, context, self.bind, described)
         if arm.kind == "values":

@@ -72,6 +72,10 @@ class Binding:
         self.calls = calls
         self.place = place  # a span of the bound text -> the span of the user's text (before parameters)
         self.warnings: list[str] = []
+        self.bound = (
+            False  # set when DuckDB has taken the whole statement: what it refuses later is no error of the user's
+        )
+        self._described: dict[str, list[tuple[str, SqlType]]] = {}
         self._next = 0
         self._ctes = 0
 
@@ -137,13 +141,22 @@ class Binding:
 
     def describe_text(self, spliced: Spliced) -> list[tuple[str, SqlType]]:
         """The same for an assembled text."""
+        known = self._described.get(spliced.text)
+        if known is not None:
+            return known
         try:
-            return self.duck.describe(spliced.text)
+            found = self.duck.probe(spliced.text) if self.bound else self.duck.describe(spliced.text)
+            self._described[spliced.text] = found
+            return found
         except Error as problem:
             if problem.span is not None and problem.sql == spliced.text:
                 problem.span = spliced.origin(problem.span)
             problem.sql = None
             raise
+
+    def probe(self, text: str) -> list[tuple[str, SqlType]]:
+        """The same for a text that DuckDB may well refuse: its error has no position, and the transaction lives on."""
+        return self.duck.probe(text)
 
     def _with(self, context: CteContext) -> list[Piece]:
         pieces = [plain("WITH RECURSIVE " if context.recursive else "WITH ")]
@@ -183,7 +196,7 @@ def plain(text: str) -> Piece:
 def shadow_of(call: CallSite) -> list[Piece]:
     """The typed expression that stands for a call: its holes are bound where the call stands."""
     where = call.origin()
-    wanted = _sample(call.returns)
+    wanted = sample(call.returns)
     if call.on_error == "struct":
         wanted = f"{{'value': {wanted}, 'error': CAST(NULL AS VARCHAR)}}"
     fields = [item for hole in call.holes() for item in hole.fields]
@@ -203,12 +216,12 @@ def shadow_of(call: CallSite) -> list[Piece]:
     return pieces
 
 
-def _sample(kind: SqlType) -> str:
-    """A value of a type; not NULL where there are fields: of ``(NULL::STRUCT(a INTEGER)).a`` the type is "NULL"."""
+def sample(kind: SqlType) -> str:
+    """A text for a value of a type; not NULL where it has fields: ``(NULL::STRUCT(a INTEGER)).a`` is of type "NULL"."""
     if kind.kind == "list":
-        return f"[{_sample(kind.fields[0][1])}]"
+        return f"[{sample(kind.fields[0][1])}]"
     if kind.kind == "struct" and all(name for name, _ in kind.fields):
-        return "{" + ", ".join(f"{literal(name)}: {_sample(inner)}" for name, inner in kind.fields) + "}"
+        return "{" + ", ".join(f"{literal(name)}: {sample(inner)}" for name, inner in kind.fields) + "}"
     return f"CAST(NULL AS {kind.text})"
 
 

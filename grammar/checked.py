@@ -61,7 +61,7 @@ def fragment_columns(
         types = {column.id: column.type for column in output_columns(inputs[part.index])}
         items = [f"CAST(NULL AS {types[column].text}) AS {quote(name)}" for name, column in part.names]
         pieces.append(f"(SELECT * FROM (SELECT {', '.join(items) or 'NULL'}))")
-    return binding.duck.describe("".join(pieces))
+    return binding.probe("".join(pieces))
 
 
 def _difference(columns: Sequence[Column], found: Sequence[SqlType]) -> str:

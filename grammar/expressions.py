@@ -196,7 +196,7 @@ def typed(duck: Duck, exprs: Sequence[SqlExpr], columns: Sequence[Column]) -> li
         source: Any = Input(0, inputs)
         query = render(Project(source, outputs), [f"(SELECT {empty or 'NULL AS c0'}) AS r"])
         try:
-            described = duck.describe(query.replace("AS c-", "AS x"))
+            described = duck.probe(query.replace("AS c-", "AS x"))
         except Error:
             return None
         for index, (_, sql_type) in zip(members, described, strict=False):

@@ -30,7 +30,7 @@ def inner_join_conditions(lexed: Lexed, clause: Range, holds_call: Callable[[Ran
             on = None
         if word in _JOIN_WORDS - _INNER and not _is_function(lexed, index) and _joins(lexed, index, clause[1]):
             return []
-        if word == "POSITIONAL" and lexed.word(index + 1) == "JOIN":
+        if "JOIN" in (word, lexed.word(index + 1)) and (word == "POSITIONAL" or lexed.word(index + 1) == "BY"):
             return []
         if word == "ON" and not lexed.column_label(index):
             on = index + 1

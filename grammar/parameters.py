@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from halo_sql.errors import NotSupportedError, ProgrammingError, Span
+from halo_sql.grammar.classify import operator_calls
 from halo_sql.grammar.expand_tokens import is_named
 from halo_sql.grammar.holes import Edit, Place, literal_edit, prompt_literals
 from halo_sql.grammar.lex import Lexed, lex
@@ -52,9 +53,10 @@ def splice_parameters(
                 values[key] = _text(_value(params, found.name), other)
             except ProgrammingError as problem:
                 raise problem.locate(sql, found.origin) from None
-    if not places:
+    nested = name_of is not None and sql.upper().count("SELECT") > 1
+    if not places and not nested:
         return assemble([Piece(sql, Span(0, len(sql)))])
-    edits = _edits(sql, [], values)
+    edits = _edits(sql, [], values) if places else []
     if name_of is not None:
         numbered = _edits(
             sql, [], {key: f"${found.name}" for key, found in zip(map(_key, places), places, strict=True)}
@@ -68,14 +70,28 @@ def _key(found: _Place) -> str:
 
 
 def _item_names(sql: str, numbered: Sequence[Edit], name_of: Callable[[str], str]) -> list[Edit]:
+    """Names for unnamed items with parameters, and with calls in derived tables: what stands for them has others."""
     lexed = lex(sql)
+    calls = [token.start for token in operator_calls(lexed.tokens)]
     edits: list[Edit] = []
-    for part in layout(lexed).select_lists:
+    for part in reversed(layout(lexed).select_lists):  # the inner ones first
+        opening = lexed.parent[part[0] - 1]
+        derived = opening >= 0 and (
+            lexed.word(opening - 1) in ("FROM", "JOIN", "LATERAL", "AS", "MATERIALIZED")
+            or lexed.text(opening - 1) in (",", "(")
+        )
         for item in lexed.items(*part):
             span = lexed.span(*item)
-            if any(span.start <= edit.start < span.end for edit, _ in numbered) and not is_named(lexed, *item):
+            changed = any(span.start <= edit.start < span.end for edit, _ in (*numbered, *edits))
+            calling = derived and any(span.start <= call < span.end for call in calls)
+            if (changed or calling) and not is_named(lexed, *item):
                 text = assemble(
-                    pieces_of(sql, span.start, span.end, [e for e in numbered if e[0].end <= span.end])
+                    pieces_of(
+                        sql,
+                        span.start,
+                        span.end,
+                        [e for e in numbered if span.start <= e[0].start and e[0].end <= span.end],
+                    )
                 ).text
                 edits.append((Span(span.end, span.end), [Piece(f" AS {quote(name_of(text))}", span)]))
     return edits

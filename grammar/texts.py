@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from halo_sql.duck import Token, tokenize
 from halo_sql.errors import Span
 from halo_sql.grammar.binding import BoundQuery
 from halo_sql.ir.expr import Column, ColumnId, quote
-from halo_sql.ir.logical import InputRef, LogicalPlan
+from halo_sql.ir.logical import DemandPart, InputRef, LogicalPlan
 from halo_sql.ir.physical import batch_name
 
 Part = str | InputRef
+Piece = TypeVar("Piece", bound=DemandPart)
 
 
 @dataclass(slots=True)
@@ -52,9 +54,9 @@ class FragmentText:
         return merged(pieces)
 
 
-def merged(parts: Sequence[Part]) -> tuple[Part, ...]:
+def merged(parts: Sequence[Piece]) -> tuple[Piece, ...]:
     """Neighbouring texts as one, empty ones dropped."""
-    result: list[Part] = []
+    result: list[Any] = []
     for part in parts:
         if isinstance(part, str) and result and isinstance(result[-1], str):
             result[-1] += part
@@ -101,7 +103,8 @@ _WHOLE_ROW = frozenset({"NATURAL", "COLUMNS", "PIVOT", "UNPIVOT", "SUMMARIZE", "
 def narrowed(parts: Sequence[Part]) -> tuple[Part, ...]:
     """The parts with each input showing only the columns whose names occur in the text.
 
-    All columns stay where the text may read one without naming it: ``*``, a table's alias as a value, NATURAL.
+    All columns stay where the text may read one without naming it: ``*``, a table's alias as a value, NATURAL,
+    or names it differently: ``t(a, b)``.
     """
     if sum(len(part) for part in parts if isinstance(part, str)) > LONGEST_NARROWED:
         return tuple(parts)
@@ -120,6 +123,8 @@ def narrowed(parts: Sequence[Part]) -> tuple[Part, ...]:
             if follower < len(words) and words[follower] is not None:
                 aliases.add(unquoted(str(words[follower])))
                 defined.add(follower)
+                if follower + 1 < len(words) and words[follower + 1] == "(":
+                    return tuple(parts)  # t(a, b) renames by position
     named: set[str] = set()
     for index, word in enumerate(words):
         if word is None or index in defined:

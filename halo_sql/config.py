@@ -35,6 +35,7 @@ class Setting:
 
 SETTINGS: tuple[Setting, ...] = (
     Setting("halo_default_model", "text", "smollm2", "Model of calls that name none"),
+    Setting("halo_default_embedding_model", "text", "minilm", "Model of LLM_EMBED calls that name none"),
     Setting("halo_store", "text", "", "Response store: a file, '' for the one in HALO_HOME, or 'off'"),
     Setting("halo_optimizer", "text", "on", "'off' runs statements as written", choices=("on", "off")),
     Setting("halo_disabled_rules", "list", "", "Optimizer rules not to use, comma-separated"),

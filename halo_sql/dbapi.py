@@ -375,9 +375,9 @@ class Connection(Cursor):
         return self
 
     def create_model(self, name: str, fn: Callable[..., Any], **options: object) -> Self:
-        """A Python callable (messages in, text out; sync or async) as a model of this connection and its cursors.
+        """A Python callable (messages in, text out; or texts in, vectors out with ``kind='embedding'``) as a model.
 
-        ``options``: ``concurrency``, ``timeout_s``, ``storable`` (answers may be kept in the response store).
+        ``options``: ``concurrency``, ``timeout_s``, ``storable``, ``kind``, ``dimensions``, ``batch_size``.
         """
         self._link.free()
         self._link.open().create_model(name, fn, **options)

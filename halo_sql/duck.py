@@ -6,10 +6,11 @@ track of the one it has and closes it before anything else runs.
 
 from __future__ import annotations
 
+import inspect
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, ClassVar, NamedTuple
 
 import duckdb
@@ -65,7 +66,7 @@ class Duck:
     """A DuckDB connection with the operations the layers above need."""
 
     # the same for every connection of a DuckDB version, and slow to list
-    _known_functions: ClassVar[tuple[frozenset[str], frozenset[str], frozenset[str]] | None] = None
+    _known_functions: ClassVar[tuple[frozenset[str], ...] | None] = None
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection
@@ -121,7 +122,10 @@ class Duck:
 
     def describe(self, query: str, params: Any = None) -> list[tuple[str, SqlType]]:
         """Names and types of a query's result columns, without running it. Errors point into ``query``."""
-        prefix = "DESCRIBE "
+        if params is None:
+            with suppress(Error):
+                return self.probe(query)
+        prefix = "DESCRIBE "  # the same with the position of what is wrong
         try:
             found = self.rows(prefix + query, params)
         except Error as problem:
@@ -130,6 +134,22 @@ class Duck:
                 problem.sql = query
             raise
         return [(row[0], self.sql_type(row[1])) for row in found]
+
+    def probe(self, query: str) -> list[tuple[str, SqlType]]:
+        """``describe`` for a query that may well be refused: the error has no position, and an open transaction
+        stays usable (DuckDB ends one at the first error of a statement, not at that of a relation)."""
+        self.release()
+        if not self._is_select(query):
+            return [(row[0], self.sql_type(row[1])) for row in self.rows("DESCRIBE " + query)]
+        try:
+            relation = self.connection.sql(query)
+            names, kinds = relation.columns, [(str(kind), kind) for kind in relation.types]
+        except duckdb.Error as problem:
+            raise convert_error(problem, query) from None
+        for text, kind in kinds:
+            if text not in self._types:
+                self._types[text] = type_tree(kind)
+        return [(name, self._types[text]) for name, (text, _) in zip(names, kinds, strict=True)]
 
     def sql_type(self, text: str) -> SqlType:
         """The tree of a type written in DuckDB's syntax; raises duckdb-style errors for unknown types."""
@@ -202,6 +222,11 @@ class Duck:
         finally:
             self.connection.unregister(view)
 
+    def in_transaction(self) -> bool:
+        """Whether the user has begun a transaction (otherwise every statement is one)."""
+        query = "SELECT txid_current()"
+        return self.rows(query) == self.rows(query)
+
     def drop(self, name: str) -> None:
         """Drop a spool."""
         self.execute(f"DROP TABLE IF EXISTS temp.{quote(name)}")
@@ -215,6 +240,34 @@ class Duck:
     def constant(kind: str, text: str | None) -> str:
         """The SQL text of a value given as its type and its text."""
         return "NULL" if text is None else f"CAST({literal(text)} AS {kind})"
+
+    def add_function(
+        self, name: str, fn: Callable[..., Any], parameters: Sequence[str], returns: str, volatile: bool = False
+    ) -> None:
+        """Register ``fn`` (Arrow arrays of a vector's arguments -> Arrow array) as a scalar function.
+
+        It sees NULLs, is called on DuckDB's own threads, and lives until ``remove_function`` or the end of a
+        transaction that is rolled back.
+        """
+        self.release()
+        places = [inspect.Parameter(f"a{place}", inspect.Parameter.POSITIONAL_ONLY) for place in range(len(parameters))]
+
+        def called(*arguments: Any) -> Any:
+            return fn(*arguments)
+
+        called.__signature__ = inspect.Signature(places)  # type: ignore[attr-defined]  # DuckDB counts parameters there
+        try:
+            self.connection.create_function(
+                name, called, list(parameters), returns, type="arrow", null_handling="special", side_effects=volatile
+            )
+        except duckdb.Error as problem:
+            raise convert_error(problem) from None
+
+    def remove_function(self, name: str) -> None:
+        """Forget a function of ``add_function``; one that is gone already is no error."""
+        self.release()
+        with suppress(duckdb.Error):
+            self.connection.remove_function(name)
 
     def interrupt(self) -> None:
         """Stop what the connection runs (from any thread)."""
@@ -238,7 +291,7 @@ class Duck:
         """Lower-case names of aggregate functions."""
         return self._functions()[2]
 
-    def _functions(self) -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
+    def _functions(self) -> tuple[frozenset[str], ...]:
         if Duck._known_functions is None:
             found = self.rows(
                 "SELECT DISTINCT lower(function_name), function_type, stability FROM duckdb_functions() "

@@ -13,7 +13,7 @@ from typing import Any
 
 from halo_sql.errors import ProgrammingError, did_you_mean
 from halo_sql.explain_ops import operator_name, properties, render_logical
-from halo_sql.ir.physical import Estimate, LlmFilterExec, LlmMapExec, PhysicalDag, PhysicalNode
+from halo_sql.ir.physical import Estimate, PhysicalDag, PhysicalNode, calls_by
 from halo_sql.metrics import NodeMetrics, Profile, as_dict
 
 #: Counters of a node that only LLM nodes show.
@@ -66,17 +66,12 @@ def render_text(dag: PhysicalDag, profile: Profile | None = None) -> str:
 
 def llm_label(node: PhysicalNode) -> str:
     """What progress calls an LLM node: its calls as the user wrote them; '' for other nodes."""
-    if isinstance(node.op, LlmMapExec):
-        calls = node.op.calls
-    elif isinstance(node.op, LlmFilterExec):
-        calls = (node.op.call,)
-    else:
-        return ""
+    calls = calls_by(node.op)
     return ", ".join(call.label or f"LLM_{call.kind.upper()}" for call in calls)
 
 
 def _is_llm(node: PhysicalNode) -> bool:
-    return isinstance(node.op, LlmMapExec | LlmFilterExec)
+    return bool(calls_by(node.op))
 
 
 def _estimates(node: PhysicalNode) -> list[str]:

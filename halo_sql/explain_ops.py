@@ -9,7 +9,9 @@ from typing import Any
 from halo_sql.ir import sql
 from halo_sql.ir.expr import ColumnId, SqlExpr
 from halo_sql.ir.logical import (
+    Ask,
     CteScan,
+    Demand,
     Distinct,
     Filter,
     Fragment,
@@ -22,6 +24,7 @@ from halo_sql.ir.logical import (
     Sort,
 )
 from halo_sql.ir.physical import (
+    DemandExec,
     DuckFragmentExec,
     LimitExec,
     LlmFilterExec,
@@ -96,12 +99,20 @@ def properties(node: PhysicalNode, dag: PhysicalDag, full: bool = False) -> Prop
         return [("by", ", ".join(name_of(key) for key in op.keys)), ("position", str(op.position))]
     if isinstance(op, RestoreOrderExec):
         return [("by", name_of(op.position))]
+    if isinstance(op, DemandExec):
+        return [("", one_line(call_text(ask.call, _argument_names(ask)), 0 if full else 160)) for ask in op.asks]
     if isinstance(op, LimitExec):
         return [("", _limit(op))]
     if isinstance(op, SinkExec):
         return [("kind", op.kind), ("sql", one_line(f"{op.prefix} … {op.suffix}", width))]
     assert isinstance(op, MaterializeExec), op
     return []
+
+
+def _argument_names(ask: Ask) -> Names:
+    """Columns of a demand's call by the hole they stand for: they exist only while DuckDB runs the text."""
+    known = {column.id: column.name for column in ask.arguments}
+    return lambda column: known.get(column, f"#{column}")
 
 
 def _limit(limit: Any) -> str:
@@ -199,5 +210,8 @@ def _logical(node: Any, name_of: Names) -> str:
         return ("distinct " if node.distinct else "") + ", ".join(llm_texts(node, name_of))
     if isinstance(node, Sink):
         return f"{node.kind} {one_line(f'{node.prefix} … {node.suffix}', 0)}"
+    if isinstance(node, Demand):
+        calls = (call_text(ask.call, _argument_names(ask)) for ask in node.asks)
+        return f"[{', '.join(map(str, node.columns))}] {', '.join(calls)}"
     assert isinstance(node, Distinct), node
     return ""

@@ -15,9 +15,9 @@ from halo_sql.engines.protocol import Engine, EngineInfo
 from halo_sql.engines.registry import price
 from halo_sql.engines.store import ResponseStore
 from halo_sql.errors import Error
-from halo_sql.ir.logical import BoundStatement, Fragment, LlmFilter, LlmMap, Sink
+from halo_sql.ir.logical import BoundStatement, Demand, Fragment, Sink
 from halo_sql.ir.physical import PhysicalDag
-from halo_sql.ir.walk import walk
+from halo_sql.ir.walk import calls_made, walk
 from halo_sql.metrics import Profile
 from halo_sql.operators.build import build
 from halo_sql.operators.context import RunContext
@@ -30,15 +30,15 @@ def called_models(bound: BoundStatement, snapshot: Snapshot) -> dict[str, ModelD
     """The models a plan calls, by the name its calls use."""
     names: dict[str, ModelDef] = {}
     for node in walk(bound.plan):
-        calls = node.calls if isinstance(node, LlmMap) else (node.call,) if isinstance(node, LlmFilter) else ()
-        for call in calls:
+        for call in calls_made(node):
             names[call.model] = snapshot.models[call.model.lower()]
     return names
 
 
 def is_sink(bound: BoundStatement) -> bool:
-    """Whether the statement writes its rows somewhere instead of giving them."""
-    return isinstance(bound.plan, Sink)
+    """Whether the statement writes its rows somewhere, and gives a count."""
+    plan = bound.plan
+    return isinstance(plan, Sink) or (isinstance(plan, Demand) and plan.counts)
 
 
 def optimizer_context(

@@ -252,8 +252,8 @@ class BatchResult:
         stream = self._stream()
         first = next(stream, None)
         names = [name for name, _ in self._columns]
-        types = empty_schema(self._columns).types if first is None else first.schema.types
-        schema = pyarrow.schema([pyarrow.field(name, kind) for name, kind in zip(names, types, strict=True)])
+        fields = empty_schema(self._columns) if first is None else first.schema
+        schema = pyarrow.schema([field.with_name(name) for name, field in zip(names, fields, strict=True)])
 
         def pieces() -> Iterator[Any]:
             batch = first

@@ -57,7 +57,8 @@ class Converter:
         zone = next((found for kind in first.schema.types if (found := time_zone_of(kind))), None)
         if zone is not None:
             self.duck.execute("SET TimeZone = ?", [zone])
-        schema = pyarrow.schema(list(zip(names, first.schema.types, strict=True)))
+        fields = [field.with_name(name) for name, field in zip(names, first.schema, strict=True)]  # with their metadata
+        schema = pyarrow.schema(fields)
 
         def renamed() -> Iterator[Any]:
             batch = first

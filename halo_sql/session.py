@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
-from halo_sql import config
+from halo_sql import config, routing
 from halo_sql.config import Settings
 from halo_sql.duck import Duck
 from halo_sql.errors import Error, ProgrammingError
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from halo_sql.catalog.objects import ModelDef, Snapshot
     from halo_sql.engines.store import ResponseStore, StoreStats
     from halo_sql.grammar.expanded import Expanded
-    from halo_sql.grammar.statements.nodes import Explain, Statement
+    from halo_sql.grammar.statements.nodes import Statement
     from halo_sql.ir.logical import BoundStatement
     from halo_sql.optimizer.optimize import Optimized
     from halo_sql.running import QueryRun
@@ -105,7 +105,7 @@ class Session:
             if result is not None:
                 result.close()
             try:
-                result = self._execute_one(piece, kind, params if piece is pieces[-1] else None)
+                result = self.execute_one(piece, kind, params if piece is pieces[-1] else None)
             except Error as problem:
                 raise problem.moved(piece.text, piece.start, sql) from None
         assert result is not None
@@ -126,18 +126,19 @@ class Session:
             result = self.execute(sql, row)
         return result
 
-    def _execute_one(self, piece: StatementText, kind: Kind, params: object) -> Result:
+    def execute_one(self, piece: StatementText, kind: Kind, params: object) -> Result:
+        """Run one statement of a script; errors point into its own text."""
         sql = piece.text
         if kind in (Kind.PLAIN, Kind.LLM, Kind.EXPLAIN):
             expanded = self.prepared.expand(sql, params, self.stored.expand)
             params = params if expanded is None else None  # they are in its arguments
             expanded = expanded or self.stored.expand(sql)
             if kind is Kind.LLM or (kind is Kind.PLAIN and expanded is not None):
-                return self._run_llm(sql, params, expanded)
+                return routing.run(self, sql, params, expanded)
             if kind is Kind.PLAIN:
                 return self._run_plain(sql, params)
             if expanded is not None:
-                return self._run_expanded(sql, params, expanded)
+                return routing.run_written(self, sql, params, expanded)
         from halo_sql.grammar.statements.parse import parse_statement
 
         statement = parse_statement(sql)
@@ -156,56 +157,23 @@ class Session:
             self.duck.execute(sql, params)
         except Error as problem:
             if self.stored.missed(problem) and (expanded := self.stored.expand(sql)) is not None:
-                return self._run_llm(sql, params, expanded)
+                return routing.run(self, sql, params, expanded)
             raise
         result = DuckResult(self.duck.connection)
         self.stored.note(sql)
         return result
 
-    def _run_llm(self, sql: str, params: object, expanded: Expanded | None) -> Result:
-        """A statement with LLM calls, its own or those of views, macros and prepared statements it names."""
-        if (creation := self.stored.creation(sql)) is not None:
-            self.stored.create(sql, creation, params, self._check)
-            return DuckResult(self.duck.connection)
-        if self.prepared.prepare(sql, self.stored.expand, self._check):
-            from halo_sql.statements import text_result
-
-            return text_result([("Success", "BOOLEAN")], [])
-        if expanded is not None and classify(expanded.text) is not Kind.LLM:
-            return self._run_expanded(sql, params, expanded)
-        from halo_sql import staging
-
-        stages = staging.find(sql, params, expanded, self.duck)
-        if stages is not None:
-            return staging.run(sql, *stages, self.duck, self._check, self._run_text)
-        return self._run_plan(sql, params, expanded)[0]
-
-    def _run_text(self, sql: str, text: Expanded) -> Result:
-        """A text made of a statement's pieces: with LLM calls, or DuckDB's alone."""
-        if classify(text.text) is Kind.LLM:
-            return self._run_llm(sql, None, text)
-        self.duck.execute(text.text)
-        return DuckResult(self.duck.connection)
-
-    def _run_expanded(self, sql: str, params: object, expanded: Expanded) -> Result:
-        """An EXPLAIN whose statement names views, macros or a prepared statement."""
-        try:
-            return self._execute_one(StatementText(expanded.text, 0), classify(expanded.text), params)
-        except Error as problem:
-            if problem.sql == expanded.text:
-                expanded.explain(problem, sql)
-            raise
-
-    def _check(self, sql: str, expanded: Expanded | None) -> BoundStatement:
-        return self._bind(sql, None, expanded)[0]
+    def check(self, sql: str, expanded: Expanded | None) -> BoundStatement:
+        """Bind a text; nothing is executed. Errors point into ``sql``."""
+        return self.bind_with_catalog(sql, None, expanded)[0]
 
     def _run_statement(self, statement: Statement, sql: str, params: object) -> Result:
         """A statement of HaloSQL's own."""
-        from halo_sql import statements
+        from halo_sql import explaining, statements
         from halo_sql.grammar.statements.nodes import Explain
 
         if isinstance(statement, Explain):
-            return self._explain(statement, sql, params)
+            return explaining.statement(self, statement, sql, params)
         try:
             return statements.run(statement, self.catalog, self.settings, self._runtime.functions)
         except Error as problem:
@@ -225,20 +193,38 @@ class Session:
 
     def bind(self, sql: str, params: object = None) -> BoundStatement:
         """The logical plan of a statement with LLM calls, as written."""
-        return self._bind(sql, params)[0]
+        return self.bind_with_catalog(sql, params)[0]
 
     def compile(self, sql: str, params: object = None, until: Stage = Stage.OPTIMIZE) -> BoundStatement | Optimized:
         """The plan of a statement with LLM calls after a stage; nothing is executed."""
-        bound, snapshot = self._bind(sql, params)
-        return bound if until is Stage.BIND else self._optimize(bound, snapshot)
+        bound, snapshot = self.bind_with_catalog(sql, params)
+        return bound if until is Stage.BIND else self.optimize(bound, snapshot)
 
-    def _bind(self, sql: str, params: object, expanded: Expanded | None = None) -> tuple[BoundStatement, Snapshot]:
+    def bind_with_catalog(
+        self, sql: str, params: object, expanded: Expanded | None = None, answers: bool = False
+    ) -> tuple[BoundStatement, Snapshot]:
+        """The logical plan, and the objects it was bound with."""
         from halo_sql.grammar.bind import bind
 
         snapshot = self.catalog.snapshot()
-        return bind(sql, self.duck, snapshot, self.settings, params, expanded), snapshot
+        answer = self._constant if answers else None
+        return bind(sql, self.duck, snapshot, self.settings, params, answer, expanded), snapshot
 
-    def _optimize(self, bound: BoundStatement, snapshot: Snapshot) -> Optimized:
+    def _constant(self, call: str, params: object) -> str:
+        """The answer of a call without columns as a SQL expression: the statement around it cannot be bound without."""
+        from halo_sql.ir.expr import literal
+
+        result, _ = self.run_plan(f"SELECT {call} AS value, typeof({call}) AS kind", params)
+        try:
+            value, kind = result.fetchall()[0]
+        finally:
+            result.close()
+        if isinstance(value, bool):
+            return str(value).upper()
+        return f"CAST({'NULL' if value is None else literal(str(value))} AS {kind})"
+
+    def optimize(self, bound: BoundStatement, snapshot: Snapshot) -> Optimized:
+        """The physical plan of a bound statement."""
         from halo_sql.optimizer.optimize import optimize
         from halo_sql.planning import called_models, optimizer_context
 
@@ -246,16 +232,17 @@ class Session:
         context = optimizer_context(bound, self.duck, self.settings, models, self._runtime)
         return optimize(bound.plan, bound.columns, context)
 
-    def _run_plan(self, sql: str, params: object, expanded: Expanded | None = None) -> tuple[Result, Profile]:
+    def run_plan(self, sql: str, params: object, expanded: Expanded | None = None) -> tuple[Result, Profile]:
+        """Plan and start a statement; its profile fills while it runs."""
         from halo_sql.planning import called_models, is_sink, warm
         from halo_sql.running import primed
 
         began = time.perf_counter()
-        bound, snapshot = self._bind(sql, params, expanded)
+        bound, snapshot = self.bind_with_catalog(sql, params, expanded, answers=True)
         models = called_models(bound, snapshot)
         store = self._store()
         self._runtime.begin(warm(self._runtime, models, store))
-        optimized = self._optimize(bound, snapshot)
+        optimized = self.optimize(bound, snapshot)
         profile = Profile(sql, optimized.dag, {node.id: NodeMetrics() for node in optimized.dag.nodes})
         profile.planning_s = time.perf_counter() - began
         self.warnings += bound.warnings
@@ -295,45 +282,12 @@ class Session:
         if run is not None:
             run.close()
 
-    # --- EXPLAIN ---
-
-    def _explain(self, statement: Explain, sql: str, params: object) -> Result:
-        inner = statement.statement
-        if classify(inner) is not Kind.LLM:
-            self.duck.execute(("EXPLAIN ANALYZE " if statement.analyze else "EXPLAIN ") + inner, params)
-            return DuckResult(self.duck.connection)
-        from halo_sql.statements import text_result
-
-        try:
-            text = self._explain_text(inner, params, statement.analyze, statement.format, statement.sections)
-        except Error as problem:
-            raise problem.moved(inner, statement.start, sql) from None
-        key = "analyzed_plan" if statement.analyze else "physical_plan"
-        return text_result([("explain_key", "VARCHAR"), ("explain_value", "VARCHAR")], [(key, text)])
-
     def explain(self, sql: str, analyze: bool = False, format: str = "text", params: object = None) -> str:
         """The plan of a statement as text; with ``analyze`` it is run, and the plan shows what happened."""
-        if classify(sql) is Kind.LLM:
-            self._end_run()
-            return self._explain_text(sql, params, analyze, format, ())
-        prefix = "EXPLAIN (ANALYZE, FORMAT " if analyze else "EXPLAIN (FORMAT "
-        rows = self.duck.rows(f"{prefix}{format}) {sql}", params)
-        return "\n".join(row[-1] for row in rows)
+        from halo_sql import explaining
 
-    def _explain_text(self, sql: str, params: object, analyze: bool, form: str, sections: Sequence[str]) -> str:
-        from halo_sql import explain, explain_sections
-
-        if not analyze:
-            bound, snapshot = self._bind(sql, params)
-            optimized = self._optimize(bound, snapshot)
-            return explain_sections.render(bound, optimized, form, sections, sql)
-        result, profile = self._run_plan(sql, params)
-        try:
-            for _ in result.reader():
-                pass
-        finally:
-            result.close()
-        return explain.render(profile.dag, profile, form, sql)
+        self._end_run()
+        return explaining.any_text(self, sql, analyze, format, params)
 
     # --- what else a connection offers ---
 
@@ -350,12 +304,12 @@ class Session:
         run = self._run
         if run is None:
             return []
-        from halo_sql.ir.physical import LlmFilterExec, LlmMapExec
+        from halo_sql.ir.physical import calls_by
 
         found = []
         for node in run.profile.dag.nodes:
-            if isinstance(node.op, LlmMapExec | LlmFilterExec):
-                calls = (node.op.call,) if isinstance(node.op, LlmFilterExec) else node.op.calls
+            calls = calls_by(node.op)
+            if calls:
                 found.append((", ".join(call.label for call in calls), run.profile.nodes[node.id]))
         return found
 
@@ -390,9 +344,11 @@ class Session:
             self.duck.connection.create_function(*args, **options)
 
     def create_model(self, name: str, fn: Callable[..., Any], **options: object) -> None:
-        """A MODEL answered by a Python callable (messages in, text out), for this connection and its cursors.
+        """A MODEL answered by a Python callable, for this connection and its cursors.
 
-        ``options`` are those of the python engine: ``concurrency``, ``timeout_s``, ``storable``.
+        It takes messages and gives a text; with ``kind='embedding'`` it takes a list of texts and gives a vector for
+        each. ``options`` are those of the python engine: ``concurrency``, ``timeout_s``, ``storable``, ``kind``,
+        ``dimensions``, ``batch_size``.
         """
         self._runtime.add_function(name, fn, options)
 

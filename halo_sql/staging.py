@@ -70,6 +70,17 @@ def run(sql: str, whole: Expanded, found: Staged, duck: Duck, bind: Bind, execut
             raise
 
 
+def explain(
+    sql: str, whole: Expanded, found: Staged, duck: Duck, bind: Bind, plan: Callable[[Expanded], str]
+) -> tuple[list[str], str]:
+    """The plan of each stage that would run; without any, DuckDB's of the statement."""
+    with _tables(sql, whole, found.stages, duck, bind) as columns:
+        text = _text(whole, found.parts, columns)
+        _check(sql, text, duck)
+        plans = [plan(_text(whole, stage.parts, columns)) for stage in found.stages if not stage.described]
+        return plans, "" if plans else str(duck.rows("EXPLAIN " + text.text)[0][-1])
+
+
 @contextmanager
 def _tables(sql: str, whole: Expanded, stages: Sequence[Stage], duck: Duck, bind: Bind) -> Iterator[dict[str, str]]:
     """Empty tables of the stages' columns; gives what stands for each stage that is only described."""

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from halo_sql.ir.physical import (
+    DemandExec,
     DuckFragmentExec,
     LimitExec,
     LlmFilterExec,
@@ -18,6 +19,7 @@ from halo_sql.ir.physical import (
     SinkExec,
 )
 from halo_sql.operators.context import Batches, RunContext
+from halo_sql.operators.demand import demand
 from halo_sql.operators.duck_fragment import duck_fragment
 from halo_sql.operators.limit import limit
 from halo_sql.operators.llm_filter import llm_filter
@@ -36,6 +38,7 @@ OPERATORS: Mapping[type, Operator] = {
     SelectExec: select,
     LlmMapExec: llm_map,
     LlmFilterExec: llm_filter,
+    DemandExec: demand,
     PrefixClusterExec: prefix_cluster,
     RestoreOrderExec: restore_order,
     LimitExec: limit,
@@ -105,7 +108,7 @@ def must_spool(dag: PhysicalDag) -> frozenset[int]:
 
 
 def _uses_connection(op: object) -> bool:
-    return isinstance(op, SinkExec) or (isinstance(op, DuckFragmentExec) and not op.streaming)
+    return isinstance(op, SinkExec | DemandExec) or (isinstance(op, DuckFragmentExec) and not op.streaming)
 
 
 class _Run:

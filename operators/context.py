@@ -20,7 +20,10 @@ from halo_sql.operators.duck_thread import DuckThread
 from halo_sql.operators.text_cast import TextCast
 
 #: Settings that DuckDB keeps per connection and that change what an expression gives: side connections copy them.
-LOCAL_SETTINGS = ("TimeZone", "Calendar", "integer_division", "ieee_floating_point_ops")
+LOCAL_SETTINGS = (
+    *("TimeZone", "Calendar", "integer_division", "ieee_floating_point_ops"),
+    *("default_collation", "disable_timestamptz_casts", "json_geometry_format"),
+)
 SPOOL_LIMIT_BYTES = 64 << 20
 
 
@@ -44,6 +47,7 @@ class RunContext:
     channels           the way to the models; the session closes it
     metrics            physical node id -> counters; nodes without an entry get one
     spool_limit_bytes  what a spool keeps in memory before it goes to a file
+    max_recursion      times the calls of a recursive query may be asked
     folder             where spool files are put
     dag                set by ``build``
     spooled            set by ``build``: fragments that must not keep the connection while others wait for it
@@ -53,6 +57,7 @@ class RunContext:
     channels: Channels
     metrics: dict[int, NodeMetrics] = field(default_factory=dict)
     spool_limit_bytes: int = SPOOL_LIMIT_BYTES
+    max_recursion: int = 1000
     folder: str = field(default_factory=tempfile.gettempdir)
     dag: PhysicalDag | None = None
     spooled: frozenset[int] = frozenset()

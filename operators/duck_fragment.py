@@ -34,10 +34,15 @@ def duck_fragment(node: PhysicalNode, inputs: list[Batches], ctx: RunContext) ->
 def _sql(node: PhysicalNode, names: Sequence[str]) -> str:
     op = node.op
     assert isinstance(op, DuckFragmentExec)
-    text = render(op.tree, names)
-    if not any(carried_as_text(column.type) for column in node.columns):
+    return fragment_sql(op.tree, node.columns, names)
+
+
+def fragment_sql(tree: Any, columns: Sequence[Column], names: Sequence[str]) -> str:
+    """The query of a relational tree over the relations ``names``, in types that batches can hold."""
+    text = render(tree, names)
+    if not any(carried_as_text(column.type) for column in columns):
         return text
-    items = ", ".join(_carried(column) for column in node.columns)
+    items = ", ".join(_carried(column) for column in columns)
     return f"SELECT {items} FROM ({text}\n) AS q"
 
 

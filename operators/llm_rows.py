@@ -159,11 +159,16 @@ def _raise_failure(askings: Sequence[Asking], window: _Window) -> None:
     row, error, index = min(found, key=lambda failure: (failure[0], failure[2]))
     call = askings[index].call
     prompt = Renderer(call).prompts(window.row(row))[0] or ""
+    raise call_failure(call, prompt, error)
+
+
+def call_failure(call: LlmCall, prompt: str, error: EngineError) -> EngineError:
+    """A failing request as the error that ends the query: the call, its prompt, its place in the statement."""
     name = call.label or ("LLM_FILTER" if call.kind == "filter" else "LLM_MAP")
     remedy = error.remedy
     if not remedy and error.code in ("invalid_output", "truncated", "context", "rejected"):
         remedy = "on_error => 'null' gives NULL for rows that fail."
-    raise EngineError(
+    return EngineError(
         error.message if error.fatal else f'{name}, prompt "{excerpt(prompt)}": {error.message}',
         code=error.code,
         retryable=error.retryable,

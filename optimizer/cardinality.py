@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from halo_sql.ir.expr import Column, ColumnId, SqlExpr
-from halo_sql.ir.logical import CteScan, Distinct, Filter, Fragment, Limit, LlmFilter, LlmMap, Project
+from halo_sql.ir.logical import CteScan, Demand, Distinct, Filter, Fragment, Limit, LlmFilter, LlmMap, Project
 from halo_sql.ir.prompt import LlmCall, ObjectHole
 from halo_sql.ir.walk import output_columns
 from halo_sql.optimizer.context import ColumnStats, OptimizerContext
@@ -60,6 +60,9 @@ def derive(node: Any, inputs: Sequence[Profile], options: OptimizerContext) -> P
     """The estimate for a node from its inputs' (children may be memo groups)."""
     if isinstance(node, Fragment):
         return _fragment(node, inputs, options)
+    if isinstance(node, Demand):
+        rows = max((source.rows for source in inputs), default=DEFAULT_ROWS)
+        return Profile(rows, {column.id: Known(rows, _chars(column)) for column in node.columns})
     source = inputs[0]
     if isinstance(node, Filter):
         return Profile(source.rows * FILTER_SELECTIVITY, source.columns)

@@ -9,10 +9,13 @@ from typing import Any
 
 from halo_sql.ir.expr import Column, ColumnId, ColumnRef, SqlExpr, column_expr, substitute
 from halo_sql.ir.logical import (
+    CallText,
     CteScan,
+    Demand,
     Distinct,
     Filter,
     Fragment,
+    InputRef,
     Limit,
     LlmFilter,
     LlmMap,
@@ -107,6 +110,8 @@ def reads(node: Any, index: int = 0) -> frozenset[ColumnId]:
     if isinstance(node, Fragment):
         refs = [part for part in node.parts if not isinstance(part, str) and part.index == index]
         return frozenset(column for ref in refs for _, column in ref.names)
+    if isinstance(node, Demand):
+        return frozenset(column for ref in demand_refs(node, index) for _, column in ref.names)
     if isinstance(node, Sink):
         return frozenset(column for _, column in node.names)
     if isinstance(node, CteScan | Distinct):
@@ -117,7 +122,20 @@ def reads(node: Any, index: int = 0) -> frozenset[ColumnId]:
 
 def produces_own_columns(node: Any) -> bool:
     """Whether nothing of the input's columns passes through by id."""
-    return isinstance(node, Project | Fragment | CteScan | Sink)
+    return isinstance(node, Project | Fragment | CteScan | Demand | Sink)
+
+
+def demand_refs(node: Demand, index: int) -> list[InputRef]:
+    """The places of a demand's texts, arguments of calls included, where its ``index``-th input is read."""
+    found: list[InputRef] = []
+    stack: list[Any] = [*node.parts, *node.write]
+    while stack:
+        part = stack.pop()
+        if isinstance(part, InputRef) and part.index == index:
+            found.append(part)
+        elif isinstance(part, CallText):
+            stack += [piece for argument in part.arguments for piece in argument]
+    return found
 
 
 def is_pick(project: Project) -> bool:
@@ -185,6 +203,8 @@ def label(node: Any) -> str:
     """A short text for one node, as shown by EXPLAIN (RULES, MEMO)."""
     if isinstance(node, Fragment):
         return node.label
+    if isinstance(node, Demand):
+        return f"Demand {', '.join(ask.call.label or ask.call.kind for ask in node.asks)}"
     if isinstance(node, CteScan):
         return f"CteScan {node.name}"
     if isinstance(node, Project):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from halo_sql.ir.expr import ColumnId
-from halo_sql.ir.logical import CteScan, Distinct, Fragment, LlmMap, LogicalPlan, Project, Sink
+from halo_sql.ir.logical import CteScan, Demand, Distinct, Fragment, LlmMap, LogicalPlan, Project, Sink
 from halo_sql.ir.walk import children, with_children
 from halo_sql.optimizer.nodes import column_ids, outputs, reads
 
@@ -19,7 +19,7 @@ def required_of_input(node: Any, index: int, required: Required) -> Required:
     A CTE that several places read keeps all its columns: its readers are one computation. A projection needs what it
     computes, read or not: dropping items is what ``prune_columns`` does, parents first.
     """
-    if isinstance(node, Project | Fragment | Sink):
+    if isinstance(node, Project | Fragment | Demand | Sink):
         return reads(node, index)
     if isinstance(node, CteScan | Distinct):
         return column_ids(node.input)

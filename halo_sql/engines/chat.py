@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from halo_sql.engines.chat_template import ChatTemplate, Part, Slot, load_template
+from halo_sql.engines.plain_text import PlainText, encode_texts
 from halo_sql.engines.protocol import GenRequest
 from halo_sql.errors import EngineError
 
@@ -75,13 +76,8 @@ class ChatTokenizer:
     """
 
     def __init__(self, tokenizer_json: str, template: ChatTemplate) -> None:
-        from tokenizers import Tokenizer
-
-        data = json.loads(tokenizer_json)
-        data["truncation"] = data["padding"] = data["post_processor"] = None
-        self._standard = Tokenizer.from_str(json.dumps(data))
-        self._added = frozenset(self._standard.get_added_tokens_decoder())
-        self._plain = Tokenizer.from_str(json.dumps(_without_control_tokens(data)))
+        self._plain = PlainText(tokenizer_json)
+        self._standard = self._plain.standard
         self._layouts = {flag: self._layout(template.skeleton(flag)) for flag in (False, True)}
         self._systems: OrderedDict[str | None, tuple[list[int] | Run, ...]] = OrderedDict()
         self._lock = threading.Lock()
@@ -118,11 +114,16 @@ class ChatTokenizer:
             plans.append((prompt, elements))
             system = request.system or ""
             texts.extend(element.text(system, request.user) for element in elements if isinstance(element, Run))
-        encoded = iter(self._encode_plain(texts))
+        encoded = iter(self._plain.encode(texts))
         for prompt, elements in plans:
             for element in elements:
                 prompt.extend(next(encoded) if isinstance(element, Run) else element)
         return prompts
+
+    @property
+    def yes_no(self) -> tuple[list[int], list[int]]:
+        """See ``PlainText.yes_no``."""
+        return self._plain.yes_no
 
     def count(self, request: GenRequest) -> int:
         """Tokens of the rendered prompt, exact."""
@@ -152,30 +153,7 @@ class ChatTokenizer:
     def _encode_runs(self, items: Iterable[int | Run], system: str, user: str) -> list[int]:
         ids: list[int] = []
         for item in items:
-            ids.extend([item] if isinstance(item, int) else self._encode_plain([item.text(system, user)])[0])
-        return ids
-
-    def _encode_plain(self, texts: list[str]) -> list[list[int]]:
-        """Ids of texts in which nothing is a control token."""
-        results: list[list[int]] = []
-        for encoding, text in zip(_encode(self._plain, texts), texts, strict=True):
-            ids: list[int] = encoding.ids
-            results.append(ids if self._added.isdisjoint(ids) else self._broken_up(text))
-        return results
-
-    def _broken_up(self, text: str) -> list[int]:
-        """Ids of a text whose usual encoding holds a control token's id: cut inside the spellings until none is left.
-
-        Needed for tokenizers whose model itself knows the spelling (a Unigram piece, a whole-word vocabulary).
-        """
-        encoding = self._plain.encode(text, add_special_tokens=False)
-        for token, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
-            if token in self._added:
-                if len(text) < 2:
-                    return []  # one character that is itself a control token: nothing else can stand for it
-                cut = min(max((start + end) // 2, 1), len(text) - 1)
-                return self._broken_up(text[:cut]) + self._broken_up(text[cut:])
-        ids: list[int] = encoding.ids
+            ids.extend([item] if isinstance(item, int) else self._plain.encode([item.text(system, user)])[0])
         return ids
 
     def _render_whole(self, system: str | None, user: str) -> list[int]:
@@ -187,9 +165,11 @@ class ChatTokenizer:
             if isinstance(part, Slot):
                 data_spans.append((len(text), len(text) + len(content)))
             text += content
-        encoding = _encode(self._standard, [text], offsets=True)[0]
+        encoding = encode_texts(self._standard, [text], offsets=True)[0]
         control = [
-            (token, span) for token, span in zip(encoding.ids, encoding.offsets, strict=True) if token in self._added
+            (token, span)
+            for token, span in zip(encoding.ids, encoding.offsets, strict=True)
+            if token in self._plain.added
         ]
         expected = [item for item in layout.runs if isinstance(item, int)]
         if [token for token, _ in control] == expected and not any(
@@ -207,7 +187,7 @@ class ChatTokenizer:
         for sample in _SAMPLES:
             for system in (sample, "You are terse."):
                 text = "".join(_content(part, system, sample) for part in parts)
-                usual = _encode(self._standard, [text])[0].ids
+                usual = encode_texts(self._standard, [text])[0].ids
                 if self._encode_runs(runs, system, sample) != usual:
                     return Layout(parts, runs, whole=True)
         return Layout(parts, runs)
@@ -249,27 +229,4 @@ def _runs(standard: Any, parts: tuple[Part, ...]) -> list[int | Run]:
             found.append(token)
             position, left = end, decoder[token].rstrip
     close(len(text), False)
-    return found
-
-
-def _without_control_tokens(data: dict[str, Any]) -> dict[str, Any]:
-    """A tokenizer without added tokens, and without a prefix that only the very start of a text gets."""
-    plain = data | {"added_tokens": []}
-    pre = plain.get("pre_tokenizer")
-    if isinstance(pre, dict):
-        steps = [_not_first(step) for step in pre.get("pretokenizers", ())]
-        plain["pre_tokenizer"] = _not_first(pre) | ({"pretokenizers": steps} if steps else {})
-    return plain
-
-
-def _not_first(step: dict[str, Any]) -> dict[str, Any]:
-    return step | {"prepend_scheme": "never"} if step.get("prepend_scheme") == "first" else step
-
-
-def _encode(tokenizer: Any, texts: list[str], offsets: bool = False) -> list[Any]:
-    encode = tokenizer.encode_batch if offsets else tokenizer.encode_batch_fast
-    try:
-        found: list[Any] = encode(texts, add_special_tokens=False)
-    except (TypeError, UnicodeEncodeError):  # lone surrogates are no text in UTF-8
-        found = encode([text.encode("utf-8", "replace").decode() for text in texts], add_special_tokens=False)
     return found

@@ -272,7 +272,9 @@ class _Channel:
 
 
 def output_bound(spec: ChannelSpec) -> int:
-    """The most tokens an answer may take: a choice has at most as many as its bytes, and an end."""
+    """The most tokens an answer may take: a choice at most its bytes and an end, a score one, a vector none."""
+    if spec.answer.kind in ("score", "embedding"):
+        return 1 if spec.answer.kind == "score" else 0
     if spec.answer.kind != "choice":
         return spec.sampling.max_tokens
     return min(spec.sampling.max_tokens, 1 + max((len(choice.encode()) for choice in spec.answer.choices), default=0))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from halo_sql.engines.options import Option
+from halo_sql.engines.kinds import ANY, DIMENSIONS, ECHO_DIMENSIONS, KIND, refusal
+from halo_sql.engines.options import Option, resolve
 from halo_sql.engines.protocol import (
     YES_NO,
     Answer,
@@ -15,20 +16,32 @@ from halo_sql.engines.protocol import (
     estimate_tok,
     failure,
 )
+from halo_sql.engines.scores import read_score
+from halo_sql.engines.vectors import hashed_vector, read_vector
 
-OPTIONS: tuple[Option, ...] = ()
+OPTIONS: tuple[Option, ...] = (KIND, DIMENSIONS)
 
 #: What DuckDB's cast from VARCHAR to BOOLEAN reads, in lower case.
 BOOLEANS: Mapping[str, str] = {
     "true": "yes", "t": "yes", "yes": "yes", "y": "yes", "1": "yes",
     "false": "no", "f": "no", "no": "no", "n": "no", "0": "no",
 }  # fmt: skip
+_AS_IT_IS = frozenset({"text", "json"})
 
 
 class EchoEngine:
     """Answers with the user prompt: text and json as it is, yes/no as DuckDB reads a BOOLEAN from it (white space
-    around it ignored), another choice as the first one that the prompt contains. Delivers inside ``submit``.
+    around it ignored), another choice as the first one that the prompt contains, a score as the number in 0 … 1 or
+    the BOOLEAN that it is, an embedding as the JSON list of numbers that it is, any other text as a unit vector of
+    ``dimensions`` (default 8) numbers that depends on nothing but the text. Delivers inside ``submit``.
+
+    ``options`` are those of ``OPTIONS``; CatalogError when they are wrong.
     """
+
+    def __init__(self, options: Mapping[str, object] | None = None) -> None:
+        values = resolve("echo", options or {}, OPTIONS)
+        self._kind: str = values["kind"] or ANY
+        self._dimensions: int = values["dimensions"] or ECHO_DIMENSIONS
 
     async def start(self) -> EngineInfo:
         """Always ready."""
@@ -44,17 +57,31 @@ class EchoEngine:
         for request in requests:
             user, system, answer = request.user, request.system, request.answer
             text = user
-            if answer.kind == "choice":
-                found = _choose(user, answer)
+            if answer.kind not in _AS_IT_IS or self._kind != ANY:
+                problem = refusal(self._kind, "this echo model", answer)
+                if problem is not None:
+                    results.append(GenResult(request.id, finish="error", error=problem))
+                    continue
+                found = self._read(user, answer)
                 if found is None:
-                    results.append(_no_choice(request))
+                    results.append(_unreadable(request))
                     continue
                 text = found
             prompt_tok = len(user) // 4 + 1  # estimate_tok, spelled out: this loop is the engine's whole cost
             if system is not None:
                 prompt_tok += len(system) // 4 + 1
-            results.append(GenResult(request.id, text, "stop", prompt_tok, 0, len(text) // 4 + 1))
+            output_tok = 0 if answer.kind == "embedding" else len(text) // 4 + 1
+            results.append(GenResult(request.id, text, "stop", prompt_tok, 0, output_tok))
         deliver(results)
+
+    def _read(self, user: str, answer: Answer) -> str | None:
+        if answer.kind == "choice":
+            return _choose(user, answer)
+        if answer.kind == "score":
+            return read_score(user)
+        if answer.kind == "embedding":
+            return read_vector(user) or hashed_vector(user, self._dimensions)
+        return user
 
     def abort(self, ids: Sequence[int]) -> None:
         """Nothing is ever in flight."""
@@ -73,9 +100,11 @@ def _choose(user: str, answer: Answer) -> str | None:
     return next((choice for choice in answer.choices if choice in user), None)
 
 
-def _no_choice(request: GenRequest) -> GenResult:
+def _unreadable(request: GenRequest) -> GenResult:
     shown = request.user if len(request.user) <= 80 else request.user[:77] + "..."
-    if request.answer.choices == YES_NO.choices:
+    if request.answer.kind == "score":
+        message = f"echo cannot read a number in 0 … 1, true or false from {shown!r}"
+    elif request.answer.choices == YES_NO.choices:
         message = f"echo cannot read true or false from {shown!r}"
     else:
         message = f"echo finds none of {', '.join(map(repr, request.answer.choices[:10]))} in {shown!r}"

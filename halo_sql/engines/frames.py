@@ -3,6 +3,8 @@
 To the worker:
     {op: start, args: {engine argument: value}, hub: bool}     first frame, once
     {op: generate, params: [sampling map, …], items: [[seq, index into params, priority, token bytes], …]}
+        a sampling map has keys temperature, top_p, max_tokens, seed, stop, json, choice; or only
+        score: [ids of yes, ids of no]; or only embed: dimensions to shorten vectors to, 0 for their own length
     {op: abort, seqs: [seq, …]}
     {op: call, call: n, name: stats | reset_prefix_cache | sleep | wake}
     {op: shutdown}
@@ -10,6 +12,7 @@ From the worker:
     {op: ready, context_tok, block_tok, kv_capacity_tok, dtype, device, version, tokenizer_dir, revision, max_num_seqs}
     {op: failed, message}                                        the model could not be loaded; the worker ends
     {op: results, items: [[seq, text, finish, prompt_tok, cached_tok, output_tok, error code or None, message], …]}
+        the text of a score is a decimal, that of a vector base64 of little-endian float32
     {op: reply, call: n, value, error}
 
 Token ids travel as native unsigned 32-bit integers: both ends run on one machine.

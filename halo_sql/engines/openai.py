@@ -1,59 +1,26 @@
-"""The openai engine: any OpenAI-compatible server over HTTP, with the only retry layer there is."""
+"""The openai engine: any OpenAI-compatible server. Chats, scores and vectors; ``openai_server`` carries them."""
 
 from __future__ import annotations
 
-import asyncio
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 
+from halo_sql.engines import openai_embed as embedding
+from halo_sql.engines import openai_score as scoring
 from halo_sql.engines import openai_wire as wire
-from halo_sql.engines.openai_config import OPTIONS, check, is_loopback
+from halo_sql.engines.batches import BatchQueue, halved
+from halo_sql.engines.kinds import EMBEDDING, admitted
+from halo_sql.engines.openai_config import OPTIONS, check
+from halo_sql.engines.openai_server import Exchange, Server
 from halo_sql.engines.protocol import Deliver, EngineInfo, GenRequest, GenResult, estimate_tok
-from halo_sql.engines.retry import Breaker, OutageError, Throttle, backoff_s, retry_after_s
 from halo_sql.engines.tasks import Shared, TaskQueue
+from halo_sql.engines.vectors import dimensions_of
 from halo_sql.errors import EngineError
-
-if TYPE_CHECKING:
-    import httpx
 
 __all__ = ["OPTIONS", "OpenAIEngine", "check"]
 
-MAX_BODY_BYTES = 8 * 2**20
-CONNECT_S = 10.0
-MODELS_S = 30.0  # deadline of the question which models there are
-_OUTAGE = frozenset({502, 503, 504})
-_RETRY = frozenset({408, 409, 425, 429})  # and all from 500
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """Why an attempt failed.
-
-    retry    whether another attempt may succeed
-    outage   the server was not reached or is overloaded as a whole (counts for the circuit breaker)
-    after_s  how long the server asked to wait
-    """
-
-    code: str
-    message: str
-    retry: bool = False
-    outage: bool = False
-    after_s: float | None = None
-    remedy: str = ""
-
-
-@dataclass(slots=True)
-class _Exchange:
-    """The attempts of one request: how often it was sent, how many of these count against it (probes do not)."""
-
-    body: bytes
-    sent: int = 0
-    counted: int = 0
-    fault: Fault | None = None  # the last one
-    holds_place: bool = True  # of the throttle
+MAX_VECTORS_BYTES = 128 * 2**20
 
 
 class OpenAIEngine:
@@ -66,18 +33,20 @@ class OpenAIEngine:
 
     def __init__(self, source: str, options: Mapping[str, object]) -> None:
         self._config = check(source, options)
-        self._model = self._config.model or ""
-        self._served: str | None = None  # the model id that the answers name
-        self._secrets = [value for value in self._config.headers.values() if len(value) >= 4]
-        self._client: httpx.AsyncClient | None = None
-        self._throttle = Throttle(self._config.concurrency, self._config.timeout_s)
-        self._breaker = Breaker(self._config.timeout_s, probe_s=self._config.probe_s)
-        self._queue = TaskQueue(self._run, self._config.concurrency)
+        self._server = Server(self._config)
+        concurrency = self._config.concurrency
+        self._queue: TaskQueue | BatchQueue = TaskQueue(self._run, concurrency)
+        if self._config.kind == EMBEDDING:
+            self._queue = BatchQueue(self._embed, concurrency, self._config.batch_size)
         self._start = Shared(self._connect)
-        self.failed: EngineError | None = None
+
+    @property
+    def failed(self) -> EngineError | None:
+        """Why nothing more is sent; None: it is."""
+        return self._server.failed
 
     def __repr__(self) -> str:
-        return f"OpenAIEngine({self._config.url!r}, model={self._model!r})"
+        return f"OpenAIEngine({self._config.url!r}, model={self._server.model!r})"
 
     async def start(self) -> EngineInfo:
         """Ask the server for its models. EngineError 'unavailable' (not reached, no model) or 'auth'."""
@@ -89,7 +58,8 @@ class OpenAIEngine:
 
     def submit(self, requests: Sequence[GenRequest], deliver: Deliver) -> None:
         """Send at most ``concurrency`` at once, the rest waits here."""
-        self._queue.submit(requests, deliver)
+        who = f"the model of {self._config.url}"
+        self._queue.submit(admitted(self._config.kind, who, requests, deliver), deliver)
 
     def abort(self, ids: Sequence[int]) -> None:
         """Close the connections of these requests; servers stop generating when they notice."""
@@ -103,213 +73,97 @@ class OpenAIEngine:
         """Abort what is in flight and close the connections."""
         self._start.cancel()
         await self._queue.close()
-        self._throttle.close()
-        client, self._client = self._client, None
-        if client is not None:
-            await client.aclose()
+        await self._server.close()
 
     async def _connect(self) -> EngineInfo:
-        import httpx
-
         config = self._config
-        headers = {**config.headers, "content-type": "application/json", "accept-encoding": "identity"}
-        key = config.key()
-        if key is not None:
-            headers["authorization"] = f"Bearer {key}"
-            self._secrets.append(key)
-        client = self._client = httpx.AsyncClient(
-            headers=headers,
-            timeout=httpx.Timeout(None, connect=CONNECT_S),  # the deadline bounds the rest
-            limits=httpx.Limits(max_connections=config.concurrency, max_keepalive_connections=config.concurrency),
-            follow_redirects=False,  # never carry the key to another host
-            trust_env=not is_loopback(urlsplit(config.url).hostname or ""),  # no proxy for this machine
-        )
-        try:
-            entry = await self._choose_model()
-        except BaseException:
-            self._client = None
-            await client.aclose()  # the next start reads the key again
-            raise
+        entry = await self._server.connect()
         length, root = entry.get("max_model_len"), entry.get("root")
         return EngineInfo(
-            config.identity(self._model, root if isinstance(root, str) else ""),
+            config.identity(self._server.model, root if isinstance(root, str) else ""),
             context_tok=length if isinstance(length, int) and length > 0 else 0,
             window_tok=1_000_000,
-            window_requests=config.concurrency,
+            window_requests=config.concurrency * (config.batch_size if config.kind == EMBEDDING else 1),
             device=config.url,
         )
 
-    async def _choose_model(self) -> Mapping[str, Any]:
-        """The entry of /models for our model ({} when the server does not list it); names it if there is only one."""
-
-        def read(body: bytes) -> dict[str, Mapping[str, Any]]:
-            try:
-                entries = json.loads(body)["data"]
-                return {entry["id"]: entry for entry in entries if isinstance(entry["id"], str)}
-            except (ValueError, TypeError, KeyError, RecursionError):
-                raise wire.Broken("its list of models is not readable") from None
-
-        found: dict[str, Mapping[str, Any]] | Fault
-        try:
-            async with asyncio.timeout(min(MODELS_S, self._config.timeout_s)):
-                for attempt in range(1, self._config.attempts + 1):
-                    found = await self._attempt("GET", "/models", None, read)
-                    if not (isinstance(found, Fault) and found.outage) or attempt == self._config.attempts:
-                        break
-                    await asyncio.sleep(backoff_s(self._config.backoff_s, attempt))
-        except TimeoutError:
-            found = Fault("timeout", self._say("does not answer"), outage=True)
-        if isinstance(found, Fault):
-            if found.code == "auth":
-                raise self._error(found)
-            if found.outage:
-                remedy = "Check that the server runs and that the URL is right."
-                raise EngineError(found.message, code="unavailable", retryable=True, remedy=remedy)
-            found = {}  # many gateways have no /models; the first request will tell
-        if not self._model:
-            if len(found) != 1:
-                listed = ", ".join(sorted(found)[:20])
-                raise EngineError(
-                    self._say(f"serves several models: {listed}" if found else "does not tell which models it serves"),
-                    code="unavailable",
-                    remedy="Name one: WITH (model = '…').",
-                )
-            self._model = next(iter(found))
-        return found.get(self._model, {})
-
     async def _run(self, request: GenRequest) -> GenResult:
-        """One request with all its attempts, as a result; never raises but for cancellation."""
-        sent = 0
-        outcome: wire.Reply | Fault | EngineError | None = self.failed or await self._enter(0, None)
-        if outcome is None:
-            timeout_s = self._config.timeout_s
-            exchange = _Exchange(wire.encode(request, self._model, self._config.structured, self._config.extra_body))
-            try:
-                async with asyncio.timeout(timeout_s):
-                    outcome = await self._attempts(exchange, asyncio.get_running_loop().time() + timeout_s)
-            except TimeoutError:
-                self._breaker.failure()
-                what = f"no answer within timeout_s = {timeout_s:g}"
-                what = what if exchange.fault is None else f"{what}; last: {exchange.fault.message}"
-                outcome = Fault("timeout", self._say(what), retry=True)
-            except OutageError:
-                outcome = Fault("unavailable", self._say("has been down for longer than timeout_s"), retry=True)
-            finally:
-                if exchange.holds_place:
-                    self._throttle.leave()
-            sent = exchange.sent
-        if isinstance(outcome, wire.Reply):
-            return self._result(request, outcome, sent - 1)
-        if isinstance(outcome, Fault):
-            error = self._error(outcome)
-            if outcome.code == "auth" and self.failed is None:
-                self.failed = error
-            outcome = self.failed or error
-        return GenResult(request.id, finish="error", retries=max(0, sent - 1), error=outcome)
+        """One chat request with all its attempts, as a result; never raises but for cancellation."""
+        if request.answer.kind == "score":
+            return await self._score(request)
+        body = wire.encode(request, self._server.model, self._config.structured, self._config.extra_body)
+        outcome, sent = await self._server.talk(Exchange("/chat/completions", body, wire.decode))
+        if isinstance(outcome, EngineError):
+            return GenResult(request.id, finish="error", retries=max(0, sent - 1), error=outcome)
+        return self._result(request, outcome, sent - 1)
 
-    async def _attempts(self, exchange: _Exchange, deadline: float) -> wire.Reply | Fault | EngineError:
-        """Send until there is an answer, a fault that no other attempt heals, or no attempt left."""
-        config, loop = self._config, asyncio.get_running_loop()
-        while True:
-            probe = await self._breaker.enter()
-            if self.failed is not None:
-                return self.failed
-            exchange.sent += 1
-            exchange.counted += not probe
-            outcome = await self._attempt("POST", "/chat/completions", exchange.body, wire.decode)
-            if isinstance(outcome, wire.Reply):
-                self._throttle.success()
-                return outcome
-            fault: Fault = outcome
-            exchange.fault = fault
-            delay_s = backoff_s(config.backoff_s, max(1, exchange.counted)) if fault.after_s is None else fault.after_s
-            pause = fault.code == "rate_limit" or fault.after_s is not None
-            if fault.retry and pause:
-                self._throttle.refused(delay_s)  # it speaks for all requests, not for this one
-            if not fault.retry or exchange.counted >= config.attempts or loop.time() + delay_s > deadline:
-                return fault
-            self._throttle.leave()
-            exchange.holds_place = False
-            if not pause:
-                await asyncio.sleep(delay_s)
-            refusal = await self._enter(exchange.sent, deadline)
-            if refusal is not None:
-                return refusal
-            exchange.holds_place = True
+    async def _score(self, request: GenRequest) -> GenResult:
+        """A score: by one free token, else by an answer constrained to yes or no (see ``openai_score``)."""
+        total = wire.Reply("", "stop", None)
+        attempts = 0
+        problem: EngineError | None = None
+        for ask, read in scoring.asks(request, self._config.structured):
+            body = scoring.encode(ask, self._server.model, self._config.structured, self._config.extra_body)
+            outcome, sent = await self._server.talk(Exchange("/chat/completions", body, read))
+            attempts += sent
+            if isinstance(outcome, EngineError):
+                problem = outcome
+                break
+            found: scoring.Scored = outcome
+            total = scoring.added(total, found.reply)
+            problem = self._server.other_model(found.reply.model)
+            if problem is not None:
+                break
+            if found.text:
+                return self._counted(request, found.text, total, attempts - 1)
+            problem = EngineError(self._server.say(found.reason), code=found.code, remedy=found.remedy)
+            if not found.again:
+                break
+        return replace(self._counted(request, "", total, max(0, attempts - 1)), finish="error", error=problem)
 
-    async def _enter(self, sent: int, deadline: float | None) -> Fault | None:
-        """Wait for a place to send; the reason when there will be none in time."""
-        if await self._throttle.enter(sent, deadline):
+    async def _embed(self, requests: Sequence[GenRequest]) -> list[GenResult]:
+        """Vectors of many texts in one request; when it is refused for what it holds, of each half on its own."""
+        config, texts = self._config, [request.user for request in requests]
+        body = embedding.encode(texts, self._server.model, config.dimensions, config.extra_body)
+        read = partial(embedding.decode, count=len(texts))
+        exchange = Exchange("/embeddings", body, read, MAX_VECTORS_BYTES)
+        outcome, sent = await self._server.talk(exchange)
+        retries = max(0, sent - 1)
+        if not isinstance(outcome, EngineError):
+            vectors: embedding.Vectors = outcome
+            outcome = self._server.other_model(vectors.model) or self._wrong_length(vectors)
+            if outcome is None:
+                tok = embedding.shares(texts, vectors.prompt_tok)
+                return [
+                    GenResult(request.id, text, "stop", count, 0, 0, retries)
+                    for request, text, count in zip(requests, vectors.texts, tok, strict=True)
+                ]
+        elif exchange.fault is not None and exchange.fault.content and len(requests) > 1:
+            return await halved(requests, self._embed)
+        elif outcome.code == "context":
+            outcome = EngineError(outcome.message, code="context", remedy="Shorten the text, e.g. with left(text, n).")
+        return [GenResult(request.id, finish="error", retries=retries, error=outcome) for request in requests]
+
+    def _wrong_length(self, vectors: embedding.Vectors) -> EngineError | None:
+        wanted, given = self._config.dimensions, dimensions_of(vectors.texts[0])
+        if wanted is None or wanted == given:
             return None
-        return Fault("rate_limit", self._say("asks to wait for longer than timeout_s"), retry=True)
-
-    async def _attempt(self, method: str, path: str, body: bytes | None, read: Callable[[bytes], Any]) -> Any:
-        """One exchange: what ``read`` makes of the 200 body, or a Fault. Feeds the breaker."""
-        import httpx
-
-        assert self._client is not None, "started"
-        data = bytearray()
-        try:
-            async with self._client.stream(method, self._config.url + path, content=body) as response:
-                async for chunk in response.aiter_bytes():
-                    data += chunk
-                    if len(data) > MAX_BODY_BYTES:
-                        return Fault("engine", self._say("sent an answer of more than 8 MB"))
-        except httpx.TransportError as problem:
-            self._breaker.failure()
-            detail = f"{type(problem).__name__}: {problem}".removesuffix(": ")
-            return Fault("unavailable", self._say(f"cannot be reached ({detail})"), retry=True, outage=True)
-        except httpx.HTTPError as problem:
-            return Fault("engine", self._say(f"sent a broken answer ({type(problem).__name__})"), retry=True)
-        if response.status_code != 200:
-            fault = self._refusal(response.status_code, bytes(data), response.headers.get("retry-after"))
-            if fault.outage:
-                self._breaker.failure()
-            return fault
-        self._breaker.success()
-        try:
-            return read(bytes(data))
-        except wire.Broken as problem:
-            return Fault("engine", self._say(str(problem)), retry=True)
-        except wire.Refused as problem:
-            return Fault("rejected", self._say(str(problem)))
-
-    def _refusal(self, status: int, body: bytes, retry_after: str | None) -> Fault:
-        text = self._say(f"answered {status}: {wire.error_text(body)}")
-        if status in (401, 403):
-            return Fault("auth", text, remedy="Check api_key_env (or api_key) and what the key may use.")
-        if status == 429 and wire.error_code(body) == "insufficient_quota":
-            return Fault("rate_limit", text, remedy="The account has no quota left.")
-        if status in _RETRY or status >= 500:
-            code = "rate_limit" if status == 429 else "unavailable" if status in _OUTAGE else "engine"
-            return Fault(code, text, retry=True, outage=status in _OUTAGE, after_s=retry_after_s(retry_after))
-        if status in (400, 413, 422) and wire.is_context_overflow(body):
-            return Fault("context", text, remedy="Shorten the prompt or lower max_tokens.")
-        if status == 404 or status < 400:
-            return Fault("rejected", text, remedy="Check the base URL (it usually ends in /v1) and the model's name.")
-        return Fault("rejected", text)
+        return EngineError(
+            self._server.say(f"gives vectors of {given} numbers, the model is defined with dimensions = {wanted}"),
+            code="invalid_output",
+            fatal=True,
+            remedy=f"Create the model WITH (dimensions = {given}), or name a model that can give {wanted}.",
+        )
 
     def _result(self, request: GenRequest, reply: wire.Reply, retries: int) -> GenResult:
-        if reply.model is not None and self._served is None:
-            self._served = reply.model
-        if reply.model is not None and reply.model != self._served:
-            self.failed = EngineError(
-                self._say(f"now answers as {reply.model!r}, before as {self._served!r}"),
-                remedy="One query is answered by one model. Run it again; finished calls are not repeated.",
-            )
-            return GenResult(request.id, finish="error", retries=retries, error=self.failed)
+        error = self._server.other_model(reply.model)
+        if error is not None:
+            return GenResult(request.id, finish="error", retries=retries, error=error)
         text = reply.text
         if self._config.structured == "json_schema" and wire.is_wrapped(request.answer):
             text = wire.unwrap(text, request.answer)
+        return self._counted(request, text, reply, retries)
+
+    def _counted(self, request: GenRequest, text: str, reply: wire.Reply, retries: int) -> GenResult:
         counts = (reply.prompt_tok, reply.prompt_tok_cached, reply.output_tok, retries)
         return GenResult(request.id, text, reply.finish, *counts)
-
-    def _say(self, what: str) -> str:
-        """An error message: names the server, hides what is secret, one line of bounded length."""
-        for secret in self._secrets:
-            what = what.replace(secret, "***")
-        name = f"{self._config.url} (model {self._model})" if self._model else self._config.url
-        return f"server {name} {what}" if len(what) <= 500 else f"server {name} {what[:497]}..."
-
-    def _error(self, fault: Fault) -> EngineError:
-        return EngineError(fault.message, code=fault.code, retryable=fault.retry, remedy=fault.remedy)

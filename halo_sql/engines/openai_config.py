@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+from halo_sql.engines.kinds import DIMENSIONS, EMBEDDING, GENERATE, KIND
 from halo_sql.engines.options import Option, resolve
 from halo_sql.errors import CatalogError, EngineError
 
@@ -29,10 +30,13 @@ OPTIONS: tuple[Option, ...] = (
     Option("price_in", "number", 0.0, "USD per million prompt tokens", 0.0),
     Option("price_out", "number", 0.0, "USD per million output tokens", 0.0),
     Option("extra_body", "object", {}, "More fields of the request body; null removes one"),
+    KIND,
+    DIMENSIONS,
+    Option("batch_size", "integer", 32, "Texts per request to an embedding model", 1, 2048),
 )
 _SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "api-key", "x-api-key", "cookie"})
 _OWN_HEADERS = frozenset({"host", "content-length", "content-type", "transfer-encoding", "accept-encoding"})
-_OWN_FIELDS = frozenset({"model", "messages", "stream", "n"})
+_OWN_FIELDS = frozenset({"model", "messages", "input", "stream", "n"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,9 @@ class OpenAIConfig:
     probe_s: float
     structured: str
     extra_body: Mapping[str, Any] = field(repr=False)
+    kind: str
+    dimensions: int | None
+    batch_size: int
 
     def key(self) -> str | None:
         """The API key, from the definition or the environment; EngineError('auth') when the variable is not set."""
@@ -70,7 +77,10 @@ class OpenAIConfig:
         plain = {name: value for name, value in self.headers.items() if name not in _SECRET_HEADERS}
         digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16] if plain else ""
         extra = json.dumps(self.extra_body, sort_keys=True, default=str)
-        return "|".join(("openai", self.url, model, root, self.structured, extra, digest))
+        parts = ["openai", self.url, model, root, self.structured, extra, digest]
+        if self.kind == EMBEDDING:
+            parts += [EMBEDDING, str(self.dimensions or "")]
+        return "|".join(parts)
 
 
 def check(source: str, options: Mapping[str, object]) -> OpenAIConfig:
@@ -117,6 +127,9 @@ def check(source: str, options: Mapping[str, object]) -> OpenAIConfig:
         probe_s=values["probe_s"],
         structured=values["structured"],
         extra_body=values["extra_body"],
+        kind=values["kind"] or GENERATE,
+        dimensions=values["dimensions"],
+        batch_size=values["batch_size"],
     )
 
 

@@ -11,8 +11,15 @@ from typing import Any
 
 from halo_sql.engines.protocol import Answer, GenRequest
 
+NO_LOGPROBS_REMEDY = (
+    "LLM_SCORE needs a server that gives log-probabilities (logprobs, top_logprobs), like vLLM; "
+    "LLM_MAP with returns => 'DOUBLE' asks for a number instead."
+)
 _WRAPPED = re.compile(r'\s*\{\s*"answer"\s*:\s*')
-_CONTEXT = re.compile(r"context[ _]length|context window|maximum context|prompt is too long", re.IGNORECASE)
+_START = re.compile(r'\s*(\{\s*"answer"\s*:\s*)?["\']?')
+_CONTEXT = re.compile(
+    r"context[ _]length|context window|maximum context|prompt is too long|must have less than \d+ tokens", re.IGNORECASE
+)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
 
 
@@ -66,7 +73,7 @@ def encode(request: GenRequest, model: str, structured: str, extra: Mapping[str,
 
 @lru_cache(maxsize=64)  # asked once per row, the same few times
 def _constraint(answer: Answer, structured: str) -> dict[str, Any]:
-    if answer.kind == "text" or structured == "none":
+    if answer.kind in ("text", "score") or structured == "none":
         return {}
     if structured == "vllm":
         if answer.kind == "choice":
@@ -121,6 +128,12 @@ def unwrap(text: str, answer: Answer) -> str:
     return text[head.end() : end]
 
 
+def answer_start(text: str) -> int:
+    """Where a choice begins in an answer, wrapped or not."""
+    found = _START.match(text)
+    return 0 if found is None else found.end()
+
+
 def decode(body: bytes) -> Reply:
     """A 200 body as a Reply; raises Broken or Refused."""
     try:
@@ -151,13 +164,14 @@ def decode(body: bytes) -> Reply:
         content,
         "length" if finish == "length" else "stop",
         model if isinstance(model, str) else None,
-        _count(usage.get("prompt_tokens")),
-        _count(details.get("cached_tokens")) if isinstance(details, dict) else 0,
-        _count(usage.get("completion_tokens")),
+        tokens(usage.get("prompt_tokens")),
+        tokens(details.get("cached_tokens")) if isinstance(details, dict) else 0,
+        tokens(usage.get("completion_tokens")),
     )
 
 
-def _count(value: object) -> int:
+def tokens(value: object) -> int:
+    """A count of the server's; 0 when it tells none."""
     return value if isinstance(value, int) and value >= 0 else 0
 
 

@@ -8,9 +8,23 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from halo_sql.engines.budget import FREE, Price
+from halo_sql.engines.kinds import check_answer, embedding_dimensions, model_kind
 from halo_sql.engines.options import resolve
 from halo_sql.engines.protocol import Engine
 from halo_sql.errors import CatalogError, did_you_mean
+
+__all__ = [
+    "ENGINES",
+    "Definition",
+    "Functions",
+    "Kind",
+    "check_answer",
+    "check_model",
+    "create",
+    "embedding_dimensions",
+    "model_kind",
+    "price",
+]
 
 Functions = Mapping[str, Callable[..., Any]]  # lower-case model name -> the callable registered for it
 
@@ -120,19 +134,18 @@ def _check_vllm(module: Any, model: Definition) -> None:
     if not model.source:
         raise CatalogError(
             f'model "{model.name}" names no weights',
-            remedy="USING vllm takes a directory, a hub id or 'bundled:smollm2'.",
+            remedy="USING vllm takes a directory, a hub id, 'bundled:smollm2' or 'bundled:minilm'.",
         )
 
 
 def _make_echo(module: Any, model: Definition, functions: Functions) -> Engine:
-    _check_plain(module, model)
-    engine: Engine = module.EchoEngine()
+    engine: Engine = module.EchoEngine(model.options)
     return engine
 
 
 def _make_replay(module: Any, model: Definition, functions: Functions) -> Engine:
     _check_replay(module, model)
-    engine: Engine = module.ReplayEngine(model.source)
+    engine: Engine = module.ReplayEngine(model.source, model.options)
     return engine
 
 

@@ -13,26 +13,32 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from halo_sql.engines.options import Option
+from halo_sql.engines.kinds import ANY, DIMENSIONS, KIND, admitted
+from halo_sql.engines.options import Option, resolve
 from halo_sql.engines.protocol import Answer, Deliver, EngineInfo, GenRequest, GenResult, estimate_tok
 from halo_sql.engines.tasks import Shared
 from halo_sql.errors import EngineError
 from halo_sql.ir.prompt import Sampling
 
-OPTIONS: tuple[Option, ...] = ()
+OPTIONS: tuple[Option, ...] = (KIND, DIMENSIONS)
 Key = tuple[str | None, str, Sampling | None, Answer | None]
 _COUNTS = ("prompt_tok", "prompt_tok_cached", "output_tok")
 
 
 class ReplayEngine:
-    """Answers from the file ``source``; a prompt that was not recorded is an error ('rejected'), never a guess."""
+    """Answers from the file ``source``; a prompt that was not recorded is an error ('rejected'), never a guess.
 
-    def __init__(self, source: str) -> None:
+    The text of a score is a decimal, that of an embedding base64 of little-endian float32. ``options`` are those of
+    ``OPTIONS``; CatalogError when they are wrong.
+    """
+
+    def __init__(self, source: str, options: Mapping[str, object] | None = None) -> None:
+        self._kind: str = resolve("replay", options or {}, OPTIONS)["kind"] or ANY
         self._path = Path(source).expanduser()
         self._recorded: dict[Key, GenResult] = {}
         self._start = Shared(self._load)
@@ -60,7 +66,8 @@ class ReplayEngine:
 
     def submit(self, requests: Sequence[GenRequest], deliver: Deliver) -> None:
         """Deliver all answers in one call, before returning."""
-        deliver([self._answer(request) for request in requests])
+        answered = admitted(self._kind, f"the recording {self._path}", requests, deliver)
+        deliver([self._answer(request) for request in answered])
 
     def _answer(self, request: GenRequest) -> GenResult:
         found = self._recorded.get((request.system, request.user, request.sampling, request.answer))

@@ -48,7 +48,7 @@ class TaskQueue:
                 task.cancel()
             elif request_id in self._open:
                 # never inside abort: the caller may hold state that its own delivery changes
-                asyncio.get_running_loop().call_soon(self._finish, _cancelled(request_id))
+                asyncio.get_running_loop().call_soon(self._finish, cancelled(request_id))
 
     async def close(self) -> None:
         """Cancel everything and wait until all is delivered; idempotent."""
@@ -74,7 +74,7 @@ class TaskQueue:
     def _done(self, request_id: int, task: asyncio.Task[GenResult]) -> None:
         del self._running[request_id]
         if task.cancelled():
-            result = _cancelled(request_id)
+            result = cancelled(request_id)
         else:
             problem = task.exception()
             if problem is None:
@@ -90,7 +90,8 @@ class TaskQueue:
             entry[1]([result])
 
 
-def _cancelled(request_id: int) -> GenResult:
+def cancelled(request_id: int) -> GenResult:
+    """The result of a request that was aborted."""
     return failure(request_id, "the request was cancelled", "cancelled")
 
 

@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from halo_sql.engines import bundled, frames, known
-from halo_sql.engines.chat import ChatTokenizer
-from halo_sql.engines.model_dir import fingerprint, resolve_model_dir
+from halo_sql.engines import bundled, frames
+from halo_sql.engines.kinds import admitted
+from halo_sql.engines.model_dir import fingerprint
 from halo_sql.engines.protocol import Deliver, EngineInfo, GenRequest, GenResult, estimate_tok, failure
+from halo_sql.engines.vllm_model import VllmModel
 from halo_sql.engines.vllm_options import (
     VLLM_OPTIONS,
     check_options,
@@ -31,7 +32,7 @@ from halo_sql.engines.vllm_options import (
     worker_environment,
 )
 from halo_sql.engines.vllm_process import WorkerProcess
-from halo_sql.engines.vllm_requests import too_long, worker_params
+from halo_sql.engines.vllm_requests import fitted, worker_params
 from halo_sql.errors import EngineError
 
 __all__ = ["VLLM_OPTIONS", "VllmEngine", "check_options"]
@@ -76,12 +77,10 @@ class VllmEngine:
         self.source = source
         self.restarts = 0
         self._options = check_options(options or {})
+        self._model = VllmModel(source, self._options, progress)
         self._python = python
-        self._progress = progress
         self._starting: asyncio.Task[EngineInfo] | None = None
         self._worker: WorkerProcess | None = None
-        self._chat: ChatTokenizer | None = None
-        self._info: EngineInfo | None = None
         self._pending: dict[int, _Pending] = {}
         self._queue: deque[int] = deque()
         self._by_id: dict[int, int] = {}
@@ -113,10 +112,11 @@ class VllmEngine:
         for module in (*_PARENT_MODULES, *(("vllm",) if self._python == sys.executable else ())):
             if importlib.util.find_spec(module) is None:
                 raise not_installed(module)
-        folder = await asyncio.to_thread(self._folder)
+        model = self._model
+        folder = await asyncio.to_thread(model.folder)
         cpu = await asyncio.to_thread(cpu_build)
         environment = worker_environment(self._options, cpu, folder is not None)
-        arguments = engine_arguments(str(folder) if folder else self.source, self._options, cpu)
+        arguments = engine_arguments(str(folder) if folder else self.source, self._options, cpu, model.kind)
         spawning = asyncio.ensure_future(
             WorkerProcess.spawn(
                 self._python,
@@ -129,8 +129,7 @@ class VllmEngine:
         try:
             weights = ""
             if folder is not None:
-                if self._chat is None:
-                    self._chat = await asyncio.to_thread(ChatTokenizer.load, folder)
+                await asyncio.to_thread(model.load_tokenizer, folder)
                 weights = await asyncio.to_thread(fingerprint, folder)
             worker = await spawning
         except BaseException:
@@ -139,9 +138,9 @@ class VllmEngine:
                 await (await spawning).close()
             raise
         try:
-            if self._chat is None:
-                self._chat = await asyncio.to_thread(ChatTokenizer.load, Path(worker.ready["tokenizer_dir"]))
-            info = self._describe(worker.ready, weights, self._chat)
+            if folder is None:
+                await asyncio.to_thread(model.load_tokenizer, Path(worker.ready["tokenizer_dir"]))
+            info = model.describe(worker.ready, weights)
             if worker.lost:
                 raise EngineError(f"the vLLM worker died: {worker.trouble()}", code="unavailable")
         except BaseException:
@@ -149,72 +148,19 @@ class VllmEngine:
             raise
         self._worker = worker
         if weights:
-            await asyncio.to_thread(known.remember, self._facts(weights, self._chat), info)
+            await model.remember(weights)
         return info
-
-    def _describe(self, ready: Mapping[str, Any], weights: str, chat: ChatTokenizer) -> EngineInfo:
-        identity = "|".join(
-            (
-                "vllm",
-                self.source,
-                ready["revision"] or weights,
-                ready["dtype"],
-                self._options["quantization"] or "",
-                chat.identity,
-            )
-        )
-        if self._info is not None and self._info.identity != identity:
-            raise EngineError(
-                f"The model {self.source} changed while it was in use",
-                code="unavailable",
-                remedy="Run the query again to use the new one.",
-            )
-        capacity = int(ready["kv_capacity_tok"])
-        self._info = EngineInfo(
-            identity=identity,
-            context_tok=int(ready["context_tok"]),
-            kv_capacity_tok=capacity,
-            window_tok=max(8_192, capacity),
-            window_requests=2 * int(ready["max_num_seqs"]),
-            device=str(ready["device"]),
-        )
-        return self._info
 
     async def describe(self) -> EngineInfo | None:
         """What a worker with the same model, options and build said the last time it ran; see ``Engine.describe``."""
-        if self._info is not None:
-            return self._info
-        return await asyncio.to_thread(self._recall)
-
-    def _recall(self) -> EngineInfo | None:
-        scheme, colon, name = self.source.partition(":")
-        bundle = bundled.made(name) if colon and scheme.lower() == "bundled" else None
-        try:
-            folder = bundle if colon and scheme.lower() == "bundled" else resolve_model_dir(self.source)
-            if folder is None or importlib.util.find_spec("vllm") is None:
-                return None
-            if self._chat is None:
-                self._chat = ChatTokenizer.load(folder)
-            return known.recall(self._facts(fingerprint(folder), self._chat))
-        except EngineError:
-            return None  # the start says what is wrong
-
-    def _facts(self, weights: str, chat: ChatTokenizer) -> dict[str, object]:
-        return {"source": self.source, "weights": weights, "chat": chat.identity, "cpu": cpu_build(), **self._options}
-
-    def _folder(self) -> Path | None:
-        """The model's folder, made if it is a bundled one; None for a hub id."""
-        scheme, colon, name = self.source.partition(":")
-        if colon and scheme.lower() == "bundled":
-            return bundled.ensure(name, self._progress)
-        return resolve_model_dir(self.source)
+        return self._model.info or await asyncio.to_thread(self._model.recall)
 
     def submit(self, requests: Sequence[GenRequest], deliver: Deliver) -> None:
         """See ``Engine.submit``. Prompts that cannot fit the context are refused one by one, before sending."""
         if self._closed:
             deliver([failure(request.id, "the engine is closed", "unavailable") for request in requests])
             return
-        for request in requests:
+        for request in admitted(self._model.kind, f"the model {self.source}", requests, deliver):
             number = next(self._numbers)
             assert request.id not in self._by_id, f"request {request.id} is in flight already"
             self._by_id[request.id] = number
@@ -238,15 +184,15 @@ class VllmEngine:
             numbers: list[int] = []
             try:
                 info = await self.start()
-                worker, chat = self._worker, self._chat
-                if worker is None or chat is None:
+                worker, tokenizer = self._worker, self._model.tokenizer
+                if worker is None or tokenizer is None:
                     continue  # it died in this moment: start again
                 while self._queue and len(numbers) < _BATCH_REQUESTS:
                     number = self._queue.popleft()
                     if number in self._pending:  # else aborted meanwhile
                         numbers.append(number)
                 requests = [self._pending[number].request for number in numbers]
-                prompts = await loop.run_in_executor(self._encoder, chat.render_batch, requests)
+                prompts = await loop.run_in_executor(self._encoder, tokenizer.render_batch, requests)
             except EngineError as error:
                 self._fail_all(error, fatal=True)  # it cannot be started
                 return
@@ -265,15 +211,16 @@ class VllmEngine:
             if pending is None:
                 continue
             request = pending.request
-            if len(prompt) + request.sampling.max_tokens > info.context_tok:
-                refused.append((number, too_long(request, len(prompt), info.context_tok)))
+            outcome = fitted(request, prompt, info.context_tok, self._model)
+            if isinstance(outcome, GenResult):
+                refused.append((number, outcome))
                 continue
             pending.sent = True
             pending.attempts += 1
             index = params.setdefault((request.sampling, request.answer), len(params))
-            items.append([number, index, request.priority, frames.pack_tokens(prompt)])
+            items.append([number, index, request.priority, frames.pack_tokens(outcome)])
         if items:
-            specs = [worker_params(sampling, answer) for sampling, answer in params]
+            specs = [worker_params(sampling, answer, self._model) for sampling, answer in params]
             worker.send({"op": "generate", "params": specs, "items": items})
         self._deliver(refused)
 
@@ -351,9 +298,10 @@ class VllmEngine:
 
     def count_tok(self, request: GenRequest) -> int:
         """Tokens of the rendered prompt; an estimate before the first start."""
-        if self._chat is None:
+        tokenizer = self._model.tokenizer
+        if tokenizer is None:
             return estimate_tok((request.system or "") + request.user)
-        return self._chat.count(request)
+        return tokenizer.count(request)
 
     async def stats(self) -> dict[str, float]:
         """Counters of the worker: requests, prompt_tok, prompt_tok_cached, output_tok, in_flight, kv_used, …"""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from halo_sql.engines.bundled import INSTALL_REMEDY, child_environment
+from halo_sql.engines.kinds import DIMENSIONS, EMBEDDING, GENERATE, KIND
 from halo_sql.engines.options import Option, resolve
 from halo_sql.errors import EngineError
 
@@ -33,6 +34,9 @@ VLLM_OPTIONS: tuple[Option, ...] = (
     Option("threads", "integer", None, "CPU cores to compute on; default vLLM's choice", 1),
     Option("quantization", "text", None, "Quantization method of the weights, as vLLM names it"),
     Option("sleep_mode", "boolean", False, "Allow sleep and wake-up (GPU only)"),
+    KIND,
+    DIMENSIONS,
+    Option("truncate", "boolean", False, "Cut a text that is longer than an embedding model's context"),
 )
 
 _CPU_BLOCK_TOK = 32
@@ -89,7 +93,7 @@ def dtype_for(given: str | None, cpu: bool, flags: frozenset[str]) -> str:
     return given or "float32"
 
 
-def engine_arguments(model: str, options: Mapping[str, Any], cpu: bool) -> dict[str, Any]:
+def engine_arguments(model: str, options: Mapping[str, Any], cpu: bool, kind: str = GENERATE) -> dict[str, Any]:
     """vLLM's engine arguments for checked options."""
     arguments: dict[str, Any] = {
         "model": model,
@@ -103,7 +107,14 @@ def engine_arguments(model: str, options: Mapping[str, Any], cpu: bool) -> dict[
         # Compact JSON: free white space lets a small model write blanks until max_tokens.
         "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
         "disable_log_stats": False,
+        "runner": "generate",
+        "logprobs_mode": "raw_logprobs",  # scores: before sampling options and constraints
     }
+    if kind == EMBEDDING:
+        arguments["runner"] = "pooling"
+        arguments["convert"] = "embed"
+        if options["enable_prefix_caching"]:
+            del arguments["enable_prefix_caching"]  # encoders cannot, vLLM knows which models can
     for name in ("gpu_memory_utilization", "block_size", "revision", "max_num_seqs", "quantization"):
         if options[name] is not None:
             arguments[name] = options[name]
@@ -135,6 +146,9 @@ def worker_environment(
         environment["HF_HUB_OFFLINE"] = "1"
     if not cpu:
         return environment
+    # vLLM compiles some steps of sampling even when it is told to be eager: half a minute for the first score, and a
+    # C++ compiler nobody needs otherwise.
+    environment.setdefault("TORCH_COMPILE_DISABLE", "1")
     if options["kv_cache_gib"] is not None:
         environment.pop("VLLM_CPU_KVCACHE_SPACE", None)  # it would win over the option
     openmp = (prefix or Path(sys.prefix)) / "lib" / "libiomp5.so"

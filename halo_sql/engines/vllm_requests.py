@@ -1,16 +1,24 @@
-"""One request on its way to a vLLM worker: decoding options, and the refusal of what cannot fit."""
+"""One request on its way to a vLLM worker: what vLLM is asked, and the refusal of what cannot be answered."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from halo_sql.engines.protocol import Answer, GenRequest, GenResult
+from halo_sql.engines.kinds import EMBEDDING
+from halo_sql.engines.protocol import Answer, GenRequest, GenResult, failure
+from halo_sql.engines.text_tokenizer import TextTokenizer
+from halo_sql.engines.vllm_model import VllmModel
 from halo_sql.errors import EngineError
 from halo_sql.ir.prompt import Sampling
 
 
-def worker_params(sampling: Sampling, answer: Answer) -> dict[str, Any]:
-    """Decoding options as the worker takes them (``frames``)."""
+def worker_params(sampling: Sampling, answer: Answer, model: VllmModel) -> dict[str, Any]:
+    """What is asked, as the worker takes it (``frames``)."""
+    if answer.kind == "embedding":
+        return {"embed": model.dimensions or 0}
+    if answer.kind == "score":
+        assert model.tokenizer is not None
+        return {"score": list(model.tokenizer.yes_no)}
     spec: dict[str, Any] = {
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
@@ -25,12 +33,30 @@ def worker_params(sampling: Sampling, answer: Answer) -> dict[str, Any]:
     return spec
 
 
-def too_long(request: GenRequest, prompt_tok: int, context_tok: int) -> GenResult:
-    """The refusal of a prompt that leaves no room for its answer."""
-    wanted = request.sampling.max_tokens
+def fitted(request: GenRequest, prompt: list[int], context_tok: int, model: VllmModel) -> list[int] | GenResult:
+    """The prompt's token ids as they are sent, or why it is not."""
+    kind = request.answer.kind
+    tokenizer = model.tokenizer
+    if kind == "score" and tokenizer is not None and not tokenizer.yes_no[0]:
+        message = f"the vocabulary of {model.source} does not tell yes from no by their first tokens"
+        return failure(request.id, message, "rejected")
+    if model.kind == EMBEDDING:
+        if len(prompt) <= context_tok:
+            return prompt
+        if model.options["truncate"] and isinstance(tokenizer, TextTokenizer):
+            return tokenizer.cut(prompt, context_tok)
+        error = EngineError(
+            f"a text of {len(prompt)} tokens exceeds the model's context of {context_tok} tokens",
+            code="context",
+            remedy="Shorten the text, or make the model WITH (truncate = true) to have its end cut off.",
+        )
+        return GenResult(request.id, finish="error", prompt_tok=len(prompt), error=error)
+    wanted = 1 if kind == "score" else request.sampling.max_tokens
+    if len(prompt) + wanted <= context_tok:
+        return prompt
     error = EngineError(
-        f"a prompt of {prompt_tok} tokens and max_tokens {wanted} exceed the model's context of {context_tok} tokens",
+        f"a prompt of {len(prompt)} tokens and max_tokens {wanted} exceed the model's context of {context_tok} tokens",
         code="context",
         remedy="Shorten the prompt or lower max_tokens.",
     )
-    return GenResult(request.id, finish="error", prompt_tok=prompt_tok, error=error)
+    return GenResult(request.id, finish="error", prompt_tok=len(prompt), error=error)

@@ -66,17 +66,17 @@ class Worker:
         params: list[Any] = []
         for spec in frame["params"]:
             try:
-                params.append(sampling_params(spec))
+                params.append(pooling_params(spec) if "embed" in spec else sampling_params(spec))
             except Exception as error:  # vLLM refuses the options in many types of its own
                 params.append(error)
         for seq, index, priority, tokens in frame["items"]:
             if isinstance(params[index], Exception):
                 self._emit([seq, "", "error", 0, 0, 0, "rejected", _short(params[index])])
                 continue
-            task = asyncio.ensure_future(self._one(seq, params[index], priority, tokens))
+            task = asyncio.ensure_future(self._one(seq, frame["params"][index], params[index], priority, tokens))
             self._running[seq] = task
 
-    async def _one(self, seq: int, params: Any, priority: int, tokens: bytes) -> None:
+    async def _one(self, seq: int, spec: dict[str, Any], params: Any, priority: int, tokens: bytes) -> None:
         from vllm.v1.engine.exceptions import EngineDeadError
 
         from halo_sql.engines import frames
@@ -84,11 +84,12 @@ class Worker:
         prompt = {"prompt_token_ids": frames.unpack_tokens(tokens)}
         try:
             last = None
+            ask = self._llm.encode if "embed" in spec else self._llm.generate
             # Each request gets its own copy: vLLM completes the object it is given.
-            async for output in self._llm.generate(prompt, params.clone(), str(seq), priority=priority):
+            async for output in ask(prompt, params.clone(), str(seq), priority=priority):
                 last = output
             assert last is not None, "vLLM ended a request without an output"
-            self._emit(self._result(seq, last))
+            self._emit(self._vector(seq, last) if "embed" in spec else self._result(seq, last, spec.get("score")))
         except asyncio.CancelledError:
             if seq not in self._aborted:
                 raise
@@ -104,19 +105,45 @@ class Worker:
             self._aborted.discard(seq)
             self._running.pop(seq, None)
 
-    def _result(self, seq: int, output: Any) -> list[Any]:
-        completion = output.outputs[0]
-        prompt_tok, output_tok = len(output.prompt_token_ids), len(completion.token_ids)
-        cached_tok = max(0, output.num_cached_tokens or 0)
+    def _count(self, output: Any, output_tok: int) -> tuple[int, int]:
+        """Prompt tokens of a finished request, and how many of them were cached; adds to the totals."""
+        prompt_tok, cached_tok = len(output.prompt_token_ids), max(0, output.num_cached_tokens or 0)
         totals = self._totals
         totals["requests"] += 1
         totals["prompt_tok"] += prompt_tok
         totals["prompt_tok_cached"] += cached_tok
         totals["output_tok"] += output_tok
+        return prompt_tok, cached_tok
+
+    def _vector(self, seq: int, output: Any) -> list[Any]:
+        from halo_sql.engines.vectors import encode_vector
+
+        prompt_tok, cached_tok = self._count(output, 0)
+        try:
+            text = encode_vector(output.outputs.data.tolist())
+        except (ValueError, TypeError) as problem:
+            return [seq, "", "error", prompt_tok, cached_tok, 0, "engine", f"vLLM gave no vector: {problem}"]
+        return [seq, text, "stop", prompt_tok, cached_tok, 0, None, ""]
+
+    def _result(self, seq: int, output: Any, sides: list[list[int]] | None) -> list[Any]:
+        """``sides``: the token ids of yes and of no when a score is asked for."""
+        from halo_sql.engines.scores import score
+
+        completion = output.outputs[0]
+        output_tok = len(completion.token_ids)
+        prompt_tok, cached_tok = self._count(output, output_tok)
         finish = completion.finish_reason or "stop"
         if finish not in ("stop", "length"):
             message = f"vLLM ended the request with {finish!r}"
             return [seq, "", "error", prompt_tok, cached_tok, output_tok, "engine", message]
+        if sides is not None:
+            logs = completion.logprobs[0]
+            yes, no = ([logs[token].logprob for token in ids if token in logs] for ids in sides)
+            found = score(yes, no)
+            if found is None:
+                message = "vLLM gave no log-probability of yes or no"
+                return [seq, "", "error", prompt_tok, cached_tok, output_tok, "engine", message]
+            return [seq, found, "stop", prompt_tok, cached_tok, output_tok, None, ""]
         return [seq, completion.text, finish, prompt_tok, cached_tok, output_tok, None, ""]
 
     def _emit(self, item: list[Any]) -> None:
@@ -155,10 +182,15 @@ class Worker:
 
 
 def sampling_params(spec: dict[str, Any]) -> Any:
-    """vLLM's SamplingParams of one sampling map (keys: temperature, top_p, max_tokens, seed, stop, json, choice)."""
+    """vLLM's SamplingParams of one sampling map (see ``frames``)."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
+    if spec.get("score"):
+        yes, no = spec["score"]
+        return SamplingParams(
+            temperature=0.0, max_tokens=1, logprob_token_ids=[*yes, *no], output_kind=RequestOutputKind.FINAL_ONLY
+        )
     structured = None
     if spec.get("json"):
         structured = StructuredOutputsParams(json=spec["json"])
@@ -173,6 +205,13 @@ def sampling_params(spec: dict[str, Any]) -> Any:
         structured_outputs=structured,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
+
+
+def pooling_params(spec: dict[str, Any]) -> Any:
+    """vLLM's PoolingParams of one map {embed: dimensions or 0}."""
+    from vllm import PoolingParams
+
+    return PoolingParams(task="embed", dimensions=spec["embed"] or None)
 
 
 def scheduler_gauges() -> dict[str, float]:

@@ -136,7 +136,63 @@ class Sink:
     kind: str  # 'ctas' | 'insert'
 
 
-LogicalPlan = Fragment | Filter | Project | Sort | Limit | Distinct | CteScan | LlmMap | LlmFilter | Sink
+@dataclass(frozen=True, slots=True)
+class CallText:
+    """In a demand's text: a call as a function of these arguments (texts; the guard first, then the holes)."""
+
+    index: int  # of the demand's ``asks``
+    arguments: tuple[tuple[DemandPart, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GoOn:
+    """In a demand's text: a condition that ends a recursion while an answer it needs is missing."""
+
+
+DemandPart = str | InputRef | CallText | GoOn
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A call whose rows only DuckDB can find, because it stands where no column can be put beside its rows.
+
+    call       prompt and guard over the columns ``arguments``
+    arguments  the function's arguments in order: the guard (BOOLEAN) if there is one, then the holes (VARCHAR)
+    rank       asked when no call of a lower rank misses an answer: only then its rows are sure to be reached
+    recursive  its answers decide what it is asked next
+    """
+
+    call: LlmCall
+    arguments: tuple[Column, ...]
+    rank: int = 0
+    recursive: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """An opaque query text with calls inside, evaluated by demand: DuckDB runs it with what answers there are and
+    says which are missing; these are asked; until none is missing.
+
+    parts    the query's text
+    columns  its output columns, by position
+    inputs   plans whose results the text reads
+    asks     the calls in the text
+    write    the text of a statement that is run once every answer is there, and gives the rows instead
+    pinned   the text's value depends on the moment: all rounds see one (they are one transaction)
+    counts   what ``write`` gives is the number of rows it changed
+    """
+
+    parts: tuple[DemandPart, ...]
+    columns: tuple[Column, ...]
+    inputs: tuple[LogicalPlan, ...]
+    asks: tuple[Ask, ...]
+    label: str = "Demand"
+    write: tuple[DemandPart, ...] = ()
+    pinned: bool = False
+    counts: bool = False
+
+
+LogicalPlan = Fragment | Filter | Project | Sort | Limit | Distinct | CteScan | LlmMap | LlmFilter | Demand | Sink
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from halo_sql.ir.expr import Column, ColumnId
-from halo_sql.ir.logical import LogicalPlan
+from halo_sql.ir.logical import Ask, DemandPart, LogicalPlan
 from halo_sql.ir.prompt import LlmCall
 
 
@@ -71,6 +71,23 @@ class LlmFilterExec:
 
 
 @dataclass(frozen=True, slots=True)
+class DemandExec:
+    """Rounds of a query with calls in its text: run it, ask what it missed, until nothing is missing.
+
+    columns  its output
+    write    statement run at the end in its place
+    pinned   all rounds are one transaction
+    """
+
+    parts: tuple[DemandPart, ...]
+    columns: tuple[Column, ...]
+    asks: tuple[Ask, ...]
+    label: str = "Demand"
+    write: tuple[DemandPart, ...] = ()
+    pinned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class PrefixClusterExec:
     """Rows ordered so that equal leading prompt values are neighbours; remembers the old place in ``position``.
 
@@ -117,12 +134,22 @@ PhysicalOp = (
     | SelectExec
     | LlmMapExec
     | LlmFilterExec
+    | DemandExec
     | PrefixClusterExec
     | RestoreOrderExec
     | LimitExec
     | MaterializeExec
     | SinkExec
 )
+
+
+def calls_by(op: PhysicalOp) -> tuple[LlmCall, ...]:
+    """The LLM calls that an operator makes."""
+    if isinstance(op, LlmMapExec):
+        return op.calls
+    if isinstance(op, DemandExec):
+        return tuple(ask.call for ask in op.asks)
+    return (op.call,) if isinstance(op, LlmFilterExec) else ()
 
 
 @dataclass(frozen=True, slots=True)

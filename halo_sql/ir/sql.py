@@ -76,13 +76,13 @@ def _fragment(tree: Fragment, inputs: Sequence[str]) -> str:
             before.append(f"{names[index]} AS MATERIALIZED ({render(child, inputs)})")
         else:
             names[index] = _relation(child, inputs)
-    text = "".join(part if isinstance(part, str) else _input(part, names[part.index]) for part in tree.parts)
+    text = "".join(part if isinstance(part, str) else input_text(part, names[part.index]) for part in tree.parts)
     columns = ", ".join(batch_name(column.id) for column in tree.columns)
     clause = f"WITH {', '.join(before)} " if before else ""
     return f"{clause}SELECT * FROM ({text}\n) AS f({columns})"
 
 
-def _input(ref: InputRef, source: str) -> str:
+def input_text(ref: InputRef, source: str) -> str:
     """An input of a fragment as a parenthesised query that shows the user's names."""
     items = ", ".join(f"{batch_name(column)} AS {quote(name)}" for name, column in ref.names)
     return f"(SELECT {items or 'NULL'} FROM {source})"

@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from halo_sql.ir.expr import Column
-from halo_sql.ir.logical import LlmMap, LogicalPlan, Project
+from halo_sql.ir.logical import Demand, LlmFilter, LlmMap, LogicalPlan, Project
+from halo_sql.ir.prompt import LlmCall
 from halo_sql.ir.types import SqlType
 
 
@@ -71,3 +72,12 @@ def call_type(call: Any) -> SqlType:
 
     text = f'STRUCT("value" {call.returns.text}, "error" VARCHAR)'
     return SqlType(text, "struct", (("value", call.returns), ("error", VARCHAR)))
+
+
+def calls_made(node: Any) -> tuple[LlmCall, ...]:
+    """The LLM calls that a logical node makes itself, wherever it keeps them."""
+    if isinstance(node, LlmMap):
+        return node.calls
+    if isinstance(node, Demand):
+        return tuple(ask.call for ask in node.asks)
+    return (node.call,) if isinstance(node, LlmFilter) else ()

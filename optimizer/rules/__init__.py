@@ -12,6 +12,7 @@ from halo_sql.optimizer.rules.explore.llm_map_past_llm_filter import llm_map_pas
 from halo_sql.optimizer.rules.explore.order_llm_filters import order_llm_filters
 from halo_sql.optimizer.rules.explore.sort_past_llm_filter import sort_past_llm_filter
 from halo_sql.optimizer.rules.implement.cte_scan import cte_scan
+from halo_sql.optimizer.rules.implement.demand import demand
 from halo_sql.optimizer.rules.implement.limit import limit
 from halo_sql.optimizer.rules.implement.llm_filter import llm_filter
 from halo_sql.optimizer.rules.implement.llm_map import llm_map
@@ -56,6 +57,7 @@ RULES: tuple[Rule, ...] = (
     Rule("sort_past_llm_filter", Stage.EXPLORE, 10, sort_past_llm_filter),
     Rule("llm_map", Stage.IMPLEMENT, 50, llm_map, essential=True),
     Rule("llm_filter", Stage.IMPLEMENT, 50, llm_filter, essential=True),
+    Rule("demand", Stage.IMPLEMENT, 50, demand, essential=True),
     Rule("limit", Stage.IMPLEMENT, 40, limit, essential=True),
     Rule("select", Stage.IMPLEMENT, 40, select),
     Rule("cte_scan", Stage.IMPLEMENT, 40, cte_scan, essential=True),

@@ -327,6 +327,7 @@ def test_show(catalog: Catalog) -> None:
     assert [(row[0], row[-1]) for row in rows] == [
         ("echo", "built-in"),
         ("M", "persistent"),
+        ("minilm", "built-in"),
         ("smollm2", "built-in"),
         ("Zed", "temporary"),
     ]

@@ -1,7 +1,8 @@
 """A deterministic OpenAI-compatible server on loopback that counts calls and injects faults.
 
 It echoes the user prompt, or answers what the requested form of the answer allows: the first choice that the prompt
-contains (else the first), the prompt itself inside {"answer": …} or as JSON. Standard library only; as a fixture
+contains (else the first), the prompt itself inside {"answer": …} or as JSON. Log-probabilities are those of
+``alternatives``, the vector of a text is its length, its number of spaces and 1. Standard library only; as a fixture
 (``FaultServer`` runs in a thread of its own) or by hand::
 
     python tests/engines/fault_server.py --port 8080 --fault '{"action": "status", "status": 500, "times": 3}'
@@ -11,9 +12,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
 import collections
 import contextlib
 import json
+import struct
 import threading
 import time
 from dataclasses import dataclass, field
@@ -28,7 +31,8 @@ class Fault:
 
     action       'status' | 'slow' (waits delay_s, then answers) | 'truncate' (half the body, then closes) |
                  'bad_json' | 'model' (names another model) | 'close' (no answer) | 'huge' (9 MB) |
-                 'length' (finish_reason) | 'empty' (no content)
+                 'length' (finish_reason) | 'empty' (no content) | 'fewer' (one vector too few) |
+                 'infinite' (a vector with Infinity in it) | 'ragged' (vectors of different lengths)
     contains     applies to prompts that hold this text
     after, times skips the first ``after`` calls that match, then applies to ``times`` calls (None: all)
     per_prompt   counts ``after`` and ``times`` for each prompt
@@ -60,7 +64,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Call:
-    """A chat call as it arrived: monotonic seconds, user prompt, body, headers (lower-case names)."""
+    """A call as it arrived: monotonic seconds, user prompt (or a line per text), body, headers (lower-case names)."""
 
     at_s: float
     prompt: str
@@ -69,7 +73,12 @@ class Call:
 
 
 class FaultServer:
-    """The server; also a context manager. ``calls`` are all chat calls in order of arrival."""
+    """The server; also a context manager. ``calls`` are all chat and embedding calls in order of arrival.
+
+    alternatives  what a user prompt's first token may be, or (a list) each token: {token: log-probability}; a prompt
+                  that is not in it gets no log-probabilities
+    constrained   the same for an answer that is constrained to yes or no: the place where it begins
+    """
 
     def __init__(
         self,
@@ -79,7 +88,11 @@ class FaultServer:
         quota: tuple[int, float] | None = None,
         cached_tok: int = 0,
         port: int = 0,
+        alternatives: dict[str, Any] | None = None,
+        constrained: dict[str, dict[str, float]] | None = None,
     ) -> None:
+        self.alternatives = alternatives or {}
+        self.constrained = constrained or {}
         self.faults = list(faults or [])
         self.models = models
         self.key = key
@@ -159,7 +172,9 @@ class FaultServer:
 
     async def _exchange(self, path: str, headers: dict[str, str], body: bytes, writer: asyncio.StreamWriter) -> bool:
         data = json.loads(body) if body else {}
-        prompt = data["messages"][-1]["content"] if data else ""
+        prompt = ""
+        if data:
+            prompt = "\n".join(data["input"]) if "input" in data else data["messages"][-1]["content"]
         if data:
             self.calls.append(Call(time.monotonic(), prompt, data, headers))
         fault = next((fault for fault in self.faults if fault.applies(path, prompt)), None)
@@ -175,12 +190,12 @@ class FaultServer:
         if path == "/v1/models":
             entries = [{"id": name, "object": "model", "max_model_len": 4096} for name in self.models]
             return await _send(writer, 200, json.dumps({"object": "list", "data": entries}).encode())
-        if path != "/v1/chat/completions":
+        if path not in ("/v1/chat/completions", "/v1/embeddings"):
             return await _send(writer, 404, b'{"detail": "no such page"}')
         wait_s = self._over_quota()
         if wait_s is not None:
             return await _send(writer, 429, b'{"error": {"message": "quota"}}', f"{wait_s:.3f}")
-        answer = self._answer(data, prompt, fault)
+        answer = _vectors(data, fault) if "input" in data else self._answer(data, prompt, fault)
         if fault is not None and fault.action == "bad_json":
             answer = answer[: len(answer) // 2]
         if fault is not None and fault.action == "huge":
@@ -203,10 +218,13 @@ class FaultServer:
         text = _echo(data, prompt)
         message = {"role": "assistant", "content": None if action == "empty" else text}
         prompt_tok = sum(len(item["content"].split()) for item in data["messages"])
+        choice = {"index": 0, "message": message, "finish_reason": "length" if action == "length" else "stop"}
+        if data.get("logprobs"):
+            choice["logprobs"] = self._logprobs(data, prompt)
         answer = {
             "object": "chat.completion",
             "model": fault.model if fault is not None and action == "model" else data["model"],
-            "choices": [{"index": 0, "message": message, "finish_reason": "length" if action == "length" else "stop"}],
+            "choices": [choice],
             "usage": {
                 "prompt_tokens": prompt_tok,
                 "completion_tokens": len(text.split()),
@@ -214,6 +232,37 @@ class FaultServer:
             },
         }
         return json.dumps(answer).encode()
+
+    def _logprobs(self, data: dict[str, Any], prompt: str) -> dict[str, Any] | None:
+        places: list[dict[str, float]] = []
+        if "response_format" in data or "structured_outputs" in data:
+            if prompt in self.constrained:
+                head = ['{"', "answer", '":', ' "'] if "response_format" in data else []
+                places = [*({token: 0.0, "x": -30.0} for token in head), self.constrained[prompt]]
+        elif prompt in self.alternatives:
+            given = self.alternatives[prompt]
+            places = given if isinstance(given, list) else [given]
+        content = []
+        for place in places:
+            pairs = [{"token": token, "logprob": log} for token, log in place.items()]
+            content.append({**pairs[0], "top_logprobs": pairs[: data["top_logprobs"]]})
+        return {"content": content} if content else None
+
+
+def _vectors(data: dict[str, Any], fault: Fault | None) -> bytes:
+    """Vectors in the reverse order of the texts, numbered."""
+    action = "" if fault is None else fault.action
+    entries = []
+    for index, text in enumerate(data["input"]):
+        vector = [float(len(text)), float(text.count(" ")), *[1.0] * (data.get("dimensions", 3) - 2)]
+        if action == "infinite" or (action == "ragged" and index == 0):
+            vector.append(float("inf") if action == "infinite" else 0.0)
+        value = base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+        entries.append({"index": index, "embedding": value if data.get("encoding_format") == "base64" else vector})
+    entries = entries[::-1][: -1 if action == "fewer" else None]
+    words = sum(len(text.split()) for text in data["input"])
+    model = fault.model if fault is not None and action == "model" else data["model"]
+    return json.dumps({"data": entries, "model": model, "usage": {"prompt_tokens": words}}).encode()
 
 
 def _echo(data: dict[str, Any], prompt: str) -> str:

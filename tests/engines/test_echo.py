@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from halo_sql.engines.echo import BOOLEANS, EchoEngine
-from halo_sql.engines.protocol import YES_NO, Answer, GenRequest, GenResult, estimate_tok
+from halo_sql.engines.protocol import EMBEDDING, SCORE, YES_NO, Answer, GenRequest, GenResult, estimate_tok
+from halo_sql.engines.vectors import decode_vector
 
 
 def answers(requests: list[GenRequest]) -> list[GenResult]:
@@ -78,3 +79,55 @@ def test_it_is_cheap() -> None:
         assert len(answers(requests)) == len(requests)
         best_s = min(best_s, time.perf_counter() - start_s)
     assert best_s < 0.2  # it takes 0.03 s; the bound leaves room for a busy machine
+
+
+@pytest.mark.parametrize("text", ["0", "1", "0.25", " .5\n", "1e-3", "1.0"])
+def test_a_score_is_the_number_as_it_is(text: str) -> None:
+    [result] = answers([GenRequest(0, text, answer=SCORE)])
+    assert (result.text, result.error) == (text, None)
+
+
+def test_a_score_is_read_from_true_and_false() -> None:
+    words = ["true", " YES\n", "t", "False", "no", "f"]
+    results = answers([GenRequest(number, word, answer=SCORE) for number, word in enumerate(words)])
+    assert [result.text for result in results] == ["1.0"] * 3 + ["0.0"] * 3
+
+
+@pytest.mark.parametrize("text", ["", "1.01", "-0.1", "nan", "inf", "0_1", "maybe", "0.5 or so", "0x1"])
+def test_other_text_is_no_score(text: str) -> None:
+    [result] = answers([GenRequest(0, text, answer=SCORE)])
+    assert result.error is not None
+    assert result.error.code == "invalid_output"
+    assert repr(text) in result.error.message
+
+
+def vectors(texts: list[str], **options: object) -> list[list[float]]:
+    delivered: list[GenResult] = []
+    requests = [GenRequest(number, text, answer=EMBEDDING) for number, text in enumerate(texts)]
+    EchoEngine(options).submit(requests, delivered.extend)
+    assert {(result.output_tok, result.error) for result in delivered} == {(0, None)}
+    return [list(decode_vector(result.text)) for result in delivered]
+
+
+def test_an_embedding_is_the_list_that_the_prompt_spells() -> None:
+    assert vectors(["[1, 2.5, -3e2]", " [0.0] ", "[1.0, 0.5]"]) == [[1, 2.5, -300], [0], [1, 0.5]]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "hello", "[]", "[1, null]", "[NaN]", "[1e999]", "[true]", "[[1]]", "[1", "\ud800"]
+)
+def test_any_other_text_gives_a_unit_vector_of_its_own(text: str) -> None:
+    [first], [again], [other] = vectors([text]), vectors([text]), vectors([text + "."])
+    assert len(first) == 8
+    assert first == again != other
+    assert sum(value * value for value in first) == pytest.approx(1, abs=1e-5)
+    assert len(vectors([text], dimensions=300)[0]) == 300
+
+
+def test_an_echo_model_of_one_kind_refuses_the_other() -> None:
+    for kind, answer in (("embedding", SCORE), ("generate", EMBEDDING), ("embedding", Answer())):
+        delivered: list[GenResult] = []
+        EchoEngine({"kind": kind}).submit([GenRequest(0, "x", answer=answer)], delivered.extend)
+        assert delivered[0].error is not None
+        assert (delivered[0].error.code, delivered[0].error.fatal) == ("rejected", True)
+        assert delivered[0].error.remedy

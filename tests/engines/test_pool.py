@@ -29,6 +29,7 @@ class Slow(EchoEngine):
     """An engine that takes a while to start, and counts what happens to it."""
 
     def __init__(self, fail: int = 0) -> None:
+        super().__init__()
         self.starts = self.closes = 0
         self.fail = fail
 
@@ -82,7 +83,7 @@ def test_engines_by_name() -> None:
         (ModelDef("m", URL, "openai", {"modell": "x"}), 'no option "modell"', 'Did you mean "model"?'),
         (ModelDef("m", URL, "openai", {"timeout_s": "long"}), '"timeout_s"', "a number"),
         (ModelDef("m", "x", "openai"), "base URL", "CREATE MODEL"),
-        (ModelDef("m", "x", "echo", {"temperature": 1}), 'no option "temperature"', "no options"),
+        (ModelDef("m", "x", "echo", {"temperature": 1}), 'no option "temperature"', "Known: dimensions, kind"),
         (ModelDef("m", "", "replay"), "no recording", "JSONL"),
         (ModelDef("m", "not a function", "python"), "Python function", "module:function"),
         (ModelDef("m", "a:b", "python", {"concurrency": 0}), '"concurrency"', "at least 1"),

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from halo_sql.engines.protocol import Engine, GenRequest, GenResult
+from halo_sql.engines.protocol import EMBEDDING, SCORE, Engine, GenRequest, GenResult
 from halo_sql.engines.python import PythonEngine
+from halo_sql.engines.vectors import decode_vector
 from halo_sql.errors import CatalogError, EngineError
 
 Run = Callable[[Engine, Sequence[GenRequest]], list[GenResult]]
@@ -155,3 +156,125 @@ def test_options_are_checked() -> None:
         with pytest.raises(CatalogError, match="concurrency") as caught:
             PythonEngine(shout, {"concurrency": value})
         assert caught.value.remedy == "It takes an integer of at least 1 and at most 1024."
+
+
+def ask(texts: Sequence[str], answer: Any = EMBEDDING) -> list[GenRequest]:
+    return [GenRequest(number, text, answer=answer) for number, text in enumerate(texts)]
+
+
+def test_a_score_is_read_from_the_text(run_engine: Run) -> None:
+    def echo(messages: Messages) -> str:
+        return messages[-1]["content"]
+
+    results = run_engine(PythonEngine(echo, {}), ask(["0.25", "Yes", "false", "2", "perhaps"], SCORE))
+    assert [result.text for result in results] == ["0.25", "1.0", "0.0", "", ""]
+    assert [result.error.code for result in results if result.error is not None] == ["invalid_output"] * 2
+    assert "'perhaps'" in str(results[4].error)
+
+
+def lengths(texts: list[str]) -> list[list[float]]:
+    assert isinstance(texts, list)
+    return [[len(text), 0.5] for text in texts]
+
+
+async def lengths_async(texts: list[str]) -> list[tuple[float, ...]]:
+    await asyncio.sleep(0)
+    return [tuple(row) for row in lengths(texts)]
+
+
+def lengths_numpy(texts: list[str]) -> Any:
+    numpy = pytest.importorskip("numpy")
+    return numpy.array(lengths(texts), dtype="float32")
+
+
+@pytest.mark.parametrize("function", [lengths, lengths_async, lengths_numpy, lambda texts: [*lengths_numpy(texts)]])
+def test_texts_in_vectors_out(run_engine: Run, function: Any) -> None:
+    sizes: list[int] = []
+
+    def counted(texts: list[str]) -> Any:
+        sizes.append(len(texts))
+        return function(texts)
+
+    texts = ["a" * (n % 5) for n in range(50)]
+    options = {"kind": "embedding", "dimensions": 2, "batch_size": 20}
+    results = run_engine(PythonEngine(counted, options), ask(texts))
+    assert [list(decode_vector(result.text)) for result in results] == lengths(texts)
+    assert sorted(sizes) == [10, 20, 20]
+    assert {(result.output_tok, result.finish, result.error) for result in results} == {(0, "stop", None)}
+
+
+def test_one_text_at_fault_does_not_take_the_others_with_it(run_engine: Run) -> None:
+    def some(texts: list[str]) -> list[Any]:
+        if "raise" in texts:
+            raise ValueError("bad day")
+        odd = {"text": "[1]", "infinite": [1.0, float("inf")], "huge": [1e39], "short": [], "words": ["a"]}
+        return [odd.get(text, [1.0, 2.0]) for text in texts]
+
+    texts = ["ok", "raise", "text", "infinite", "ok", "huge", "short", "words", "none"]
+    results = run_engine(PythonEngine(some, {"kind": "embedding"}), ask(texts))
+    codes = [result.error.code if result.error is not None else "" for result in results]
+    assert codes == ["", "engine", *["invalid_output"] * 2, "", *["invalid_output"] * 3, ""]
+    assert "ValueError: bad day" in str(results[1].error)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda texts: [[1.0]], "1 vectors for 2 texts"),
+        (lambda texts: None, "returned NoneType"),
+        (lambda texts: "no", "returned str"),
+        (lambda texts: [[1.0, 2.0, 3.0]] * 2, "3 numbers, not dimensions = 2"),
+    ],
+)
+def test_what_is_no_list_of_vectors_is_said(run_engine: Run, answer: Any, message: str) -> None:
+    results = run_engine(PythonEngine(answer, {"kind": "embedding", "dimensions": 2}), ask(["a", "b"]))
+    for result in results:
+        assert result.error is not None
+        assert result.error.code == "invalid_output"
+        assert message in result.error.message
+
+
+def test_a_function_of_one_kind_refuses_the_other(run_engine: Run) -> None:
+    [refused] = run_engine(PythonEngine(lengths, {"kind": "embedding"}), ask(["a"], SCORE))
+    [other] = run_engine(PythonEngine(shout, {}), ask(["a"]))
+    for result in (refused, other):
+        assert result.error is not None
+        assert (result.error.code, result.error.fatal) == ("rejected", True)
+
+
+def test_batches_have_a_deadline_and_can_be_aborted(ask_engine: Any) -> None:
+    async def stuck(texts: list[str]) -> list[list[float]]:
+        await asyncio.sleep(20)
+        return lengths(texts)
+
+    async def main() -> None:
+        engine = PythonEngine(stuck, {"kind": "embedding", "timeout_s": 0.05})
+        results = await ask_engine(engine, ask(["a", "b"]))
+        assert [result.error.code for result in results] == ["timeout"] * 2
+        patient = PythonEngine(stuck, {"kind": "embedding", "batch_size": 2, "concurrency": 1})
+        await patient.start()
+        delivered: list[GenResult] = []
+        patient.submit(ask("abcde"), delivered.extend)
+        await asyncio.sleep(0.01)
+        patient.abort([0, 4])
+        assert delivered == []  # never inside abort
+        await asyncio.sleep(0.01)
+        assert sorted(result.id for result in delivered) == [0, 4]
+        await patient.close()
+        await patient.close()
+        assert sorted(result.id for result in delivered) == [0, 1, 2, 3, 4]
+        assert {result.error.code for result in delivered if result.error is not None} == {"cancelled"}
+        patient.submit(ask("x"), delivered.extend)
+        assert delivered[-1].error is not None
+        await engine.close()
+
+    asyncio.run(asyncio.wait_for(main(), 10))
+
+
+def test_the_identity_of_an_embedding_function_is_its_own() -> None:
+    def info(**options: object) -> Any:
+        return asyncio.run(PythonEngine(lengths, options).start())
+
+    identities = {info().identity, info(kind="embedding").identity, info(kind="embedding", dimensions=2).identity}
+    assert len(identities) == 3
+    assert info(kind="embedding", concurrency=2, batch_size=10).window_requests == 20

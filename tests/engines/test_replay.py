@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from halo_sql.engines.protocol import YES_NO, Engine, GenRequest, GenResult, failure
+from halo_sql.engines.protocol import EMBEDDING, SCORE, TEXT, YES_NO, Engine, GenRequest, GenResult, failure
 from halo_sql.engines.replay import ReplayEngine, write_recording
+from halo_sql.engines.vectors import decode_vector, encode_vector
 from halo_sql.errors import EngineError
 from halo_sql.ir.prompt import Sampling
 
@@ -100,3 +101,15 @@ def test_a_failed_recording_keeps_the_old_one(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="disk full"):
         write_recording(path, broken())  # type: ignore[arg-type]
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("answers.jsonl", "old")]
+
+
+def test_scores_and_vectors_are_recorded_like_texts(tmp_path: Path, run_engine: Run) -> None:
+    path = tmp_path / "answers.jsonl"
+    forms = [(TEXT, "yes"), (SCORE, "0.75"), (EMBEDDING, encode_vector([1.0, 0.5]))]
+    pairs = [(GenRequest(n, "q", answer=answer), GenResult(n, text)) for n, (answer, text) in enumerate(forms)]
+    assert write_recording(path, pairs) == 3
+    requests = [request for request, _ in pairs]
+    assert run_engine(ReplayEngine(str(path)), requests) == [result for _, result in pairs]
+    results = run_engine(ReplayEngine(str(path), {"kind": "embedding"}), requests)
+    assert [result.error is None for result in results] == [False, False, True]
+    assert list(decode_vector(results[2].text)) == [1.0, 0.5]

@@ -1,0 +1,91 @@
+"""Texts as token ids in which nothing is a control token, whatever the text spells."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from typing import Any
+
+from halo_sql.engines.scores import side
+
+_MAX_SPELLINGS = 60  # of each side; vLLM takes 128 in all
+
+
+class PlainText:
+    """A model's tokenizer for data; thread-safe.
+
+    standard  the tokenizer as it is, but for its own beginning, end, truncation and padding
+    added     ids of its added (control) tokens
+    """
+
+    def __init__(self, tokenizer_json: str) -> None:
+        from tokenizers import Tokenizer
+
+        data = json.loads(tokenizer_json)
+        data["truncation"] = data["padding"] = data["post_processor"] = None
+        self.standard = Tokenizer.from_str(json.dumps(data))
+        self.added = frozenset(self.standard.get_added_tokens_decoder())
+        self._plain = Tokenizer.from_str(json.dumps(_without_control_tokens(data)))
+
+    def encode(self, texts: list[str]) -> list[list[int]]:
+        """Ids of texts in which nothing is a control token."""
+        results: list[list[int]] = []
+        for encoding, text in zip(encode_texts(self._plain, texts), texts, strict=True):
+            ids: list[int] = encoding.ids
+            results.append(ids if self.added.isdisjoint(ids) else self._broken_up(text))
+        return results
+
+    def _broken_up(self, text: str) -> list[int]:
+        """Ids of a text whose usual encoding holds a control token's id: cut inside the spellings until none is left.
+
+        Needed for tokenizers whose model itself knows the spelling (a Unigram piece, a whole-word vocabulary).
+        """
+        encoding = self._plain.encode(text, add_special_tokens=False)
+        for token, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
+            if token in self.added:
+                if len(text) < 2:
+                    return []  # one character that is itself a control token: nothing else can stand for it
+                cut = min(max((start + end) // 2, 1), len(text) - 1)
+                return self._broken_up(text[:cut]) + self._broken_up(text[cut:])
+        ids: list[int] = encoding.ids
+        return ids
+
+    @cached_property
+    def yes_no(self) -> tuple[list[int], list[int]]:
+        """Ids of the tokens that spell yes, and of those that spell no (any case, with or without a space before).
+
+        A vocabulary that has no such token for one of them gives the first tokens of the plain words instead: what
+        a choice between the two begins with. ([], []) when these are the same.
+        """
+        found: dict[str, list[int]] = {"yes": [], "no": []}
+        for token, number in self.standard.get_vocab(with_added_tokens=False).items():
+            if len(token) <= 8 and (word := side(token)):
+                found[word].append(number)
+        if not found["yes"] or not found["no"]:
+            heads = [ids[:1] for ids in self.encode(["yes", "no"])]
+            found = dict(zip(found, heads if heads[0] != heads[1] else [[], []], strict=True))
+        return sorted(found["yes"])[:_MAX_SPELLINGS], sorted(found["no"])[:_MAX_SPELLINGS]
+
+
+def _without_control_tokens(data: dict[str, Any]) -> dict[str, Any]:
+    """A tokenizer without added tokens, and without a prefix that only the very start of a text gets."""
+    plain = data | {"added_tokens": []}
+    pre = plain.get("pre_tokenizer")
+    if isinstance(pre, dict):
+        steps = [_not_first(step) for step in pre.get("pretokenizers", ())]
+        plain["pre_tokenizer"] = _not_first(pre) | ({"pretokenizers": steps} if steps else {})
+    return plain
+
+
+def _not_first(step: dict[str, Any]) -> dict[str, Any]:
+    return step | {"prepend_scheme": "never"} if step.get("prepend_scheme") == "first" else step
+
+
+def encode_texts(tokenizer: Any, texts: list[str], offsets: bool = False) -> list[Any]:
+    """The encodings of texts as they stand, without a tokenizer's own beginning and end."""
+    encode = tokenizer.encode_batch if offsets else tokenizer.encode_batch_fast
+    try:
+        found: list[Any] = encode(texts, add_special_tokens=False)
+    except (TypeError, UnicodeEncodeError):  # lone surrogates are no text in UTF-8
+        found = encode([text.encode("utf-8", "replace").decode() for text in texts], add_special_tokens=False)
+    return found
