@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from halo_sql.catalog.objects import Snapshot
@@ -23,6 +24,7 @@ from halo_sql.grammar.source import Source
 from halo_sql.grammar.splice import Piece, Spliced, assemble
 from halo_sql.grammar.syntax import analyse
 from halo_sql.grammar.texts import visible
+from halo_sql.grammar.values import parameter, variable
 from halo_sql.ir.expr import Column, literal
 from halo_sql.ir.logical import BoundStatement, Fragment, Sink
 from halo_sql.ir.types import BIGINT
@@ -48,7 +50,9 @@ def bind(
     """
     text, names = sql if expanded is None else expanded.text, list[tuple[str, str]]()
     try:
-        spliced = splice_parameters(text, params, duck.parameter, duck.expression_name)
+        spliced = splice_parameters(
+            text, params, partial(parameter, duck), duck.expression_name, partial(variable, duck)
+        )
     except Error as problem:
         if expanded is not None:
             expanded.explain(problem, sql)

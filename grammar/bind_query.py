@@ -13,6 +13,7 @@ from halo_sql.grammar.calls import CallSite
 from halo_sql.grammar.checked import checked_fragment, fragment_columns
 from halo_sql.grammar.demand import bind_demand
 from halo_sql.grammar.hoist import Hoister
+from halo_sql.grammar.learn import learn_arms, learn_ctes
 from halo_sql.grammar.names import Scope, Table
 from halo_sql.grammar.skeleton import Arm, Query, Range, identifier, parse_query
 from halo_sql.grammar.subqueries import bound_subqueries
@@ -49,11 +50,11 @@ class QueryBinder:
 
     def _with(self, query: Query, context: CteContext) -> CteContext:
         """The context with the query's own CTEs; those with LLM calls are bound."""
-        for cte in query.ctes:
+        for place, cte in enumerate(query.ctes):
             bound = {name: known for name, known in context.bound.items() if name != cte.name.lower()}
-            visible = tuple(known for known in context.ctes if known.name.lower() != cte.name.lower())
-            within = CteContext((*visible, cte), bound, context.recursive or query.recursive)
-            if self.binding.tainted(*cte.body, CteContext(visible, bound, within.recursive)):
+            others = tuple(known for known in context.ctes if known.name.lower() != cte.name.lower())
+            within = CteContext((*others, cte), bound, context.recursive or query.recursive)
+            if self.binding.tainted(*cte.body, CteContext(others, bound, within.recursive)):
                 if query.recursive and self._reads_itself(cte.body, cte.name):
                     calls = self.binding.calls_in(*cte.body)
                     raise NotSupportedError(
@@ -61,10 +62,14 @@ class QueryBinder:
                         span=calls[0].origin() if calls else self.binding.lexed.span(*cte.whole),
                         remedy="Call it outside the recursion.",
                     )
-                bound_query = self.bind(*cte.body, CteContext(visible, bound, within.recursive))
+                if not query.recursive:
+                    learn_ctes(self.binding, query.ctes[place:], context)
+                bound_query = self.bind(*cte.body, CteContext(others, bound, within.recursive))
                 if cte.column_list is not None:
                     bound_query = self._named(bound_query, *cte.column_list)
                 bound[cte.name.lower()] = BoundCte(self.binding.new_cte(), cte.name, bound_query)
+                kinds = {column.id: column.type for column in bound_query.columns}
+                self.binding.learn(cte, [(name, kinds[column]) for name, column in visible(bound_query.columns)])
             context = CteContext(within.ctes, bound, within.recursive)
         return context
 
@@ -99,7 +104,7 @@ class QueryBinder:
             return self.bind(first + 1, end - 1, context)
         if not binding.tainted(first, end, context):
             return self._own(parse_query(binding.lexed, first, end), context)
-        described = binding.describe(binding.shadow(first, end), context)
+        described = binding.learned.get(arm.range) or binding.describe(binding.shadow(first, end), context)
         warned = len(binding.warnings)
         try:
             return self._lifted(arm, context, described)
@@ -150,6 +155,7 @@ class QueryBinder:
         """Arms with LLM calls become relations in the text of the whole."""
         binding, lexed = self.binding, self.binding.lexed
         text = FragmentText()
+        learn_arms(binding, query.arms, context)
         for arm in query.arms:
             if binding.tainted(*arm.range, context):
                 text.cut(lexed.span(*arm.range), "(SELECT * FROM ", text.query(self._arm(arm, context)), ")")

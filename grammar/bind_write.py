@@ -14,6 +14,7 @@ from halo_sql.errors import Error, NotSupportedError, Span
 from halo_sql.grammar.binding import Binding, CteContext, shadow_of
 from halo_sql.grammar.demand import DemandText
 from halo_sql.grammar.demand_order import Places
+from halo_sql.grammar.demand_places import PlaceWalk
 from halo_sql.grammar.lex import Lexed
 from halo_sql.grammar.skeleton import Range, identifier, parse_query
 from halo_sql.grammar.splice import assemble, pieces_of
@@ -217,7 +218,7 @@ def _word_at(lexed: Lexed, first: int, end: int, word: str) -> int | None:
 
 
 def _places(binding: Binding, parts: _Parts) -> Places:
-    places = Places(binding, (0, len(binding.lexed.tokens)))
+    places = PlaceWalk(binding)
     if parts.ctes[0] < parts.ctes[1]:
         for position, cte in enumerate(parse_query(binding.lexed, *_cte_query(binding, parts)).ctes):
             places.query(cte.body, ((_PATH, 0), (_PATH, position)))
@@ -233,7 +234,7 @@ def _places(binding: Binding, parts: _Parts) -> Places:
     if parts.returning[0] < parts.returning[1]:
         for item in binding.lexed.items(*parts.returning):
             places.expression(item, ((_PATH, 3),))
-    return places
+    return Places(binding, (0, len(binding.lexed.tokens)), CteContext(), places)
 
 
 def _cte_query(binding: Binding, parts: _Parts) -> Range:

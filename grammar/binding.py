@@ -7,26 +7,25 @@ the user's own SQL, in holes too, before anything runs.
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from halo_sql.duck import Duck
-from halo_sql.errors import Error, Span
+from halo_sql.errors import Error, InterruptedQueryError, Span
 from halo_sql.grammar.calls import CallSite
 from halo_sql.grammar.skeleton import Cte
 from halo_sql.grammar.source import Source
 from halo_sql.grammar.splice import Piece, Spliced, assemble, pieces_of
-from halo_sql.ir.expr import Column, ColumnId, literal
+from halo_sql.grammar.stubs import Stubs, may_read_stubs, stub, words_of
+from halo_sql.ir.expr import Column, ColumnId, literal, quote
 from halo_sql.ir.logical import LogicalPlan
 from halo_sql.ir.types import SqlType
 
-_WORDS = re.compile(r'"[^"]+"|\w+')
-
-
 SHADOW_MARK = "'__halo_call'"  # in the shadow of every call, hence in the names DuckDB gives to items that hold one
 LONGEST_TRACED = 10_000  # characters of a hole whose errors point to a single place in it
+
+Columns = list[tuple[str, SqlType]]  # names and types, in order
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +71,13 @@ class Binding:
         self.calls = calls
         self.place = place  # a span of the bound text -> the span of the user's text (before parameters)
         self.warnings: list[str] = []
+        self.stubs = Stubs()
+        self.tried: set[int] = set()  # first tokens of CTEs that were asked for together
+        self.learned: dict[tuple[int, int], Columns] = {}  # token range of a block -> its columns
+        self._described: dict[str, Columns] = {}
         self.bound = (
             False  # set when DuckDB has taken the whole statement: what it refuses later is no error of the user's
         )
-        self._described: dict[str, list[tuple[str, SqlType]]] = {}
         self._next = 0
         self._ctes = 0
 
@@ -127,36 +129,84 @@ class Binding:
         calls = [(call.span, shadow_of(call)) for call in self.calls_in(first, end)]
         return pieces_of(self.lexed.sql, span.start, span.end, calls)
 
-    def describe(self, pieces: Sequence[Piece], context: CteContext | None = None) -> list[tuple[str, SqlType]]:
+    def describe(self, pieces: Sequence[Piece], context: CteContext | None = None) -> Columns:
         """Names and types of a shadow query's columns; DuckDB's errors point into the statement."""
-        wrapped: list[Piece] = []
-        if context is not None and context.ctes:
-            wrapped += self._with(context)
-            wrapped.append(plain("SELECT * FROM ("))
-            wrapped += pieces
-            wrapped.append(plain("\n)"))
-        else:
-            wrapped += pieces
-        return self.describe_text(assemble(wrapped))
+        if context is None or not context.ctes:
+            return self.describe_text(assemble(pieces))
+        if any(piece.text.lstrip()[:4].upper() == "WITH" for piece in pieces[:1]):
+            pieces = [plain("SELECT * FROM ("), *pieces, plain("\n)")]
+        known = self._over_stubs("".join(piece.text for piece in pieces), context)
+        return self.describe_text(assemble([*self._with(context), *pieces])) if known is None else known
 
-    def describe_text(self, spliced: Spliced) -> list[tuple[str, SqlType]]:
-        """The same for an assembled text."""
+    def describe_text(self, spliced: Spliced) -> Columns:
+        """The same for an assembled text; equal texts are asked for once."""
         known = self._described.get(spliced.text)
         if known is not None:
             return known
         try:
             found = self.duck.probe(spliced.text) if self.bound else self.duck.describe(spliced.text)
-            self._described[spliced.text] = found
-            return found
         except Error as problem:
             if problem.span is not None and problem.sql == spliced.text:
                 problem.span = spliced.origin(problem.span)
             problem.sql = None
             raise
+        self._described[spliced.text] = found
+        return found
 
-    def probe(self, text: str) -> list[tuple[str, SqlType]]:
+    def _over_stubs(self, text: str, context: CteContext) -> Columns | None:
+        """Names and types of a query over stubs of the CTEs it reads; None when only the full text can tell."""
+        try:
+            prefix = self._stubs_for(text, context)
+            return None if prefix is None else self.probe(prefix + text)
+        except InterruptedQueryError:
+            raise
+        except Error:
+            return None
+
+    def _stubs_for(self, text: str, context: CteContext) -> str | None:
+        """The WITH clause of stubs for a text; None when stubs do not do for it."""
+        if not may_read_stubs(text):
+            return None
+        found = []
+        words = words_of(text)
+        for place, cte in enumerate(context.ctes):
+            if cte.name.lower() not in words:
+                continue
+            if cte.whole[0] not in self.stubs.texts:
+                before = CteContext(context.ctes[:place], context.bound, context.recursive)
+                self.learn(cte, self._seen_from_outside(cte, before))
+            found.append(self.stubs.texts[cte.whole[0]])
+        return "WITH " + ", ".join(found) + " " if found else ""
+
+    def _seen_from_outside(self, cte: Cte, before: CteContext) -> Columns:
+        """Names and types of a CTE's columns, over the text or the stubs of those in front of it that it needs."""
+        own = "".join(piece.text for piece in self.shadow(*cte.whole))
+        parts = self.needed_by(own, before)
+        if not may_read_stubs(" ".join([own, *parts])):
+            parts = ["".join(piece.text for piece in self.shadow(*known.whole)) for known in before.ctes]
+        clause = "WITH RECURSIVE " if before.recursive else "WITH "
+        return self.probe(f"{clause}{', '.join([*parts, own])} SELECT * FROM {quote(cte.name)}")
+
+    def needed_by(self, text: str, context: CteContext) -> list[str]:
+        """The CTEs that a text needs, in order: stubs of those that are known, the shadows of others."""
+
+        def text_of(place: int) -> str:
+            return "".join(piece.text for piece in self.shadow(*context.ctes[place].whole))
+
+        return self.stubs.closure(text, [(cte.name, cte.whole[0]) for cte in context.ctes], text_of)
+
+    def learn(self, cte: Cte, columns: Columns) -> None:
+        """The names and types of a CTE are known from now on, and those of its body if it is one block."""
+        self.stubs.texts[cte.whole[0]] = stub(cte.name, columns)
+        if cte.column_list is None:
+            self.learned[cte.body] = columns
+
+    def probe(self, text: str) -> Columns:
         """The same for a text that DuckDB may well refuse: its error has no position, and the transaction lives on."""
-        return self.duck.probe(text)
+        known = self._described.get(text)
+        if known is None:
+            known = self._described[text] = self.duck.probe(text)
+        return known
 
     def _with(self, context: CteContext) -> list[Piece]:
         pieces = [plain("WITH RECURSIVE " if context.recursive else "WITH ")]
@@ -170,12 +220,13 @@ class Binding:
     def cte_prefix(self, text: str, context: CteContext) -> str:
         """The WITH clause (own SQL only) that a fragment's text needs; '' when it reads no CTE."""
         plain_ctes = [cte for cte in context.ctes if cte.name.lower() not in context.bound]
+        if not plain_ctes:
+            return ""
         bodies = {cte.name.lower(): self.lexed.slice(*cte.whole) for cte in plain_ctes}
         needed: set[str] = set()
         reach = [text]
         while reach:
-            words = {word.strip('"').lower() for word in _WORDS.findall(reach.pop())}
-            for name in words & bodies.keys() - needed:
+            for name in words_of(reach.pop()) & bodies.keys() - needed:
                 needed.add(name)
                 reach.append(bodies[name])
         if not needed:

@@ -74,8 +74,10 @@ def output_names(binding: Binding, items: Sequence[Item], described: Described) 
     unnamed = [item for item in items if not item.alias and item.star is None and binding.calls_in(*item.range)]
     marked = [index for index, (name, _) in enumerate(described) if SHADOW_MARK in name]
     names = list(described)
-    for index, item in zip(marked, unnamed, strict=False):
-        names[index] = (binding.duck.expression_name(binding.lexed.slice(*item.range)), described[index][1])
+    pairs = list(zip(marked, unnamed, strict=False))
+    found = binding.duck.expression_names([binding.lexed.slice(*item.range) for _, item in pairs])
+    for (index, _), name in zip(pairs, found, strict=True):
+        names[index] = (name, described[index][1])
     return names
 
 

@@ -10,20 +10,20 @@ from halo_sql.catalog.objects import ModelDef, Snapshot
 from halo_sql.config import Settings
 from halo_sql.duck import Duck
 from halo_sql.errors import BinderError, Error, NotSupportedError, Span, did_you_mean
-from halo_sql.grammar.options import OPTIONS
+from halo_sql.grammar.arguments import read_arguments
+from halo_sql.grammar.operators_table import OPERATORS
+from halo_sql.grammar.resolve import Resolver
+from halo_sql.grammar.signatures import SIGNATURES
 from halo_sql.grammar.skeleton import identifier
 from halo_sql.grammar.source import Source, expression_source, read_literal
 from halo_sql.grammar.template import HoleText, parse_template
-from halo_sql.ir.expr import quote
+from halo_sql.grammar.tool_calls import check_object_call
 from halo_sql.ir.prompt import Sampling
-from halo_sql.ir.types import BOOLEAN, VARCHAR, SqlType, json_schema
+from halo_sql.ir.types import SqlType
 
 #: operators this version executes -> kind of LlmCall
-CALL_KINDS = {"LLM_MAP": "map", "LLM_FILTER": "filter"}
-OTHER_OPERATORS = frozenset(
-    {"LLM_CLASSIFY", "LLM_EXTRACT", "LLM_SCORE", "LLM_EMBED", "LLM_REDUCE", "LLM_RANK", "TOOL", "AGENT"}
-)
-FILTER_TOKENS = 8  # enough for "yes" or "no" and an end token in any vocabulary
+CALL_KINDS = {operator: signature.kind for operator, signature in SIGNATURES.items()}
+OTHER_OPERATORS = frozenset(OPERATORS.keys() - CALL_KINDS.keys())
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,7 @@ class CallSite:
     on_error: str
     cache: bool
     priority: int
+    labels: tuple[str, ...] = ()
 
     @property
     def span(self) -> Span:
@@ -111,12 +112,13 @@ class CallReader:
                     continue
                 if word in OTHER_OPERATORS:
                     if word in ("TOOL", "AGENT"):  # may be a macro of the user's
+                        check_object_call(self.duck, self.snapshot, source, index)
                         index += 1
                         continue
                     raise NotSupportedError(
                         f"{word} is not available in this version",
                         span=source.origin(lexed.span(index, index + 1)),
-                        remedy="LLM_MAP (with returns => …) and LLM_FILTER are.",
+                        remedy=f"{', '.join(CALL_KINDS)} are.",
                     )
                 closing = lexed.partner[index + 1]
                 try:
@@ -139,183 +141,25 @@ class CallReader:
                 span=source.origin(lexed.span(closing + 1, closing + 2)),
                 remedy="Use it inside an aggregate or window function instead.",
             )
-        prompt: tuple[int, int] | None = None
-        options: dict[str, tuple[Any, Span]] = {}
-        pieces = [] if closing == first + 2 else lexed.split(first + 2, closing)
-        for start, end in pieces:
-            if start == end:
-                raise BinderError(
-                    f"{operator}: an argument is missing",
-                    span=source.origin(lexed.span(start, start + 1)),
-                    remedy="Remove the comma.",
-                )
-            if lexed.text(start + 1) in ("=>", ":="):
-                name = identifier(lexed.text(start)).lower()
-                where = source.origin(lexed.span(start, start + 1))
-                if name == "prompt":
-                    if prompt is not None:
-                        raise self._second_prompt(operator, where)
-                    prompt = (start + 2, end)
-                    continue
-                if name in options:
-                    raise BinderError(f'option "{name}" is given twice', span=where, remedy="Remove one of them.")
-                options[name] = self._option(source, operator, name, where, start + 2, end)
-            elif prompt is None:
-                prompt = (start, end)
-            else:
-                raise self._second_prompt(operator, source.origin(lexed.span(start, end)))
-        if prompt is None:
-            raise BinderError(
-                f"{operator} needs a prompt", remedy=f"For example {operator}('Summarise: {{{{ body }}}}')."
-            )
-        return self._resolve(source, first, closing + 1, operator, prompt, options)
-
-    @staticmethod
-    def _second_prompt(operator: str, where: Span) -> BinderError:
-        return BinderError(
-            f"{operator} takes one prompt",
-            span=where,
-            remedy="Put further inputs into holes of the prompt, options as name => value.",
-        )
-
-    def _option(self, source: Source, operator: str, name: str, where: Span, start: int, end: int) -> tuple[Any, Span]:
-        option = OPTIONS.get(name)
-        if option is None:
-            raise BinderError(
-                f'{operator} has no option "{name}"', span=where, remedy=did_you_mean(name, list(OPTIONS))
-            )
-        lexed = source.lexed
-        span = source.origin(lexed.span(start, end))
-        if start == end:
-            raise BinderError(f'option "{name}" has no value', span=where, remedy=f"It takes {option.takes}.")
-        try:
-            return option.check(self._constant(source, name, start, end)), span
-        except (ValueError, TypeError, OverflowError):
-            raise BinderError(
-                f'option "{name}" cannot be {lexed.slice(start, end)[:60]}',
-                span=span,
-                remedy=f"It takes {option.takes}.",
-            ) from None
-        except Error:
-            raise BinderError(
-                f'option "{name}" must be a constant, not {lexed.slice(start, end)[:60]}',
-                span=span,
-                remedy=f"It takes {option.takes}.",
-            ) from None
-
-    def _constant(self, source: Source, name: str, start: int, end: int) -> Any:
-        lexed = source.lexed
-        token = lexed.tokens[start]
-        if end == start + 1:
-            if token.kind == "string_const" and token.text[0] in "'$eE":
-                return read_literal(token.text).value
-            if name == "model" and lexed.word(start) not in ("", "NULL"):
-                return token.text
-            if name == "model" and token.text.startswith('"'):
-                return identifier(token.text)
-            if lexed.word(start) in ("TRUE", "FALSE"):
-                return lexed.word(start) == "TRUE"
-        from decimal import Decimal
-
-        value = self.duck.rows("SELECT " + lexed.slice(start, end))[0][0]
-        return float(value) if isinstance(value, Decimal) else value
-
-    def _resolve(
-        self,
-        source: Source,
-        first: int,
-        end: int,
-        operator: str,
-        prompt: tuple[int, int],
-        options: dict[str, tuple[Any, Span]],
-    ) -> CallSite:
-        values = {name: value for name, (value, _) in options.items()}
-        kind = CALL_KINDS[operator]
-        pieces, system = self._prompt(source, *prompt)
-        returns = VARCHAR
-        if kind == "filter":
-            returns = BOOLEAN
-            if "returns" in options:
-                raise BinderError(
-                    "LLM_FILTER always returns BOOLEAN",
-                    span=options["returns"][1],
-                    remedy="Use LLM_MAP for another type.",
-                )
-        elif "returns" in options:
-            returns = self._type(*options["returns"])
-        examples = "".join(f"\n\nInput: {given}\nOutput: {wanted}" for given, wanted in values.get("examples", ()))
-        text = values.get("system", system)
-        if examples:
-            text = (text or "Answer as in the examples.") + examples
+        signature = SIGNATURES[operator]
+        arguments = read_arguments(self.duck, source, signature, first, closing)
+        pieces, system = self._prompt(source, *arguments.prompt)
+        resolved = Resolver(self.duck, self.snapshot, self.settings).resolve(signature.kind, arguments, system)
         return CallSite(
             source,
             first,
-            end,
-            kind,
+            closing + 1,
+            signature.kind,
             pieces,
-            self._model(*options["model"]) if "model" in options else self._default_model(),
-            text,
-            returns,
-            Sampling(
-                values.get("temperature", 0.0),
-                values.get("top_p", 1.0),
-                values.get("max_tokens", FILTER_TOKENS if kind == "filter" else 256),
-                values.get("seed"),
-                values.get("stop", ()),
-            ),
-            self._on_error(kind, values.get("on_error"), options.get("on_error")),
-            values.get("cache", True),
-            values.get("priority", 0),
+            resolved.model,
+            resolved.system,
+            resolved.returns,
+            resolved.sampling,
+            resolved.on_error,
+            resolved.cache,
+            resolved.priority,
+            resolved.labels,
         )
-
-    def _on_error(self, kind: str, value: str | None, given: tuple[Any, Span] | None) -> str:
-        chosen = value or self.settings.text("halo_on_error")
-        if kind == "filter" and chosen == "struct":
-            if given is None:
-                return "null"
-            raise BinderError(
-                "on_error => 'struct' does not fit LLM_FILTER, which returns BOOLEAN",
-                span=given[1],
-                remedy="Use 'fail' or 'null', or LLM_MAP with returns => 'BOOLEAN'.",
-            )
-        return chosen
-
-    def _type(self, text: str, span: Span) -> SqlType:
-        try:
-            sql_type = self.duck.sql_type(text)
-            json_schema(sql_type)
-        except ValueError as problem:
-            raise BinderError(
-                f"returns: a model cannot be held to the type {problem}", span=span, remedy="Use another type."
-            ) from None
-        except Error as problem:
-            raise BinderError(
-                f"returns: {text!r} is not a type: {problem.message}",
-                span=span,
-                remedy="Write a DuckDB type, like 'INTEGER', 'DOUBLE[]' or 'STRUCT(a VARCHAR, b DATE)'.",
-            ) from None
-        return sql_type
-
-    def _model(self, name: str, span: Span) -> ModelDef:
-        found = self.snapshot.models.get(name.lower())
-        if found is None:
-            raise BinderError(
-                f'model "{name}" does not exist',
-                span=span,
-                remedy=did_you_mean(name, list(self.snapshot.models)) + f" Or CREATE MODEL {quote(name)} FROM '…'.",
-            )
-        return found
-
-    def _default_model(self) -> ModelDef:
-        name = self.settings.text("halo_default_model")
-        found = self.snapshot.models.get(name.lower())
-        if found is None:
-            raise BinderError(
-                f'the default model "{name}" does not exist',
-                remedy="SET halo_default_model = '…', or name one with model => …. "
-                + did_you_mean(name, list(self.snapshot.models)),
-            )
-        return found
 
     def _prompt(self, source: Source, start: int, end: int) -> tuple[tuple[str | HoleSite, ...], str | None]:
         """The pieces of the prompt and the system message of a PROMPT object, if it is one."""

@@ -19,6 +19,8 @@ class Kind(Enum):
 
     HALO_DDL = "ddl"  # CREATE, DROP, ALTER, DESCRIBE, SHOW of our objects
     HALO_SETTING = "setting"  # SET, RESET, PRAGMA of a halo_ setting
+    HALO_SECRET = "secret"  # DROP SECRET: ours when it is a secret of TYPE llm, DuckDB's otherwise
+    BATCH = "batch"  # BEGIN BATCH, END BATCH
     EXPLAIN = "explain"  # EXPLAIN of a statement of ours, or with options of ours
     LLM = "llm"  # holds a call of one of OPERATORS
     PLAIN = "plain"  # goes to DuckDB verbatim
@@ -27,14 +29,17 @@ class Kind(Enum):
 #: EXPLAIN options DuckDB does not have.
 OWN_EXPLAIN_OPTIONS = frozenset({"LOGICAL", "PHYSICAL", "MEMO", "RULES", "COSTS"})
 
-_TRIGGERS = ("llm_", "halo_", "explain", "model", "prompt", "tool", "agent", "secret")
+_TRIGGERS = ("llm_", "halo_", "explain", "model", "prompt", "tool", "agent", "secret", "batch")
 _CALL_WORDS = ("llm_", "tool", "agent")
-_HEAD = re.compile(r"\s*(?:create|drop|alter|describe|desc|show|set|reset|pragma|explain)\b|\s*(?:--|/\*|[^\x00-\x7f])")
+_HEAD = re.compile(
+    r"\s*(?:create|drop|alter|comment|describe|desc|show|set|reset|pragma|explain|begin|end)\b"
+    r"|\s*(?:--|/\*|[^\x00-\x7f])"
+)
 _HEAD_CHARS, _HEAD_TOKENS = 2_000, 8
 _CALL = re.compile(rf"(?<![\w$])(?:{'|'.join(OPERATORS).lower()})(?![\w$])[\s\u200b\u2060\ufeff]*(?:\(|--|/\*)")
 _OBJECTS = frozenset({"MODEL", "PROMPT", "TOOL", "AGENT"})
-_DESCRIBED = frozenset({"MODEL", "PROMPT"})
-_LISTED = frozenset({"MODELS", "PROMPTS"})
+_DESCRIBED = _OBJECTS | {"SECRET"}
+_LISTED = frozenset({"MODELS", "PROMPTS", "TOOLS", "AGENTS", "SECRETS"})
 _QUERY_STARTS = frozenset(
     {"SELECT", "FROM", "WITH", "VALUES", "TABLE", "PIVOT", "UNPIVOT", "DESCRIBE", "SHOW", "SUMMARIZE"}
     | {"INSERT", "UPDATE", "DELETE", "MERGE", "COPY"}
@@ -121,13 +126,19 @@ def _closing(code: Sequence[Token], opening: int) -> int:
 
 
 def _head_kind(code: Sequence[Token]) -> Kind | None:
-    """HALO_DDL or HALO_SETTING by the first tokens; None for everything else."""
+    """What the first tokens say; None for what is not ours by them."""
     first, second, third = _word(code, 0), _word(code, 1), _word(code, 2)
     named = _is_word(code, 2) or (len(code) > 2 and code[2].kind == "string_const")
     if first == "CREATE":
         return Kind.HALO_DDL if _word(code, _created(code)) in _OBJECTS else None
     if first in ("DROP", "ALTER"):
+        if first == "DROP" and _word(code, _created(code)) == "SECRET":
+            return Kind.HALO_SECRET
         return Kind.HALO_DDL if second in _OBJECTS else None
+    if first == "COMMENT":
+        return Kind.HALO_DDL if second == "ON" and third in _OBJECTS else None
+    if first in ("BEGIN", "END"):
+        return Kind.BATCH if second == "BATCH" and len(code) == 2 else None
     if first in ("DESCRIBE", "DESC"):  # DESCRIBE model is a table; DESCRIBE model m cannot be DuckDB's
         return Kind.HALO_DDL if second in _DESCRIBED and named else None
     if first == "SHOW":
@@ -161,7 +172,12 @@ def _explain_kind(code: Sequence[Token]) -> Kind:
         at, more = explain_rest(code, at)
         own = own or more
     rest = code[at:]
-    ours = own or _head_kind(rest) is not None or _creates_llm_secret(rest) or bool(operator_calls(rest))
+    ours = (
+        own
+        or _head_kind(rest) not in (None, Kind.HALO_SECRET)
+        or _creates_llm_secret(rest)
+        or bool(operator_calls(rest))
+    )
     return Kind.EXPLAIN if ours else Kind.PLAIN
 
 

@@ -44,7 +44,7 @@ def bind_demand(
 ) -> BoundQuery:
     """The query in a token range as a Demand; ``problem`` (why it could not be lifted) when that is impossible too."""
     for guarded in (True, False):
-        text = DemandText(binding, part, context, guarded, Places.of_query(binding, part))
+        text = DemandText(binding, part, context, guarded, Places.of_query(binding, part, context))
         demand = text.bind(described)
         if demand is not None:
             columns = demand.columns
@@ -188,7 +188,7 @@ class DemandText:
         """The names and texts of a hole's expressions, cast to VARCHAR."""
         before, after = ("CAST(to_json(", "\n) AS VARCHAR)") if hole.is_object else ("CAST((", "\n) AS VARCHAR)")
         if hole.star:
-            names = self.places.star(site, self.context)
+            names = self.places.star(site)
             return [(name, (f"{before}{quote(name)}{after}",)) for name in names]
         found = []
         for item in hole.fields:

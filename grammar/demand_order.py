@@ -4,36 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from halo_sql.errors import Error, NotSupportedError, Span
 from halo_sql.grammar.binding import Binding, CteContext, plain
 from halo_sql.grammar.calls import CallSite
-from halo_sql.grammar.guards import Term, guard_terms, split_words
+from halo_sql.grammar.demand_places import Path, PlaceWalk
+from halo_sql.grammar.expressions import contains_query, grouping
+from halo_sql.grammar.guards import Term, guard_terms
 from halo_sql.grammar.lex import Lexed
-from halo_sql.grammar.skeleton import Query, Range, identifier, parse_query, parse_select, starts_query
+from halo_sql.grammar.skeleton import Range, identifier, parse_query, parse_select, starts_query
 from halo_sql.grammar.source import Source
-
-#: The order in which SQL evaluates the clauses of a SELECT.
-_CLAUSE_ORDER = (
-    "WITH", "FROM", "SAMPLE", "WHERE", "GROUP", "HAVING", "WINDOW", "SELECT", "QUALIFY", "DISTINCT", "ORDER",
-    "LIMIT", "OFFSET", "FETCH",
-)  # fmt: skip
-_FILTERS = frozenset({"WHERE", "HAVING", "QUALIFY"})
-_BESIDE_ON = frozenset(
-    {"JOIN", "INNER", "CROSS", "LEFT", "RIGHT", "FULL", "SEMI", "ANTI", "ASOF", "NATURAL", "POSITIONAL"}
-)
-
-Path = tuple[tuple[int, int], ...]  # (first token of a query or block, its part) from outside to inside
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """A call's place. ``around``: the expression it stands in; ``others``: conjuncts that decide with it."""
-
-    path: Path
-    around: Range
-    others: tuple[Range, ...]
-    recursive: bool
 
 
 @dataclass(slots=True)
@@ -42,17 +23,17 @@ class Places:
 
     binding: Binding
     part: Range
-    _places: dict[int, _Place] = field(default_factory=dict)
+    context: CteContext
+    walk: PlaceWalk
     _ranks: dict[int, int] = field(default_factory=dict)
-    _arms: list[Range] = field(default_factory=list)
     _outer: dict[int, CallSite] = field(default_factory=dict)  # id of a nested call -> the call of the statement
 
     @classmethod
-    def of_query(cls, binding: Binding, part: Range) -> Places:
+    def of_query(cls, binding: Binding, part: Range, context: CteContext) -> Places:
         """The places of the calls of a query."""
-        places = cls(binding, part)
-        places.query(part, ())
-        return places
+        walk = PlaceWalk(binding)
+        walk.query(part, ())
+        return cls(binding, part, context, walk)
 
     def __post_init__(self) -> None:
         for call in self.binding.calls_in(*self.part):
@@ -69,15 +50,52 @@ class Places:
         """Conditions that hold for every row (or pair, or group) that reaches the call."""
         lexed = source.lexed
         if source is not self.binding.source:
-            return guard_terms(
-                lexed, site.first, 0, len(lexed.tokens), lambda opening: self._closes_row(lexed, opening)
-            )
-        place = self._places.get(site.first)
+            return guard_terms(lexed, site.first, 0, len(lexed.tokens), partial(self._closes_row, lexed))
+        place = self.walk.places.get(site.first)
         if place is None:
             return []
-        terms = guard_terms(lexed, site.first, *place.around, lambda opening: self._closes_row(lexed, opening))
+        terms = self._terms(site.first, place.part, place.others)
+        for outer in reversed(place.within.around):
+            found = self._terms(outer.opening, outer.part, outer.others)
+            terms = [*(term for term in found if self._means_the_same(term, outer.clauses)), *terms]
+        return terms
+
+    def _terms(self, inside: int, part: Range, others: Sequence[Range]) -> list[Term]:
+        lexed = self.binding.lexed
+        terms = guard_terms(lexed, inside, *part, partial(self._closes_row, lexed))
         known = {piece for term in terms for piece in term if not isinstance(piece, str)}
-        return [*terms, *(("((", other, ") IS NOT FALSE)") for other in place.others if other not in known)]
+        return [*terms, *(("((", other, ") IS NOT FALSE)") for other in others if other not in known)]
+
+    def _means_the_same(self, term: Term, clauses: Sequence[Range]) -> bool:
+        """Whether a condition of an outer query can be written inside the sub-query: it holds no query or aggregate
+        of its own, and none of its names is hidden by a table or column between."""
+        source = self.binding.source
+        names: set[str] = set()
+        for piece in term:
+            if isinstance(piece, str):
+                continue
+            span = source.lexed.span(*piece)
+            found = source.syntax.columns_in(span.start, span.end)
+            if found is None or contains_query(source, *piece) or grouping(source, *piece, self.binding.duck):
+                return False
+            names |= {parts[0].name.lower() for parts in found}
+        for clause in clauses:
+            inner = self._names_of(clause)
+            if inner is None or inner & names:
+                return False
+        return True
+
+    def _names_of(self, clause: Range) -> set[str] | None:
+        """Lower-case names that a FROM clause makes visible; None when they cannot be told."""
+        lexed = self.binding.lexed
+        try:
+            shadow = [plain("SELECT * FROM "), *self.binding.shadow(*clause)]
+            columns = {name.lower() for name, _ in self.binding.describe(shadow, self.context)}
+        except Error:
+            return None
+        words = (lexed.tokens[index] for index in lexed.level(*clause))
+        tables = {identifier(token.text).lower() for token in words if token.kind in ("identifier", "keyword")}
+        return columns | tables
 
     def _closes_row(self, lexed: Lexed, opening: int) -> bool:
         """Whether the bracket holds the arguments of an aggregate or window function, or a lambda's body: what is
@@ -125,18 +143,18 @@ class Places:
                         call for call in self.calls_of(source) if piece[0] <= call.first and call.end <= piece[1]
                     )
         outer = self._outer[id(site)]
-        own = self._places.get(outer.first)
+        own = self.walk.places.get(outer.first)
         if own is None:
             return
         for other in self.binding.calls_in(*self.part):
-            place = self._places.get(other.first)
+            place = self.walk.places.get(other.first)
             if other is not outer and place is not None and _earlier(place.path, own.path):
                 yield other
         yield from self._read_aliases(outer)
 
     def _read_aliases(self, site: CallSite) -> Iterator[CallSite]:
         """Calls of items to the left whose alias the call's text names."""
-        own = self._places[site.first]
+        own = self.walk.places[site.first]
         lexed = self.binding.lexed
         words = {identifier(lexed.text(index)).lower() for index in range(site.first, site.end)}
         words |= {
@@ -146,10 +164,10 @@ class Places:
             for token in item.source.lexed.tokens
         }
         for other in self.binding.calls_in(*self.part):
-            place = self._places.get(other.first)
-            if place is None or other.first >= site.first or place.path != own.path or place.around == own.around:
+            place = self.walk.places.get(other.first)
+            if place is None or other.first >= site.first or place.path != own.path or place.part == own.part:
                 continue
-            alias = lexed.text(place.around[1] - 1)
+            alias = lexed.text(place.part[1] - 1)
             if identifier(alias).lower() in words:
                 yield other
 
@@ -157,139 +175,17 @@ class Places:
 
     def is_recursive(self, site: CallSite) -> bool:
         """Whether the call stands in the arm of a recursive CTE that reads the CTE."""
-        place = self._places.get(self._outer[id(site)].first)
-        return place is not None and place.recursive
+        place = self.walk.places.get(self._outer[id(site)].first)
+        return place is not None and place.within.recursive
 
     def recursive_arms(self) -> list[tuple[Span, Span]]:
         """For each such arm with calls: the empty spans in front of it and behind it."""
-        spans = [self.binding.lexed.span(*arm) for arm in self._arms]
+        spans = [self.binding.lexed.span(*arm) for arm in self.walk.arms]
         return [(Span(span.start, span.start), Span(span.end, span.end)) for span in spans]
-
-    # --- walking queries
-
-    def query(self, part: Range, path: Path) -> None:
-        """Find the calls of a query."""
-        self._walk_query(part, path, False)
-
-    def condition(self, part: Range, path: Path) -> None:
-        """Find the calls of a condition: its conjuncts decide together."""
-        self._walk_expression(part, path, self._conjuncts(part), False)
-
-    def expression(self, part: Range, path: Path) -> None:
-        """Find the calls of an expression."""
-        self._walk_expression(part, path, (), False)
-
-    def relations(self, part: Range, path: Path) -> None:
-        """Find the calls of a list of tables and joins."""
-        self._walk_from(part, path, False)
-
-    def _walk_query(self, part: Range, path: Path, recursive: bool) -> None:
-        lexed = self.binding.lexed
-        first, end = part
-        while lexed.text(first) == "(" and lexed.partner[first] == end - 1:
-            first, end = first + 1, end - 1
-        if not self.binding.calls_in(first, end):
-            return
-        query = parse_query(lexed, first, end)
-        for position, cte in enumerate(query.ctes):
-            self._walk_cte(query, position, cte.body, (*path, (first, position)), recursive)
-        body = (*path, (first, len(query.ctes)))
-        for arm in query.arms:
-            self._walk_arm(arm.range, arm.kind, body, recursive)
-        if query.tail[0] < query.tail[1]:
-            after = (*path, (first, len(query.ctes) + 1))
-            for piece in lexed.items(*query.tail):
-                self._walk_expression(piece, (*after, (query.tail[0], 0)), (), recursive)
-
-    def _walk_cte(self, query: Query, position: int, body: Range, path: Path, recursive: bool) -> None:
-        lexed, name = self.binding.lexed, query.ctes[position].name.lower()
-        inner = parse_query(lexed, *body)
-        if not query.recursive or len(inner.arms) < 2:
-            self._walk_query(body, path, recursive)
-            return
-        for arm in inner.arms:
-            reads = any(identifier(lexed.text(index)).lower() == name for index in range(*arm.range))
-            calls = self.binding.calls_in(*arm.range)
-            if reads and calls:
-                self._arms.append(arm.range)
-            self._walk_arm(arm.range, arm.kind, (*path, (body[0], int(reads))), recursive or reads)
-
-    def _walk_arm(self, part: Range, kind: str, path: Path, recursive: bool) -> None:
-        if kind == "nested":
-            self._walk_query((part[0] + 1, part[1] - 1), path, recursive)
-            return
-        lexed = self.binding.lexed
-        if kind != "select":
-            self._walk_expression(part, (*path, (part[0], 0)), (), recursive)
-            return
-        select = parse_select(lexed, *part)
-        if select.distinct_on is not None:
-            inside = (*path, (part[0], _CLAUSE_ORDER.index("DISTINCT")))
-            for piece in lexed.items(*select.distinct_on):
-                self._walk_expression(piece, inside, (), recursive)
-        for clause, within in select.clauses.items():
-            inside = (*path, (part[0], _CLAUSE_ORDER.index(clause)))
-            if clause == "FROM":
-                self._walk_from(within, inside, recursive)
-            elif clause in _FILTERS:
-                self._walk_expression(within, inside, self._conjuncts(within), recursive)
-            else:
-                for piece in lexed.items(*within):
-                    self._walk_expression(piece, inside, (), recursive)
-
-    def _conjuncts(self, part: Range) -> tuple[Range, ...]:
-        """The conjuncts of a condition without calls (those with calls decide by their order)."""
-        lexed = self.binding.lexed
-        if len(split_words(lexed, *part, "OR")) > 1:
-            return ()
-        pieces = split_words(lexed, *part, "AND")
-        return tuple(piece for piece in pieces if len(pieces) > 1 and not self.binding.calls_in(*piece))
-
-    def _walk_expression(self, part: Range, path: Path, others: tuple[Range, ...], recursive: bool) -> None:
-        """The calls of an expression, and the queries in it."""
-        lexed, index = self.binding.lexed, part[0]
-        calls = {call.first: call for call in self.binding.calls_in(*part)}
-        while index < part[1]:
-            if lexed.text(index) == "(" and starts_query(lexed, index + 1):
-                closing = lexed.partner[index]
-                self._walk_query((index + 1, closing), path, recursive)
-                index = closing + 1
-            elif index in calls:
-                self._places[index] = _Place(path, part, others, recursive)
-                index = calls[index].end
-            else:
-                index += 1
-
-    def _walk_from(self, part: Range, path: Path, recursive: bool) -> None:
-        """A FROM clause or a bracket of joins: conditions behind ON, and everything else."""
-        lexed, start, on = self.binding.lexed, part[0], False
-        for index in [*lexed.level(*part), part[1]]:
-            word = lexed.word(index) if index < part[1] else ""
-            is_on = word == "ON" and not lexed.column_label(index)
-            ends = index == part[1] or lexed.text(index) == "," or (word in _BESIDE_ON and lexed.text(index + 1) != "(")
-            if not (is_on or ends):
-                continue
-            piece = (start, index)
-            if on:
-                self._walk_expression(piece, path, self._conjuncts(piece), recursive)
-            else:
-                self._walk_relation(piece, path, recursive)
-            start, on = index + 1, is_on
-
-    def _walk_relation(self, part: Range, path: Path, recursive: bool) -> None:
-        lexed = self.binding.lexed
-        for index in lexed.level(*part):
-            if lexed.text(index) != "(" or starts_query(lexed, index + 1):
-                continue
-            before = lexed.tokens[index - 1] if index > part[0] else None
-            if before is None or before.kind not in ("identifier", "keyword"):  # a bracket of joins
-                self._walk_from((index + 1, lexed.partner[index]), path, recursive)
-                return
-        self._walk_expression(part, path, (), recursive)
 
     # --- {{ * }}
 
-    def star(self, site: CallSite, context: CteContext) -> list[str]:
+    def star(self, site: CallSite) -> list[str]:
         """The columns in scope of a call, by name."""
         lexed = self.binding.lexed
         opening = lexed.parent[self._outer[id(site)].first]
@@ -304,7 +200,7 @@ class Places:
         if clause is not None:
             try:
                 shadow = [plain("SELECT * FROM "), *self.binding.shadow(*clause)]
-                names = [name for name, _ in self.binding.describe(shadow, context)]
+                names = [name for name, _ in self.binding.describe(shadow, self.context)]
             except Error:
                 names = []
         if not names or len({name.lower() for name in names}) < len(names):

@@ -8,7 +8,7 @@ from typing import Any
 
 from halo_sql.duck import Duck
 from halo_sql.errors import Error
-from halo_sql.grammar.calls import CallSite
+from halo_sql.grammar.calls import CALL_KINDS, CallSite
 from halo_sql.grammar.names import Scope
 from halo_sql.grammar.skeleton import starts_query
 from halo_sql.grammar.source import Source
@@ -20,6 +20,7 @@ from halo_sql.ir.types import VARCHAR
 
 OutputOf = Callable[[CallSite], ColumnId]
 Aliases = Mapping[str, SqlExpr]
+_OPERATORS = frozenset(operator.lower() for operator in CALL_KINDS)
 _UNNEST = frozenset({"UNNEST", "UNLIST", "GENERATE_SUBSCRIPTS"})
 #: functions whose result depends on how their arguments are spelled
 _NAMING = frozenset({"struct_pack", "struct_insert", "struct_update", "union_value", "alias"})
@@ -132,7 +133,7 @@ def resolved(
             return None
         volatile, row_wise_breaks = volatile or alias.volatile, row_wise_breaks or not alias.row_wise
         cuts.append((parts[0].start, parts[0].end, ("(", *alias.parts, ")")))
-    functions = functions_in(source, first, end) - {"llm_map", "llm_filter"}
+    functions = functions_in(source, first, end) - _OPERATORS
     if functions & _NAMING:
         return None
     return SqlExpr(
@@ -167,6 +168,11 @@ def _cut(
     return join_text(parts)
 
 
+def _is_text_of_column(expr: SqlExpr) -> bool:
+    """``CAST(column AS VARCHAR)``: what DuckDB says of it is known."""
+    return len(expr.parts) == 3 and expr.parts[0] == "CAST(" and expr.parts[2] == " AS VARCHAR)" and not expr.scope
+
+
 def typed(duck: Duck, exprs: Sequence[SqlExpr], columns: Sequence[Column]) -> list[SqlExpr] | None:
     """The expressions with their types, as DuckDB binds them over ``columns``; None when it does not."""
     if not exprs:
@@ -178,6 +184,8 @@ def typed(duck: Duck, exprs: Sequence[SqlExpr], columns: Sequence[Column]) -> li
         single = expr.as_column()
         if single is not None and single in known:
             result[index] = replace(expr, type=known[single], row_wise=True)
+        elif _is_text_of_column(expr) and expr.columns() <= known.keys():
+            result[index] = replace(expr, type=VARCHAR)
         else:
             asked.append(index)
     groups: dict[object, list[int]] = {}

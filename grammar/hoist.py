@@ -217,6 +217,7 @@ class Hoister:
             guard_column,
             _label(site),
             self.binding.place(site.origin()),
+            site.labels,
         )
         if not any(not isinstance(segment, str) for segment in segments) and self.scope.tables:
             self.binding.warnings.append(

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from halo_sql.grammar.labels import read_labels
+
 ON_ERROR = ("fail", "null", "struct")
 
 
@@ -15,10 +17,12 @@ class Option:
 
     takes  what a value must be, in words
     check  value -> the value in its final form; ValueError when it is not allowed
+    hint   how to give a value that is no constant
     """
 
     takes: str
     check: Callable[[Any], Any]
+    hint: str = ""
 
 
 def _text(value: Any) -> str:
@@ -83,4 +87,10 @@ OPTIONS: Mapping[str, Option] = {
     "on_error": Option("'fail', 'null' or 'struct'", _on_error),
     "cache": Option("true or false", _boolean),
     "priority": Option("an integer from -1000 to 1000", _integer(-1000, 1000)),
+    "labels": Option(
+        "a list of texts, or of structs like {'label': 'bug', 'description': 'something is broken'}",
+        read_labels,
+        "Labels from a table: SET VARIABLE labels = (SELECT list(label) FROM t), then getvariable('labels').",
+    ),
+    "multi": Option("true or false", _boolean),
 }

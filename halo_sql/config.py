@@ -1,7 +1,7 @@
 """Settings: typed, ranged, described; and the folders HaloSQL keeps on disk.
 
-A setting's value comes from, in this order: ``SET``, ``connect(config=…)``, the environment
-(``HALO_STORE=off`` for ``halo_store``), the default.
+A setting's value comes from, in this order: ``SET`` of the connection, ``SET GLOBAL`` of any connection of the same
+``connect``, ``connect(config=…)``, the environment (``HALO_STORE=off`` for ``halo_store``), the default.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from halo_sql.errors import SettingError, did_you_mean
+from halo_sql.errors import NotSupportedError, SettingError, did_you_mean
 
 Value = str | int | float | bool | None
 
@@ -23,6 +23,7 @@ class Setting:
     kind     'text' | 'integer' | 'number' | 'boolean' | 'list' (comma-separated names)
     minimum  smallest allowed number
     choices  allowed texts; empty: any
+    refused  why it cannot be true in this version; '' when it can
     """
 
     name: str
@@ -31,6 +32,16 @@ class Setting:
     help: str
     minimum: float | None = None
     choices: tuple[str, ...] = ()
+    refused: str = ""
+
+    @property
+    def range(self) -> str:
+        """What it takes, in words."""
+        if self.choices:
+            return ", ".join(self.choices)
+        if self.kind == "boolean":
+            return "false" if self.refused else "true, false"
+        return "" if self.minimum is None else f"{self.minimum:g} and more"
 
 
 SETTINGS: tuple[Setting, ...] = (
@@ -46,7 +57,16 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("halo_max_tokens", "integer", 0, "Prompt and output tokens one statement may use; 0: no limit", 0),
     Setting("halo_max_usd", "number", 0.0, "Money one statement may spend; 0: no limit", 0),
     Setting("halo_max_seconds", "number", 0.0, "Seconds one statement may take; 0: no limit", 0),
+    Setting("halo_max_recursion", "integer", 1000, "Times the calls in a recursive query may be asked", 1),
     Setting("halo_on_error", "text", "fail", "on_error of calls that name none", choices=("fail", "null", "struct")),
+    Setting(
+        "halo_approximate",
+        "boolean",
+        False,
+        "Let operators approximate where a call allows it; no operator of this version does",
+        refused="no operator of this version approximates: every answer is exact",
+    ),
+    Setting("halo_trace_text", "boolean", False, "Keep prompts and answers for halo_calls()"),
     Setting("halo_progress", "boolean", True, "Show progress of LLM operators in the shell"),
 )
 BY_NAME: Mapping[str, Setting] = {setting.name: setting for setting in SETTINGS}
@@ -65,6 +85,8 @@ def check(setting: Setting, value: object) -> Value:
     if setting.kind == "boolean":
         word = str(value).strip().lower()
         if word in ("true", "on", "1", "yes", "t"):
+            if setting.refused:
+                raise SettingError(f"{setting.name} cannot be true: {setting.refused}", remedy="Leave it at false.")
             return True
         if word in ("false", "off", "0", "no", "f"):
             return False
@@ -91,31 +113,55 @@ class Settings:
     """The settings of one connection."""
 
     def __init__(self, config: Mapping[str, object] | None = None) -> None:
-        self._base: dict[str, Value] = {}
+        self._base: dict[str, tuple[Value, str]] = {}  # what connect started with, and where it came from
         for setting in SETTINGS:
-            value: object = setting.default
-            from_environment = os.environ.get(setting.name.upper())
-            if from_environment is not None:
-                value = from_environment
-            self._base[setting.name] = check(setting, value)
+            variable = setting.name.upper()
+            given = os.environ.get(variable)
+            if given is None:
+                self._base[setting.name] = setting.default, "default"
+                continue
+            try:
+                self._base[setting.name] = check(setting, given), "environment"
+            except SettingError as problem:
+                problem.message += f" (environment variable {variable})"
+                raise
         for name, value in (config or {}).items():
             setting = find(name)
-            self._base[setting.name] = check(setting, value)
-        self._values = dict(self._base)
+            self._base[setting.name] = check(setting, value), "config"
+        self._shared: dict[str, Value] = {}  # SET GLOBAL: the same for all connections of this connect
+        self._own: dict[str, Value] = {}  # SET
 
-    def set(self, name: str, value: object) -> None:
-        """Change a setting; SettingError when unknown or out of range."""
+    def set(self, name: str, value: object, scope: str = "") -> None:
+        """Change a setting; ``scope`` is '' | 'session' | 'global'. SettingError when unknown or out of range,
+        NotSupportedError for 'local'."""
         setting = find(name)
-        self._values[setting.name] = check(setting, value)
+        self._scope(scope)[setting.name] = check(setting, value)
 
-    def reset(self, name: str) -> None:
-        """Back to what ``connect`` started with."""
+    def reset(self, name: str, scope: str = "") -> None:
+        """Take back what ``set`` did in this scope."""
         setting = find(name)
-        self._values[setting.name] = self._base[setting.name]
+        self._scope(scope).pop(setting.name, None)
+
+    def _scope(self, scope: str) -> dict[str, Value]:
+        if scope == "local":  # as DuckDB has it
+            raise NotSupportedError("SET LOCAL is not implemented.", remedy="Use SET, or SET GLOBAL.")
+        return self._shared if scope == "global" else self._own
 
     def get(self, name: str) -> Value:
         """The current value."""
-        return self._values[find(name).name]
+        return self._find(name)[0]
+
+    def source(self, name: str) -> str:
+        """Where the current value comes from: 'set' | 'global' | 'config' | 'environment' | 'default'."""
+        return self._find(name)[1]
+
+    def _find(self, name: str) -> tuple[Value, str]:
+        known = find(name).name
+        if known in self._own:
+            return self._own[known], "set"
+        if known in self._shared:
+            return self._shared[known], "global"
+        return self._base[known]
 
     def text(self, name: str) -> str:
         """The current value as text."""
@@ -138,9 +184,9 @@ class Settings:
         return frozenset(word.strip() for word in self.text(name).split(",") if word.strip())
 
     def copy(self) -> Settings:
-        """An independent copy (cursors share values, not changes)."""
+        """An independent copy (cursors share values, and what SET GLOBAL changes)."""
         other = Settings.__new__(Settings)
-        other._base, other._values = dict(self._base), dict(self._values)
+        other._base, other._shared, other._own = self._base, self._shared, dict(self._own)
         return other
 
 

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from typing import Any, Self
 
 from halo_sql import errors
-from halo_sql.closing import watch
+from halo_sql.dbapi_link import Link
 from halo_sql.dbapi_types import (
     BINARY,
     DATETIME,
@@ -43,7 +43,7 @@ from halo_sql.errors import (
     Warning,
 )
 from halo_sql.explain import to_json
-from halo_sql.result import Description, Result, Row, detached
+from halo_sql.result import Description, Result, Row
 from halo_sql.result_counts import only_counts
 from halo_sql.session import Session
 
@@ -59,48 +59,13 @@ def connect(
     return Connection(Session.open(str(database), read_only, dict(config or {})))
 
 
-class _Link:
-    """A session and the one result that is alive on it."""
-
-    def __init__(self, session: Session) -> None:
-        self.session = session
-        self.closed = False
-        self._current: Result | None = None
-        watch(self, session)
-
-    def run(self, call: Callable[[Session], Result]) -> Result:
-        """Close the result there is, then make the next."""
-        self.free()
-        self._current = call(self.open())
-        return self._current
-
-    def free(self) -> None:
-        """Close the result there is."""
-        current, self._current = self._current, None
-        if current is not None:
-            current.close()
-
-    def open(self) -> Session:
-        """The session; InterfaceError when it was closed."""
-        if self.closed:
-            raise InterfaceError("This connection is closed", remedy="Open another with halo_sql.connect().")
-        return self.session
-
-    def close(self) -> None:
-        """Close result and session; idempotent."""
-        if not self.closed:
-            self.free()
-            self.closed = True
-            self.session.close()
-
-
 class Cursor:
     """Runs statements and hands out rows; see ``Connection.cursor``."""
 
     arraysize = 1
     lastrowid = None
 
-    def __init__(self, link: _Link, connection: Connection | None, shows_counts: bool) -> None:
+    def __init__(self, link: Link, connection: Connection | None, shows_counts: bool) -> None:
         self._link = link
         self._connection = connection
         self._shows_counts = shows_counts
@@ -123,7 +88,7 @@ class Cursor:
         return self._follow(sql, lambda session: session.execute_many(sql, rows))
 
     def _follow(self, sql: str, call: Callable[[Session], Result]) -> Cursor:
-        self._result = None
+        self._result = self._problem = None
         result = self._link.run(call)
         if not self._shows_counts and only_counts(result, sql):
             self._rows_changed = result.rowcount
@@ -141,15 +106,25 @@ class Cursor:
     @property
     def description(self) -> Description | None:
         """A 7-tuple (name, type, None × 5) per column; None when there is no result set."""
+        self._check()
         return None if self._result is None else self._result.description
 
     @property
     def rowcount(self) -> int:
         """Rows changed by the last statement; -1 when that means nothing, as for queries."""
+        self._check()
         return self._rows_changed
+
+    _problem: Error | None = None
+
+    def _check(self) -> None:
+        """Raise the error of the statement, when it was one of a batch and failed."""
+        if self._problem is not None:
+            raise self._problem
 
     def _rows(self) -> Result:
         self._link.open()
+        self._check()
         if self._result is None or self._result.description is None:
             raise ProgrammingError("No open result set", kind="Invalid Input Error", remedy="Execute a query first.")
         return self._result
@@ -277,7 +252,7 @@ class Connection(Cursor):
     NotSupportedError = NotSupportedError
 
     def __init__(self, session: Session) -> None:
-        super().__init__(_Link(session), None, shows_counts=True)
+        super().__init__(Link(session), None, shows_counts=True)
         self._cursors: weakref.WeakSet[Cursor] = weakref.WeakSet()
 
     @property
@@ -292,7 +267,7 @@ class Connection(Cursor):
 
     def cursor(self) -> Cursor:
         """An independent cursor: same database, own transaction, no temporary tables of this one."""
-        made = Cursor(_Link(self._link.open().duplicate()), self, shows_counts=False)
+        made = Cursor(Link(self._link.open().duplicate()), self, shows_counts=False)
         self._cursors.add(made)
         return made
 
@@ -306,17 +281,18 @@ class Connection(Cursor):
     query = sql
 
     def execute_batch(self, statements: Sequence[str | tuple[str, object]]) -> list[Cursor]:
-        """Run statements, each a SQL text or a pair (text, parameters); a cursor for each, in order.
+        """Run statements, each a SQL text or a pair (text, parameters), as one batch; a cursor for each, in order.
 
-        The results are in memory: they stay readable whatever the connection does next.
+        The results are in memory: they stay readable whatever the connection does next. An error stays with its
+        statement: the others run, and that statement's cursor raises it when it is asked for anything.
         """
+        self._link.free()
         made: list[Cursor] = []
-        for statement in statements:
-            sql, parameters = (statement, None) if isinstance(statement, str) else statement
+        for outcome in self._link.open().execute_batch(statements):
             cursor = Cursor(self._link, self, shows_counts=True)
-            cursor.execute(sql, parameters)
-            if cursor._result is not None:
-                cursor._result = detached(cursor._result)
+            cursor._problem = outcome.error
+            if outcome.result is not None:
+                cursor._result, cursor._rows_changed = outcome.result, outcome.result.rowcount
             made.append(cursor)
         return made
 

@@ -17,10 +17,11 @@ import duckdb
 
 from halo_sql import errors
 from halo_sql.errors import Error, Span
-from halo_sql.ir.expr import literal, quote
+from halo_sql.ir.expr import quote
 from halo_sql.ir.types import SqlType
 
 BATCH_ROWS = 2048  # DuckDB's own vector size
+NAMES_KEPT = 1000
 
 
 class Token(NamedTuple):
@@ -72,6 +73,7 @@ class Duck:
         self.connection = connection
         self._open: Any = None  # the Arrow reader that owns the connection, if any
         self._types: dict[str, SqlType] = {}
+        self._names: dict[str, str] = {}  # text of an expression -> the name of its column
 
     @classmethod
     def connect(cls, database: str, read_only: bool, config: Mapping[str, Any]) -> Duck:
@@ -123,37 +125,61 @@ class Duck:
     def describe(self, query: str, params: Any = None) -> list[tuple[str, SqlType]]:
         """Names and types of a query's result columns, without running it. Errors point into ``query``."""
         if params is None:
-            with suppress(Error):
+            try:
                 return self.probe(query)
+            except errors.InterruptedQueryError:
+                raise
+            except Error:
+                pass
         prefix = "DESCRIBE "  # the same with the position of what is wrong
         try:
-            found = self.rows(prefix + query, params)
+            return self._described(prefix + query, params)
         except Error as problem:
             if problem.span is not None:
                 problem.span = Span(max(0, problem.span.start - len(prefix)), max(0, problem.span.end - len(prefix)))
                 problem.sql = query
             raise
-        return [(row[0], self.sql_type(row[1])) for row in found]
 
     def probe(self, query: str) -> list[tuple[str, SqlType]]:
         """``describe`` for a query that may well be refused: the error has no position, and an open transaction
-        stays usable (DuckDB ends one at the first error of a statement, not at that of a relation)."""
+        stays usable (DuckDB ends one at the first error of a statement that is run)."""
         self.release()
-        if not self._is_select(query):
-            return [(row[0], self.sql_type(row[1])) for row in self.rows("DESCRIBE " + query)]
+        ask = getattr(self.connection, "_bind", None)
         try:
-            relation = self.connection.sql(query)
-            names, kinds = relation.columns, [(str(kind), kind) for kind in relation.types]
+            if ask is not None:  # what DuckDB's Python client asks for its own relations; it runs nothing
+                names, types, parameters, returns, deferred = ask(query)[:5]
+                if returns == "query_result" and not (parameters or deferred):
+                    return [(name, self._tree(kind)) for name, kind in zip(names, types, strict=True)]
+            elif self.is_select(query):
+                relation = self.connection.sql(query)
+                return [(name, self._tree(kind)) for name, kind in zip(relation.columns, relation.types, strict=True)]
         except duckdb.Error as problem:
             raise convert_error(problem, query) from None
-        for text, kind in kinds:
-            if text not in self._types:
-                self._types[text] = type_tree(kind)
-        return [(name, self._types[text]) for name, (text, _) in zip(names, kinds, strict=True)]
+        except RuntimeError as problem:  # DuckDB's own Ctrl-C handling
+            raise errors.InterruptedQueryError(str(problem)) from None
+        except (TypeError, ValueError):  # a version that answers otherwise
+            pass
+        return self._described("DESCRIBE " + query)
 
-    def sql_type(self, text: str) -> SqlType:
-        """The tree of a type written in DuckDB's syntax; raises duckdb-style errors for unknown types."""
+    def _described(self, statement: str, params: Any = None) -> list[tuple[str, SqlType]]:
+        rows = self.rows(statement, params)
+        if any(len(row) < 2 for row in rows):
+            raise errors.ParserError("one statement at a time", remedy="Remove the rest.")
+        return [(row[0], self.sql_type(row[1])) for row in rows]
+
+    def _tree(self, kind: Any) -> SqlType:
+        text = str(kind)
         known = self._types.get(text)
+        if known is None:
+            known = self._types[text] = type_tree(kind)
+        return known
+
+    def sql_type(self, text: str, fresh: bool = False) -> SqlType:
+        """The tree of a type written in DuckDB's syntax; raises duckdb-style errors for unknown types.
+
+        ``fresh``: ask again, as the text may name a type of the user's that is another by now.
+        """
+        known = None if fresh else self._types.get(text)
         if known is None:
             self.release()
             try:
@@ -168,7 +194,7 @@ class Duck:
 
         A SELECT is computed as it is read, within DuckDB's ``streaming_buffer_size``.
         """
-        if self._is_select(sql):
+        if self.is_select(sql):
             return self._stream_select(sql, params, batch_rows)
         result = self.execute(sql, params)
         with warnings.catch_warnings():
@@ -196,7 +222,7 @@ class Duck:
         return self._open
 
     @staticmethod
-    def _is_select(sql: str) -> bool:
+    def is_select(sql: str) -> bool:
         """Whether the text is one statement that DuckDB classifies as SELECT."""
         try:
             statements = duckdb.extract_statements(sql)
@@ -231,16 +257,6 @@ class Duck:
         """Drop a spool."""
         self.execute(f"DROP TABLE IF EXISTS temp.{quote(name)}")
 
-    def parameter(self, value: Any) -> str:
-        """The SQL text of a parameter's value, of the type DuckDB gives it."""
-        [(kind, text)] = self.rows("SELECT typeof($1), CAST($1 AS VARCHAR)", [value])
-        return self.constant(kind, text)
-
-    @staticmethod
-    def constant(kind: str, text: str | None) -> str:
-        """The SQL text of a value given as its type and its text."""
-        return "NULL" if text is None else f"CAST({literal(text)} AS {kind})"
-
     def add_function(
         self, name: str, fn: Callable[..., Any], parameters: Sequence[str], returns: str, volatile: bool = False
     ) -> None:
@@ -273,11 +289,20 @@ class Duck:
         """Stop what the connection runs (from any thread)."""
         self.connection.interrupt()
 
+    def expression_names(self, texts: Sequence[str]) -> list[str]:
+        """The column names DuckDB gives expressions, by their texts alone (nothing is bound)."""
+        missing = [text for text in dict.fromkeys(texts) if text not in self._names]
+        if missing:
+            if len(self._names) > NAMES_KEPT:
+                self._names.clear()
+            query = "SELECT json_deserialize_sql(json_serialize_sql(text)) FROM (SELECT unnest(?::VARCHAR[]) AS text)"
+            found = self.rows(query, [["SELECT " + text for text in missing]])
+            self._names.update(zip(missing, (name.removeprefix("SELECT ") for (name,) in found), strict=True))
+        return [self._names[text] for text in texts]
+
     def expression_name(self, text: str) -> str:
-        """The column name DuckDB gives an expression, by its text alone (nothing is bound)."""
-        query = "SELECT json_deserialize_sql(json_serialize_sql(?))"
-        name: str = self.rows(query, ["SELECT " + text])[0][0]
-        return name.removeprefix("SELECT ")
+        """The column name DuckDB gives an expression."""
+        return self.expression_names([text])[0]
 
     def built_in_functions(self) -> frozenset[str]:
         """Lower-case names of DuckDB's own scalar functions and macros."""

@@ -137,12 +137,15 @@ def prompt_text(prompt: Prompt, name_of: Names) -> str:
 def call_text(call: LlmCall, name_of: Names) -> str:
     """``LLM_MAP(model, "Summarise: {body#2}")`` with the options that are not the defaults."""
     said = [call.model, prompt_text(call.prompt, name_of)]
+    said += [f"labels={json.dumps(call.labels, ensure_ascii=False)}"] if call.labels else []
+    if call.kind == "extract" or (call.kind == "classify" and call.returns.kind != "varchar"):
+        said.append(f"returns={call.returns}")
     if call.prompt.system is not None:
         said.append(f"system={json.dumps(call.prompt.system, ensure_ascii=False)}")
     if call.kind == "map" and call.returns.kind != "varchar":
         said.append(f"returns={call.returns}")
     plain = Sampling()
-    for option in ("temperature", "top_p", "max_tokens", "seed", "stop"):
+    for option in () if call.kind in ("score", "embed") else ("temperature", "top_p", "max_tokens", "seed", "stop"):
         value = getattr(call.sampling, option)
         if value != getattr(plain, option):
             said.append(f"{option}={value}")

@@ -8,10 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
+from halo_sql.call_log import CallLog
+from halo_sql.catalog.listing import columns, versions
+from halo_sql.catalog.objects import KINDS
 from halo_sql.config import SETTINGS, Settings
 from halo_sql.duck import Duck
+from halo_sql.engines.secret_store import COLUMNS as SECRET_COLUMNS
+from halo_sql.engines.secret_store import SecretStore
 from halo_sql.engines.store import StoreStats
 from halo_sql.grammar.parameters import sql_literal
 from halo_sql.ir.expr import quote
@@ -27,10 +33,16 @@ class Session(Protocol):
 
     duck: Duck
     settings: Settings
+    calls: CallLog
 
     @property
     def catalog(self) -> Any:
         """The catalog as the connection sees it."""
+        ...
+
+    @property
+    def secrets(self) -> SecretStore:
+        """The secrets."""
         ...
 
     def profiles(self) -> list[Profile]:
@@ -42,37 +54,85 @@ class Session(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """One of the functions.
+
+    all_versions  it has a parameter of this name; rows whose last column is not TRUE are only shown with it
+    """
+
+    columns: Columns
+    rows: Callable[[Session], Rows]
+    all_versions: bool = False
+
+
 def prepare(session: Session, sql: str) -> None:
     """Write the macros of the listings that a statement names."""
     for name in dict.fromkeys(found.lower() for found in _NAMED.findall(sql)):
         if name in LISTINGS:
-            columns, rows_of = LISTINGS[name]
-            session.duck.execute(_macro(f"halo_{name}", columns, rows_of(session)))
+            session.duck.execute(_macro(name, LISTINGS[name], LISTINGS[name].rows(session)))
 
 
-def _macro(name: str, columns: Columns, rows: Rows) -> str:
-    shown = ", ".join(f"{quote(column)}::{kind} AS {quote(column)}" for column, kind in columns)
-    if not rows:
-        empty = ", ".join(f"NULL::{kind} AS {quote(column)}" for column, kind in columns)
-        return f"CREATE OR REPLACE TEMP MACRO {name}() AS TABLE SELECT {empty} WHERE false"
-    values = ", ".join("(" + ", ".join(sql_literal(value) for value in row) + ")" for row in rows)
-    names = ", ".join(quote(column) for column, _ in columns)
-    return f"CREATE OR REPLACE TEMP MACRO {name}() AS TABLE SELECT {shown} FROM (VALUES {values}) AS t({names})"
+def _macro(name: str, listing: Listing, rows: Rows) -> str:
+    names = ", ".join(quote(column) for column, _ in listing.columns)
+    shown = ", ".join(f"{quote(column)}::{kind} AS {quote(column)}" for column, kind in listing.columns)
+    values = [f"({', '.join(sql_literal(value) for value in row)})" for row in rows]
+    source = f"(VALUES {', '.join(values or [_nothing(listing)])}) AS t({names})"
+    condition = "" if values else " WHERE false"
+    parameter = ""
+    if listing.all_versions and values:
+        parameter, condition = "all_versions := false", f" WHERE all_versions OR {quote(listing.columns[-1][0])}"
+    elif listing.all_versions:
+        parameter = "all_versions := false"
+    return f"CREATE OR REPLACE TEMP MACRO halo_{name}({parameter}) AS TABLE SELECT {shown} FROM {source}{condition}"
 
 
-def _objects(kind: str) -> Callable[[Session], Rows]:
+def _nothing(listing: Listing) -> str:
+    return f"({', '.join('NULL' for _ in listing.columns)})"
+
+
+def _objects(kind: str) -> Listing:
     def rows(session: Session) -> Rows:
-        from halo_sql.catalog.listing import show
+        return versions(session.catalog, kind)[1]
 
-        return show(session.catalog, kind)[1]
+    shown = (*columns(kind), ("created", "TIMESTAMP"), ("current", "BOOLEAN"))
+    return Listing(shown, rows, all_versions=True)
 
-    return rows
+
+def _secrets(session: Session) -> Rows:
+    from halo_sql.engines.secret_store import rows
+
+    return rows(session.secrets)
+
+
+def _export(session: Session) -> Rows:
+    from halo_sql.catalog.script import script
+
+    return [(place, *row) for place, row in enumerate(script(session.catalog.snapshot()), 1)]
 
 
 def _settings(session: Session) -> Rows:
+    settings = session.settings
     return [
-        (item.name, str(session.settings.get(item.name)), str(item.default), item.kind, item.help) for item in SETTINGS
+        (
+            item.name,
+            _text(settings.get(item.name)),
+            _text(item.default),
+            item.kind,
+            item.range,
+            item.help,
+            settings.source(item.name),
+        )
+        for item in SETTINGS
     ]
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _calls(session: Session) -> Rows:
+    return [tuple(record) for record in session.calls.records()]
 
 
 def _operators(session: Session) -> Rows:
@@ -91,9 +151,9 @@ def _rules(session: Session) -> Rows:
 
 def _queries(session: Session) -> Rows:
     found = []
-    for number, profile in enumerate(session.profiles(), 1):
+    for profile in session.profiles():
         totals = profile.totals()
-        found.append((number, profile.statement, profile.status, *(totals[key] for key, _ in _TOTALS)))
+        found.append((profile.number, profile.statement, profile.status, *(totals[key] for key, _ in _TOTALS)))
     return found
 
 
@@ -116,25 +176,34 @@ _TOTALS = (
     ("usd", "DOUBLE"),
     ("elapsed_s", "DOUBLE"),
 )
-_MODEL = ("name", "engine", "source", "options")
-_PROMPT = ("name", "text", "system")
 
-#: name behind ``halo_`` -> columns and where their rows come from
-LISTINGS: Mapping[str, tuple[Columns, Callable[[Session], Rows]]] = {
-    "models": (
-        (*((name, "VARCHAR") for name in _MODEL), ("version", "INTEGER"), ("scope", "VARCHAR")),
-        _objects("model"),
-    ),
-    "prompts": (
-        (*((name, "VARCHAR") for name in _PROMPT), ("version", "INTEGER"), ("scope", "VARCHAR")),
-        _objects("prompt"),
-    ),
-    "settings": (tuple((name, "VARCHAR") for name in ("name", "value", "default", "type", "description")), _settings),
-    "operators": ((("name", "VARCHAR"), ("places", "VARCHAR"), ("available", "BOOLEAN")), _operators),
-    "rules": ((("name", "VARCHAR"), ("stage", "VARCHAR"), ("enabled", "BOOLEAN")), _rules),
-    "queries": ((("id", "BIGINT"), ("statement", "VARCHAR"), ("status", "VARCHAR"), *_TOTALS), _queries),
-    "cache": (
-        (("path", "VARCHAR"), *((name, "BIGINT") for name in ("entries", "bytes", "hits", "misses"))),
-        _cache,
-    ),
+
+def _texts(*names: str) -> Columns:
+    return tuple((name, "VARCHAR") for name in names)
+
+
+_CALLS = (
+    ("query", "BIGINT"),
+    ("node", "INTEGER"),
+    ("row_key", "BIGINT"),
+    *_texts("model", "prompt_hash"),
+    ("prompt_tok", "BIGINT"),
+    ("output_tok", "BIGINT"),
+    *_texts("status", "error"),
+    ("started", "TIMESTAMP"),
+    ("seconds", "DOUBLE"),
+    *_texts("prompt", "answer"),
+)
+
+#: name behind ``halo_`` -> what it lists
+LISTINGS: Mapping[str, Listing] = {
+    **{kind + "s": _objects(kind) for kind in KINDS},
+    "secrets": Listing(_texts(*SECRET_COLUMNS), _secrets),
+    "export": Listing((("position", "INTEGER"), *_texts("kind", "name", "sql")), _export),
+    "settings": Listing(_texts("name", "value", "default", "type", "range", "description", "source"), _settings),
+    "operators": Listing((*_texts("name", "places"), ("available", "BOOLEAN")), _operators),
+    "rules": Listing((*_texts("name", "stage"), ("enabled", "BOOLEAN")), _rules),
+    "queries": Listing((("id", "BIGINT"), *_texts("statement", "status"), *_TOTALS), _queries),
+    "calls": Listing(_CALLS, _calls),
+    "cache": Listing((*_texts("path"), *((name, "BIGINT") for name in ("entries", "bytes", "hits", "misses"))), _cache),
 }

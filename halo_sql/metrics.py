@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 
+from halo_sql.call_log import RunLog
 from halo_sql.ir.physical import PhysicalDag
 
 
@@ -77,6 +78,8 @@ class Profile:
     nodes      physical node id -> counters
     planning_s, elapsed_s  seconds from text to plan, and from the call to the last row
     engines    model name -> what the engine said of itself (identity, device)
+    number     1, 2, … in its connection
+    log        where the calls are noted for ``halo_calls()``
     """
 
     statement: str
@@ -86,6 +89,8 @@ class Profile:
     elapsed_s: float = 0.0
     status: str = "running"  # 'running' | 'done' | 'failed' | 'cancelled'
     engines: dict[str, str] = field(default_factory=dict)
+    number: int = 0
+    log: RunLog | None = None
 
     def totals(self) -> dict[str, float]:
         """The totals of LANGUAGE.md section 5."""

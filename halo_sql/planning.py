@@ -12,7 +12,8 @@ from halo_sql.duck import Duck
 from halo_sql.engines.budget import Budget
 from halo_sql.engines.dispatch import Dispatcher
 from halo_sql.engines.protocol import Engine, EngineInfo
-from halo_sql.engines.registry import price
+from halo_sql.engines.registry import price, with_secret
+from halo_sql.engines.secret_store import SecretStore
 from halo_sql.engines.store import ResponseStore
 from halo_sql.errors import Error
 from halo_sql.ir.logical import BoundStatement, Demand, Fragment, Sink
@@ -49,9 +50,10 @@ def optimizer_context(
     engines = {name: engine_profile(model, runtime.infos.get(name)) for name, model in models.items()}
     window = min((profile.window_requests for profile in engines.values() if profile.kv_capacity_tok), default=0)
     stats: dict[Fragment, FragmentStats] = {}
+    estimates: dict[str, float | None] = {}
     for node in walk(bound.plan):
         if isinstance(node, Fragment) and not node.inputs and node not in stats:
-            found = fragment_stats(duck, node, sample_above_rows=window)
+            found = fragment_stats(duck, node, window, estimates)
             if found is not None:
                 stats[node] = found
     return OptimizerContext(
@@ -63,6 +65,13 @@ def optimizer_context(
         engines=engines,
         ordered=True,
     )
+
+
+def check_secrets(models: Mapping[str, ModelDef], secrets: SecretStore) -> None:
+    """CatalogError when the SECRET of a model is missing, or is for another server: before anything is asked."""
+    for model in models.values():
+        if "secret" in model.options:
+            with_secret(model, secrets)
 
 
 def engine_profile(model: ModelDef, info: EngineInfo | None) -> EngineProfile:
@@ -121,8 +130,13 @@ async def start_run(
         settings.number("halo_max_usd"),
     )
     prices = {name: price(model) for name, model in models.items()}
-    dispatcher = Dispatcher(engine_of, store, budget, settings.integer("halo_max_concurrency"), prices)
-    context = RunContext(duck=duck, channels=dispatcher, metrics=profile.nodes)
+    dispatcher = Dispatcher(engine_of, store, budget, settings.integer("halo_max_concurrency"), prices, log=profile.log)
+    context = RunContext(
+        duck=duck,
+        channels=dispatcher,
+        metrics=profile.nodes,
+        max_recursion=settings.integer("halo_max_recursion"),
+    )
 
     async def close() -> None:
         await dispatcher.close()

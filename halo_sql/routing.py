@@ -37,6 +37,23 @@ def run(session: Session, sql: str, params: object, expanded: Expanded | None) -
     return session.run_plan(sql, params, expanded)[0]
 
 
+def run_plain(session: Session, sql: str, params: object) -> Result:
+    """A text for DuckDB alone."""
+    if session.prepared.forget(sql):
+        from halo_sql.statements import text_result
+
+        return text_result([("Success", "BOOLEAN")], [])
+    try:
+        session.duck.execute(sql, params)
+    except Error as problem:
+        if session.stored.missed(problem) and (expanded := session.stored.expand(sql)) is not None:
+            return run(session, sql, params, expanded)
+        raise
+    result = DuckResult(session.duck.connection)
+    session.stored.note(sql)
+    return result
+
+
 def run_written(session: Session, sql: str, params: object, expanded: Expanded) -> Result:
     """A text that stands for the user's statement: an EXPLAIN whose statement names views or macros."""
     try:

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from halo_sql.closing import exiting
+from halo_sql.config import home
+from halo_sql.engines.secret_store import SecretStore
 from halo_sql.errors import InterfaceError
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ class Runtime:
     def __init__(self) -> None:
         self.functions: dict[str, Callable[..., Any]] = {}  # lower-case model name -> the user's callable
         self.models: dict[str, ModelDef] = {}  # the models these callables are, by the same names
+        self.secrets = SecretStore(lambda: home() / "secrets")
         self.infos: dict[str, EngineInfo] = {}  # model name -> what its engine said of itself
         self.stored_version = [0]  # grows when a connection changes views or macros with LLM calls
         self._lock = threading.Lock()
@@ -74,7 +77,7 @@ class Runtime:
             if self._pool is None:
                 from halo_sql.engines.pool import EnginePool
 
-                self._pool = EnginePool(loop, self.functions)
+                self._pool = EnginePool(loop, self.functions, secrets=self.secrets)
             return self._pool
 
     def store(self, path: Path) -> ResponseStore:

@@ -6,9 +6,12 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from halo_sql import config, routing
+from halo_sql import batch, config, routing
+from halo_sql.batch import Outcome
+from halo_sql.call_log import CallLog, RunLog
 from halo_sql.config import Settings
 from halo_sql.duck import Duck
 from halo_sql.errors import Error, ProgrammingError
@@ -22,6 +25,7 @@ from halo_sql.stored import Stored
 
 if TYPE_CHECKING:
     from halo_sql.catalog.objects import ModelDef, Snapshot
+    from halo_sql.engines.secret_store import SecretStore
     from halo_sql.engines.store import ResponseStore, StoreStats
     from halo_sql.grammar.expanded import Expanded
     from halo_sql.grammar.statements.nodes import Statement
@@ -46,6 +50,7 @@ class Session:
     duck      the DuckDB connection
     settings  the ``halo_`` settings
     warnings  sentences for the user, drained by whoever shows them
+    calls     the latest LLM calls
     engine_infos  model name -> what its engine last said of itself; plans are made with it
     """
 
@@ -58,6 +63,8 @@ class Session:
         self._catalog: Any = None
         self._run: QueryRun | None = None
         self._profiles: list[Profile] = []
+        self._count = 0
+        self.calls = CallLog()
         self._closed = False
         self.stored = Stored(duck, runtime.stored_version) if stored is None else stored.duplicate(duck)
         self.prepared = Prepared(duck)
@@ -92,31 +99,47 @@ class Session:
         Returns when the first rows are ready, or when a statement without rows is done.
         """
         self._end_run()
-        if LISTING.search(sql):
-            from halo_sql import listings
-
-            listings.prepare(self, sql)
         pieces = split(sql)
         kinds = [classify(piece.text) for piece in pieces]
-        if all(kind is Kind.PLAIN for kind in kinds) and not self._concerns(sql):
-            return self._run_plain(sql, params)
+        if all(kind is Kind.PLAIN for kind in kinds) and not self.concerns(sql):
+            self._prepare_listings(sql)
+            return routing.run_plain(self, sql, params)
         result: Result | None = None
-        for piece, kind in zip(pieces, kinds, strict=True):
+        for unit in batch.units(pieces, kinds, sql):
             if result is not None:
                 result.close()
+            given = params if unit.end == len(pieces) else None
+            if unit.is_batch:
+                result = batch.last(batch.run_pieces(self.execute, pieces[unit.first : unit.end], sql))
+                continue
+            piece = pieces[unit.first]
             try:
-                result = self.execute_one(piece, kind, params if piece is pieces[-1] else None)
+                result = self.execute_one(piece, kinds[unit.first], given)
             except Error as problem:
                 raise problem.moved(piece.text, piece.start, sql) from None
         assert result is not None
         return result
 
+    def execute_batch(self, statements: Sequence[str | tuple[str, object]]) -> list[Outcome]:
+        """Run statements (texts, or pairs of text and parameters) as one batch: what became of each, in order."""
+        given = [(item, None) if isinstance(item, str) else item for item in statements]
+        for sql, _ in given:
+            batch.check_member(sql)
+        return batch.run([(sql, partial(self.execute, sql, params)) for sql, params in given])
+
+    def run_batch(self, sql: str) -> list[Outcome]:
+        """Run a text that is one BEGIN BATCH; …; END BATCH: what became of each statement, in order."""
+        pieces = split(sql)
+        [unit] = batch.units(pieces, [classify(piece.text) for piece in pieces], sql)
+        return batch.run_pieces(self.execute, pieces[unit.first : unit.end], sql)
+
     def execute_many(self, sql: str, rows: Sequence[object]) -> Result:
         """Run a statement once for each set of parameters; the last one's result."""
         if not rows:
             raise ProgrammingError("executemany needs at least one set of parameters")
-        if classify(sql) is Kind.PLAIN and not self._concerns(sql):
+        if classify(sql) is Kind.PLAIN and not self.concerns(sql):
             self._end_run()
+            self._prepare_listings(sql)
             with self.duck.converted(sql):
                 self.duck.connection.executemany(sql, [list(row) if isinstance(row, tuple) else row for row in rows])
             return DuckResult(self.duck.connection)
@@ -126,9 +149,16 @@ class Session:
             result = self.execute(sql, row)
         return result
 
+    def _prepare_listings(self, sql: str) -> None:
+        if LISTING.search(sql):
+            from halo_sql import listings
+
+            listings.prepare(self, sql)
+
     def execute_one(self, piece: StatementText, kind: Kind, params: object) -> Result:
         """Run one statement of a script; errors point into its own text."""
         sql = piece.text
+        self._prepare_listings(sql)
         if kind in (Kind.PLAIN, Kind.LLM, Kind.EXPLAIN):
             expanded = self.prepared.expand(sql, params, self.stored.expand)
             params = params if expanded is None else None  # they are in its arguments
@@ -136,36 +166,34 @@ class Session:
             if kind is Kind.LLM or (kind is Kind.PLAIN and expanded is not None):
                 return routing.run(self, sql, params, expanded)
             if kind is Kind.PLAIN:
-                return self._run_plain(sql, params)
+                return routing.run_plain(self, sql, params)
             if expanded is not None:
                 return routing.run_written(self, sql, params, expanded)
         from halo_sql.grammar.statements.parse import parse_statement
 
+        if kind is Kind.HALO_SECRET and not self._is_own_secret(sql):
+            return self.execute_one(piece, Kind.PLAIN, params)
         statement = parse_statement(sql)
         return self._run_statement(statement, sql, params)
 
-    def _concerns(self, sql: str) -> bool:
+    def concerns(self, sql: str) -> bool:
         """Whether a plain text may name a view, a macro or a prepared statement with LLM calls."""
         return self.stored.concerns(sql) or self.prepared.concerns(sql)
-
-    def _run_plain(self, sql: str, params: object) -> Result:
-        if self.prepared.forget(sql):
-            from halo_sql.statements import text_result
-
-            return text_result([("Success", "BOOLEAN")], [])
-        try:
-            self.duck.execute(sql, params)
-        except Error as problem:
-            if self.stored.missed(problem) and (expanded := self.stored.expand(sql)) is not None:
-                return routing.run(self, sql, params, expanded)
-            raise
-        result = DuckResult(self.duck.connection)
-        self.stored.note(sql)
-        return result
 
     def check(self, sql: str, expanded: Expanded | None) -> BoundStatement:
         """Bind a text; nothing is executed. Errors point into ``sql``."""
         return self.bind_with_catalog(sql, None, expanded)[0]
+
+    def _is_own_secret(self, sql: str) -> bool:
+        """Whether a DROP SECRET names one of TYPE llm."""
+        from halo_sql.grammar.statements.nodes import DropSecret
+        from halo_sql.grammar.statements.parse import parse_statement
+
+        try:
+            statement = parse_statement(sql)
+        except Error:  # DuckDB says what is wrong
+            return False
+        return isinstance(statement, DropSecret) and self.secrets.find(statement.name) is not None
 
     def _run_statement(self, statement: Statement, sql: str, params: object) -> Result:
         """A statement of HaloSQL's own."""
@@ -174,11 +202,7 @@ class Session:
 
         if isinstance(statement, Explain):
             return explaining.statement(self, statement, sql, params)
-        try:
-            return statements.run(statement, self.catalog, self.settings, self._runtime.functions)
-        except Error as problem:
-            span = getattr(statement, "name_span", None)
-            raise problem.locate(sql, span) from None
+        return statements.run(statement, self, sql)
 
     # --- LLM queries ---
 
@@ -190,6 +214,11 @@ class Session:
 
             self._catalog = Catalog(self.duck, self._runtime.models)
         return self._catalog
+
+    @property
+    def secrets(self) -> SecretStore:
+        """The secrets of TYPE llm."""
+        return self._runtime.secrets
 
     def bind(self, sql: str, params: object = None) -> BoundStatement:
         """The logical plan of a statement with LLM calls, as written."""
@@ -234,16 +263,20 @@ class Session:
 
     def run_plan(self, sql: str, params: object, expanded: Expanded | None = None) -> tuple[Result, Profile]:
         """Plan and start a statement; its profile fills while it runs."""
-        from halo_sql.planning import called_models, is_sink, warm
+        from halo_sql.planning import called_models, check_secrets, is_sink, warm
         from halo_sql.running import primed
 
         began = time.perf_counter()
         bound, snapshot = self.bind_with_catalog(sql, params, expanded, answers=True)
         models = called_models(bound, snapshot)
+        check_secrets(models, self.secrets)
         store = self._store()
         self._runtime.begin(warm(self._runtime, models, store))
         optimized = self.optimize(bound, snapshot)
         profile = Profile(sql, optimized.dag, {node.id: NodeMetrics() for node in optimized.dag.nodes})
+        profile.number = self._count = self._count + 1
+        nodes = {id(counters): number for number, counters in profile.nodes.items()}
+        profile.log = RunLog(self.calls, profile.number, nodes, self.settings.flag("halo_trace_text"))
         profile.planning_s = time.perf_counter() - began
         self.warnings += bound.warnings
         run = self._begin(optimized, models, profile)
@@ -285,6 +318,8 @@ class Session:
     def explain(self, sql: str, analyze: bool = False, format: str = "text", params: object = None) -> str:
         """The plan of a statement as text; with ``analyze`` it is run, and the plan shows what happened."""
         from halo_sql import explaining
+
+        self._prepare_listings(sql)
 
         self._end_run()
         return explaining.any_text(self, sql, analyze, format, params)

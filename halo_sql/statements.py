@@ -1,56 +1,191 @@
-"""HaloSQL's own statements, executed: CREATE, DROP, SHOW, DESCRIBE of objects; SET and RESET of settings."""
+"""HaloSQL's own statements, executed: CREATE, ALTER, DROP, SHOW, DESCRIBE of objects and secrets; SET and RESET."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
+from halo_sql.alter import altered
 from halo_sql.catalog.listing import describe, show
+from halo_sql.catalog.objects import Snapshot
 from halo_sql.catalog.store import Catalog
-from halo_sql.config import Settings
-from halo_sql.engines.registry import check_model
+from halo_sql.config import Settings, find
+from halo_sql.duck import Duck
+from halo_sql.engines.registry import check_model, with_secret
+from halo_sql.engines.secret_store import COLUMNS, Secret, SecretStore, rows
+from halo_sql.errors import CatalogError, Error, SettingError, Span, did_you_mean
+from halo_sql.grammar.statements.check_agent import check_agent
+from halo_sql.grammar.statements.check_tool import check_tool
 from halo_sql.grammar.statements.nodes import (
+    Alter,
+    Create,
+    CreateAgent,
     CreateModel,
     CreatePrompt,
+    CreateSecret,
+    CreateTool,
     Describe,
     Drop,
+    DropSecret,
     ResetSetting,
     SetSetting,
     Show,
+    Statement,
 )
+from halo_sql.grammar.template import parse_template
 from halo_sql.ir.expr import Column, ColumnId
 from halo_sql.ir.types import SqlType
 from halo_sql.result import BatchResult, Result
 
-ARROW = {"VARCHAR": "string", "INTEGER": "int32", "BOOLEAN": "bool", "BIGINT": "int64"}
+_ARROW = {
+    "VARCHAR": "string",
+    "INTEGER": "int32",
+    "BOOLEAN": "bool_",
+    "BIGINT": "int64",
+    "DOUBLE": "float64",
+}
 
 
-def run(statement: Any, catalog: Catalog, settings: Settings, functions: Mapping[str, Callable[..., Any]]) -> Result:
-    """Run a statement; SHOW and DESCRIBE give rows, the others ``Success``-less empty results as DuckDB's DDL does."""
-    if isinstance(statement, CreateModel):
-        definition = statement.definition()
-        check_model(definition)
-        catalog.create_model(definition, or_replace=statement.or_replace, if_not_exists=statement.if_not_exists)
-    elif isinstance(statement, CreatePrompt):
-        from halo_sql.grammar.template import parse_template
+class Session(Protocol):
+    """What statements read and change of a session."""
 
-        parse_template(statement.text)
-        catalog.create_prompt(
-            statement.definition(), or_replace=statement.or_replace, if_not_exists=statement.if_not_exists
-        )
-    elif isinstance(statement, Drop):
-        catalog.drop(statement.kind, statement.name, if_exists=statement.if_exists)
-    elif isinstance(statement, Show):
-        return text_result(*show(catalog, statement.kind))
-    elif isinstance(statement, Describe):
-        return text_result(*describe(catalog, statement.kind, statement.name))
-    elif isinstance(statement, SetSetting):
-        settings.set(statement.name, statement.value)
-    elif isinstance(statement, ResetSetting):
-        settings.reset(statement.name)
-    else:
-        raise AssertionError(type(statement).__name__)
+    duck: Duck
+    settings: Settings
+
+    @property
+    def catalog(self) -> Catalog:
+        """The catalog as the connection sees it."""
+        ...
+
+    @property
+    def secrets(self) -> SecretStore:
+        """The secrets."""
+        ...
+
+
+def run(statement: Statement, session: Session, sql: str) -> Result:
+    """Run a statement (``sql`` is its text); SHOW and DESCRIBE give rows, the others none, as DuckDB's DDL does.
+
+    Errors point into ``sql``.
+    """
+    try:
+        return _run(statement, session, sql)
+    except Error as problem:
+        if problem.span is not None and problem.sql is None:
+            problem.sql = sql
+        raise problem.locate(sql, getattr(statement, "name_span", None)) from None
+
+
+def _run(statement: Statement, session: Session, sql: str) -> Result:
+    catalog = session.catalog
+    match statement:
+        case CreateModel() | CreatePrompt() | CreateTool() | CreateAgent():
+            _create(statement, session, sql)
+        case CreateSecret():
+            _create_secret(statement, session)
+        case DropSecret():
+            session.secrets.drop(statement.name, statement.scope, if_exists=statement.if_exists)
+        case Drop():
+            catalog.drop(statement.kind, statement.name, if_exists=statement.if_exists, cascade=statement.cascade)
+        case Alter():
+            snapshot = catalog.snapshot()
+
+            def change(definition: Any) -> Any:
+                changed = altered(definition, statement, sql, snapshot)
+                _check_secret(changed, session.secrets, None)
+                return changed
+
+            catalog.alter(statement.kind, statement.name, change, if_exists=statement.if_exists)
+        case Show(kind="secret"):
+            return text_result([(name, "VARCHAR") for name in COLUMNS], rows(session.secrets))
+        case Show():
+            return text_result(*show(catalog, statement.kind))
+        case Describe(kind="secret"):
+            secret = session.secrets.get(statement.name)
+            pairs = list(zip(COLUMNS, secret.shown(), strict=True))
+            return text_result([("property", "VARCHAR"), ("value", "VARCHAR")], pairs)
+        case Describe():
+            return text_result(*describe(catalog, statement.kind, statement.name))
+        case SetSetting():
+            _set(statement, session.settings)
+        case ResetSetting():
+            session.settings.reset(statement.name, statement.scope)
+        case _:
+            raise AssertionError(type(statement).__name__)
     return text_result([("Count", "BIGINT")], [], rowcount=0)
+
+
+def _set(statement: SetSetting, settings: Settings) -> None:
+    setting = find(statement.name)
+    try:
+        if setting.name == "halo_disabled_rules":
+            _check_rules(str(statement.value or ""))
+        settings.set(statement.name, statement.value, statement.scope)
+    except SettingError as problem:
+        problem.span = statement.value_span
+        raise
+
+
+def _check_rules(text: str) -> None:
+    from halo_sql.optimizer.rules import RULES
+
+    known = [rule.name for rule in RULES]
+    for name in filter(None, (word.strip() for word in text.split(","))):
+        if name not in known:
+            raise SettingError(f'there is no optimizer rule "{name}"', remedy=did_you_mean(name, known))
+
+
+def _create(statement: Create, session: Session, sql: str) -> None:
+    """Check a definition, then add it. One that IF NOT EXISTS keeps is not looked at further."""
+    kind = type(statement).__name__.removeprefix("Create").lower()
+    snapshot: Snapshot = session.catalog.snapshot()
+    if not (statement.if_not_exists and _exists(snapshot, kind, statement)):
+        if isinstance(statement, CreateTool):
+            check_tool(statement, session.duck)
+        elif isinstance(statement, CreateAgent):
+            check_agent(statement, sql, session.duck, snapshot)
+        elif isinstance(statement, CreatePrompt):
+            parse_template(statement.text)
+        else:
+            check_model(statement.definition())
+        spans = {option.key: option.value_span for option in getattr(statement, "options", ())}
+        _check_secret(statement.definition(), session.secrets, spans.get("secret"))
+    session.catalog.create(
+        statement.definition(), or_replace=statement.or_replace, if_not_exists=statement.if_not_exists
+    )
+
+
+def _exists(snapshot: Snapshot, kind: str, statement: Create) -> bool:
+    found = snapshot.of(kind).get(statement.name.lower())
+    return found is not None and found.temp == statement.temp
+
+
+def _check_secret(definition: Any, secrets: SecretStore, span: Span | None) -> None:
+    """The SECRET a definition names exists, and is for its server."""
+    name = getattr(definition, "options", {}).get("secret")
+    if name is None:
+        return
+    try:
+        if getattr(definition, "engine", "") == "openai":
+            check_model(with_secret(definition, secrets))
+        else:
+            secrets.get(str(name))
+    except Error as problem:
+        problem.span = problem.span or span
+        raise
+
+
+def _create_secret(statement: CreateSecret, session: Session) -> None:
+    if session.duck.rows("SELECT 1 FROM duckdb_secrets() WHERE lower(name) = lower(?)", [statement.name]):
+        raise CatalogError(f'DuckDB has a secret "{statement.name}"', remedy="Choose another name, or drop that first.")
+    if statement.base_url and not statement.base_url.lower().startswith(("http://", "https://")):
+        raise CatalogError(
+            "BASE_URL does not begin with http:// or https://",
+            span=statement.base_url_span,
+            remedy="Give the base URL of the server, like 'https://api.example.org/v1'.",
+        )
+    secret = Secret(statement.name, statement.api_key, statement.api_key_env, statement.base_url, statement.persistent)
+    session.secrets.create(secret, or_replace=statement.or_replace, if_not_exists=statement.if_not_exists)
 
 
 def text_result(columns: Sequence[tuple[str, str]], rows: Sequence[tuple[Any, ...]], rowcount: int = -1) -> Result:
@@ -61,12 +196,8 @@ def text_result(columns: Sequence[tuple[str, str]], rows: Sequence[tuple[Any, ..
         Column(ColumnId(index), name, SqlType(kind, kind.lower())) for index, (name, kind) in enumerate(columns)
     )
     arrays = [
-        pyarrow.array([row[index] for row in rows], type=getattr(pyarrow, _arrow(kind))())
+        pyarrow.array([row[index] for row in rows], type=getattr(pyarrow, _ARROW[kind])())
         for index, (_, kind) in enumerate(columns)
     ]
     batch = pyarrow.RecordBatch.from_arrays(arrays, names=[f"c{index}" for index in range(len(columns))])
     return BatchResult(named, [batch] if rows else [], rowcount=rowcount)
-
-
-def _arrow(kind: str) -> str:
-    return {"BOOLEAN": "bool_"}.get(kind, ARROW[kind])

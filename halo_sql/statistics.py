@@ -18,12 +18,18 @@ ALL_DISTINCT = 0.9  # share of distinct values in a sample above which a column 
 SATURATED = 0.1  # share below which the sample has seen all the values there are
 
 
-def fragment_stats(duck: Duck, fragment: Fragment, sample_above_rows: int) -> FragmentStats | None:
+def fragment_stats(
+    duck: Duck, fragment: Fragment, sample_above_rows: int, estimates: dict[str, float | None]
+) -> FragmentStats | None:
     """Rows of a source and, when it has more than ``sample_above_rows`` (0: never), its text columns' values.
 
-    None when DuckDB gives no estimate. The sample is the first rows: it costs one scan that stops early.
+    ``estimates`` keeps row estimates by text: many places of a statement read the same source. None when DuckDB gives
+    no estimate. The sample is the first rows: it costs one scan that stops early.
     """
-    rows = estimated_rows(duck, render(fragment, []))
+    text = "".join(part for part in fragment.parts if isinstance(part, str))
+    if text not in estimates:
+        estimates[text] = estimated_rows(duck, render(fragment, []))
+    rows = estimates[text]
     if rows is None:
         return None
     if not sample_above_rows or rows <= sample_above_rows or fragment.volatile:

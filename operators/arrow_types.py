@@ -7,14 +7,15 @@ from typing import Any
 
 from halo_sql.ir.types import SqlType
 
-_CARRIED_AS_TEXT = frozenset({"bit", "time with time zone", "uhugeint"})
+_CARRIED_AS_TEXT = frozenset({"bit", "bignum", "time with time zone", "uhugeint"})
 _PARAMETERS = re.compile(r"\((\d+),\s*(\d+)\)")
 
 
 def carried_as_text(sql_type: SqlType) -> bool:
     """Whether batches hold the values as DuckDB's text: types (or parts) that its Arrow export does not keep.
 
-    BIT and TIME WITH TIME ZONE come back changed, UHUGEINT overflows decimal128. A spool casts the text back.
+    BIT and TIME WITH TIME ZONE come back changed, UHUGEINT overflows decimal128, BIGNUM has no Arrow type. A spool
+    casts the text back.
     """
     return sql_type.kind in _CARRIED_AS_TEXT or any(carried_as_text(member) for _, member in sql_type.fields)
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from halo_sql.engines.protocol import TEXT, YES_NO, Answer, Validate
+from halo_sql.engines.protocol import EMBEDDING, SCORE, TEXT, YES_NO, Answer, Validate
 from halo_sql.errors import EngineError
 from halo_sql.ir.prompt import LlmCall
 from halo_sql.ir.types import BOOLEAN, SqlType, json_schema_text
 from halo_sql.operators.arrow_types import arrow_type
+from halo_sql.operators.labels import label_form, label_reader
 from halo_sql.operators.read_answer import text_reader
 from halo_sql.operators.render import excerpt
 from halo_sql.operators.text_cast import TextCast
+from halo_sql.operators.vectors import read_score, vector_reader, vectors
 
 
 def answer_type(call: LlmCall) -> SqlType:
@@ -20,16 +22,33 @@ def answer_type(call: LlmCall) -> SqlType:
     return BOOLEAN if call.kind == "filter" else call.returns
 
 
+_FORMS = {"filter": YES_NO, "score": SCORE, "embed": EMBEDDING}
+
+
 def answer_form(call: LlmCall) -> Answer:
     """What constrained decoding holds the model to."""
     kind = answer_type(call).kind
-    if call.kind == "filter":
-        return YES_NO
+    if call.kind == "classify":
+        return label_form(call)
+    if call.kind in _FORMS:
+        return _FORMS[call.kind]
+    if call.kind == "extract":
+        return Answer("json", schema=json_schema_text(call.returns, optional=True))
     if kind == "varchar":
         return TEXT
     if kind == "enum":
         return Answer("choice", choices=call.returns.labels)
     return Answer("json", schema=json_schema_text(call.returns))
+
+
+def _reader(call: LlmCall, sql_type: SqlType, cast: TextCast) -> Callable[[str], Any]:
+    if call.kind == "classify":
+        return label_reader(call)
+    if call.kind == "score":
+        return read_score
+    if call.kind == "embed":
+        return vector_reader(sql_type)
+    return text_reader(sql_type, cast, absent_is_null=call.kind == "extract")
 
 
 class Converter:
@@ -42,8 +61,8 @@ class Converter:
     def __init__(self, call: LlmCall, cast: TextCast) -> None:
         self.call = call
         self.type = answer_type(call)
-        self._read: Callable[[str], Any] = text_reader(self.type, cast)
-        self._free = self.type.kind == "varchar"
+        self._read: Callable[[str], Any] = _reader(call, self.type, cast)
+        self._free = self.type.kind == "varchar" and call.kind != "classify"
         self._choice = answer_form(call).kind == "choice"
         self._time_zone = cast.time_zone
 
@@ -64,6 +83,9 @@ class Converter:
 
     def _error(self, code: str, text: str, reason: str, remedy: str) -> EngineError:
         message = f'the answer "{excerpt(text)}" does not fit {self.type.text}: {reason}'
+        if self.call.kind == "embed":
+            message = f"the model's vector does not fit {self.type.text}: {reason}"
+            remedy = "CREATE OR REPLACE MODEL … WITH (dimensions = …) says how long its vectors are."
         return EngineError(message, code=code, remedy=remedy)
 
     def to_arrow(self, texts: Sequence[str | None], errors: Mapping[int, str] | None = None) -> Any:
@@ -77,6 +99,8 @@ class Converter:
         kind = arrow_type(self.type, self._time_zone)
         if self._free:
             values = pa.array(texts, kind)
+        elif self.call.kind == "embed":
+            values = vectors(texts, kind)
         else:
             read = self._read
             values = pa.array([None if text is None else read(text) for text in texts], kind)

@@ -38,8 +38,8 @@ _WIDE = Context(prec=100, rounding=ROUND_HALF_UP)
 _HUGEINT_LIMIT = 10**38  # what decimal128(38, 0) holds
 
 
-def text_reader(sql_type: SqlType, cast: TextCast) -> Callable[[str], Any]:
-    """The function from an answer's text to its value."""
+def text_reader(sql_type: SqlType, cast: TextCast, absent_is_null: bool = False) -> Callable[[str], Any]:
+    """The function from an answer's text to its value; ``absent_is_null``: a struct's missing members are NULL."""
     kind = sql_type.kind
     if kind == "varchar":
         return _unicode
@@ -47,7 +47,7 @@ def text_reader(sql_type: SqlType, cast: TextCast) -> Callable[[str], Any]:
         return _json_text
     if carried_as_text(sql_type):
         return lambda text: cast.as_text(_unquoted(text) if kind not in _NESTED else text, sql_type.text)
-    read = reader(sql_type, cast)
+    read = reader(sql_type, cast, absent_is_null)
     if kind == "enum":
         return lambda text: text if text in sql_type.labels else read(_unquoted(text))
     if kind not in _NESTED:
@@ -66,15 +66,15 @@ def text_reader(sql_type: SqlType, cast: TextCast) -> Callable[[str], Any]:
     return nested
 
 
-def reader(sql_type: SqlType, cast: TextCast) -> Read:
+def reader(sql_type: SqlType, cast: TextCast, absent_is_null: bool = False) -> Read:
     """The function from a JSON value (or a bare text) to a value of the type."""
     kind = sql_type.kind
     if kind == "struct":
-        return _struct_reader(sql_type, cast)
+        return _struct_reader(sql_type, cast, absent_is_null)
     if kind in ("list", "array"):
-        return _list_reader(sql_type, cast)
+        return _list_reader(sql_type, cast, absent_is_null)
     if kind == "map":
-        return _map_reader(sql_type, cast)
+        return _map_reader(sql_type, cast, absent_is_null)
     if kind == "varchar":
         return lambda value: _unicode(value if isinstance(value, str) else dump_json(value))
     if kind == "json":
@@ -115,13 +115,14 @@ def load_json(text: str) -> Any:
 
 
 def dump_json(value: Any) -> str:
-    """A value of ``load_json`` as compact JSON text."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=_json_number)
-
-
-def _json_number(value: object) -> float:
-    assert isinstance(value, Decimal)
-    return float(value)
+    """A value of ``load_json`` as compact JSON text; numbers keep their digits."""
+    if isinstance(value, Decimal):
+        return str(value)
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{dump_json(name)}:{dump_json(member)}" for name, member in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(dump_json, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _depth(text: str) -> int:
@@ -216,10 +217,10 @@ def _decimal_reader(sql_type: SqlType) -> Read:
         if not number.is_finite():
             raise ValueError("it is not a finite number")
         if number.adjusted() > 50:
-            raise ValueError(f"it is out of range (below {limit})")
+            raise ValueError(f"it is out of range (below {limit:f})")
         number = number.quantize(unit, context=_WIDE)
-        if abs(number) >= limit:
-            raise ValueError(f"it is out of range (below {limit})")
+        if number.copy_abs() >= limit:  # abs() would round to 28 digits
+            raise ValueError(f"it is out of range (below {limit:f})")
         return number
 
     return read
@@ -326,8 +327,8 @@ def _optional(read: Read) -> Read:
     return lambda value: None if value is None else read(value)
 
 
-def _list_reader(sql_type: SqlType, cast: TextCast) -> Read:
-    item, size = _optional(reader(sql_type.fields[0][1], cast)), sql_type.size
+def _list_reader(sql_type: SqlType, cast: TextCast, absent_is_null: bool) -> Read:
+    item, size = _optional(reader(sql_type.fields[0][1], cast, absent_is_null)), sql_type.size
 
     def read(value: Any) -> list[Any]:
         if not isinstance(value, list):
@@ -339,14 +340,14 @@ def _list_reader(sql_type: SqlType, cast: TextCast) -> Read:
     return read
 
 
-def _struct_reader(sql_type: SqlType, cast: TextCast) -> Read:
-    members = {name: _optional(reader(member, cast)) for name, member in sql_type.fields}
+def _struct_reader(sql_type: SqlType, cast: TextCast, absent_is_null: bool) -> Read:
+    members = {name: _optional(reader(member, cast, absent_is_null)) for name, member in sql_type.fields}
 
     def read(value: Any) -> dict[str, Any]:
         if not isinstance(value, dict):
             raise ValueError("it is not an object")
         for name in members:
-            if name not in value:
+            if name not in value and not absent_is_null:
                 raise ValueError(f"field {name!r} is missing")
         for name in value:
             if name not in members:
@@ -354,7 +355,7 @@ def _struct_reader(sql_type: SqlType, cast: TextCast) -> Read:
         result = {}
         for name, member in members.items():
             try:
-                result[name] = member(value[name])
+                result[name] = member(value.get(name))
             except ValueError as problem:
                 raise ValueError(f"field {name!r}: {problem}") from None
         return result
@@ -362,12 +363,13 @@ def _struct_reader(sql_type: SqlType, cast: TextCast) -> Read:
     return read
 
 
-def _map_reader(sql_type: SqlType, cast: TextCast) -> Read:
-    key, item = reader(sql_type.fields[0][1], cast), _optional(reader(sql_type.fields[1][1], cast))
+def _map_reader(sql_type: SqlType, cast: TextCast, absent_is_null: bool) -> Read:
+    key, value = (member for _, member in sql_type.fields)
+    read_key, item = reader(key, cast), _optional(reader(value, cast, absent_is_null))
 
     def read(value: Any) -> list[tuple[Any, Any]]:
         if not isinstance(value, dict):
             raise ValueError("it is not an object")
-        return [(key(name), item(element)) for name, element in value.items()]
+        return [(read_key(name), item(element)) for name, element in value.items()]
 
     return read

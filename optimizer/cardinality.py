@@ -20,7 +20,7 @@ DEFAULT_ROWS = 1_000.0
 DEFAULT_CHARS = 40.0
 FILTER_SELECTIVITY = 0.33
 LLM_FILTER_SELECTIVITY = 0.5
-#: Output tokens expected of a free answer and of a yes / no.
+#: Output tokens expected of a free answer and of a yes / no (or a score).
 MAP_OUTPUT_TOK = 32.0
 FILTER_OUTPUT_TOK = 2.0
 CHARS_PER_TOK = 4.0
@@ -85,8 +85,19 @@ def derive(node: Any, inputs: Sequence[Profile], options: OptimizerContext) -> P
 
 def output_tok(call: LlmCall) -> float:
     """Tokens expected of one answer."""
-    expected = FILTER_OUTPUT_TOK if call.kind == "filter" else MAP_OUTPUT_TOK
-    return min(expected, float(call.sampling.max_tokens))
+    return min(_expected_tok(call), float(call.sampling.max_tokens))
+
+
+def _expected_tok(call: LlmCall) -> float:
+    if call.kind in ("filter", "score"):
+        return FILTER_OUTPUT_TOK
+    if call.kind == "embed":
+        return 0.0
+    if call.kind == "classify":
+        label = sum(map(len, call.labels)) / max(1, len(call.labels)) / CHARS_PER_TOK
+        several = 1.0 if call.returns.kind == "varchar" else min(2.0, float(len(call.labels)))
+        return (label + 1.0) * several + 1.0
+    return MAP_OUTPUT_TOK
 
 
 def _fragment(node: Fragment, inputs: Sequence[Profile], options: OptimizerContext) -> Profile:
@@ -118,11 +129,15 @@ def _expr(expr: SqlExpr, source: Profile) -> Known:
 
 
 def _answer(call: LlmCall, source: Profile) -> Known:
-    chars = output_tok(call) * CHARS_PER_TOK
+    chars = call.returns.size * 4.0 if call.kind == "embed" else output_tok(call) * CHARS_PER_TOK
     if not call.sampling.deterministic:
         return Known(max(1.0, source.rows), chars)
     distinct = source.distinct(call.prompt.columns())
-    return Known(min(distinct, 2.0) if call.kind == "filter" else distinct, chars)
+    if call.kind == "filter":
+        distinct = min(distinct, 2.0)
+    elif call.labels and call.returns.kind == "varchar":
+        distinct = min(distinct, float(len(call.labels)))
+    return Known(distinct, chars)
 
 
 def object_chars(hole: ObjectHole) -> float:

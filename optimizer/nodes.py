@@ -35,6 +35,7 @@ _CANNOT_FAIL = re.compile(
     r"|\bIS\s+(?:NOT\s+)?NULL\b|\b(?:coalesce|concat|upper|lower|trim|to_json)\()*+",
     re.IGNORECASE,
 )
+_STRING = re.compile(r"\s*(?:CAST\(\s*)?('(?:[^']|'')*+')(?:\s*AS\s+VARCHAR\s*\)|\s*::\s*VARCHAR)?\s*", re.IGNORECASE)
 _WINDOW = re.compile(r"\bover\b", re.IGNORECASE)
 
 
@@ -120,6 +121,15 @@ def reads(node: Any, index: int = 0) -> frozenset[ColumnId]:
     return frozenset()
 
 
+def reads_of_inputs(fragment: Fragment) -> list[frozenset[ColumnId]]:
+    """``reads`` for each input of a fragment, in one pass over its parts."""
+    found: list[set[ColumnId]] = [set() for _ in fragment.inputs]
+    for part in fragment.parts:
+        if not isinstance(part, str):
+            found[part.index].update(column for _, column in part.names)
+    return [frozenset(columns) for columns in found]
+
+
 def produces_own_columns(node: Any) -> bool:
     """Whether nothing of the input's columns passes through by id."""
     return isinstance(node, Project | Fragment | CteScan | Demand | Sink)
@@ -162,6 +172,14 @@ def cannot_fail(expr: SqlExpr) -> bool:
         return False
     text = "".join(part if isinstance(part, str) else "\0" for part in expr.parts)
     return _CANNOT_FAIL.fullmatch(text) is not None
+
+
+def string_constant(expr: SqlExpr) -> str | None:
+    """The text of an expression that is nothing but a string literal."""
+    if len(expr.parts) != 1 or not isinstance(expr.parts[0], str) or expr.scope:
+        return None
+    found = _STRING.fullmatch(expr.parts[0])
+    return None if found is None else found[1][1:-1].replace("''", "'")
 
 
 def is_cheap(expr: SqlExpr) -> bool:

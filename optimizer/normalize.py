@@ -15,7 +15,7 @@ from halo_sql.ir.logical import LogicalPlan
 from halo_sql.ir.walk import children, with_children
 from halo_sql.optimizer.nodes import label, walk_once
 from halo_sql.optimizer.plan_context import PlanContext
-from halo_sql.optimizer.rules.rule import Rule, Stage
+from halo_sql.optimizer.rules.rule import Rule, RulesByClass, Stage
 from halo_sql.optimizer.verify import check_same_columns, check_tree
 
 
@@ -68,7 +68,7 @@ class _Fixpoint:
     FIRINGS_PER_NODE = 50
 
     def __init__(self, rules: Sequence[Rule], ctx: PlanContext) -> None:
-        self._rules = rules
+        self._rules = RulesByClass(rules)
         self._ctx = ctx
         self._fuel = 0  # rewrites left + 1, for all passes together (plans may grow meanwhile); 0: not started
         self._clean: dict[int, tuple[Any, Any]] = {}  # id -> (node, its normal form); nodes are kept alive
@@ -104,7 +104,7 @@ class _Fixpoint:
         return self._clean[id(plan)][1]
 
     def _apply(self, node: Any) -> LogicalPlan | None:
-        for rule in self._rules:
+        for rule in self._rules.of(node):
             result = _offer(rule, node, self._ctx)
             if result is not None:
                 return result

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from halo_sql.ir.expr import ColumnId
-from halo_sql.ir.logical import CteScan, Fragment, LogicalPlan
+from halo_sql.ir.logical import CteScan, Fragment, LogicalPlan, Project
 from halo_sql.ir.walk import output_columns
 from halo_sql.optimizer.context import OptimizerContext
-from halo_sql.optimizer.nodes import calls_of, walk_once
+from halo_sql.optimizer.nodes import calls_of, string_constant, walk_once
 from halo_sql.optimizer.trace import Recorder
 from halo_sql.optimizer.values import Values
 
@@ -21,6 +21,7 @@ class PlanContext:
     cte_reads   CTE number -> different places that read it
     first_free  the smallest column id the plan does not use
     values      which columns hold equal values (cached by node)
+    has_string_constants  whether a projection defines a column as a string literal (rewrites make no new ones)
     settled     (call, input) pairs that fold_constant_prompts has looked at in vain, by identity and kept alive
     """
 
@@ -30,6 +31,7 @@ class PlanContext:
         self.cte_reads: dict[int, int] = {}
         self.first_free = 0
         self.values = Values()
+        self.has_string_constants = False
         self.settled: dict[tuple[int, int], tuple[Any, Any]] = {}
         self.refresh(plan)
 
@@ -37,15 +39,19 @@ class PlanContext:
         """Read again what depends on the plan."""
         readers: dict[int, set[tuple[Any, ...]]] = {}
         highest = self.first_free - 1
+        constants = False
         for node in walk_once(plan):
             if isinstance(node, CteScan):
                 readers.setdefault(node.cte, set()).add(node.columns)
             if isinstance(node, CteScan | Fragment) or hasattr(node, "exprs"):
                 highest = max(highest, *(column.id for column in output_columns(node)), -1)
+            if isinstance(node, Project) and not constants:
+                constants = any(string_constant(expr) is not None for _, expr in node.exprs)
             for call in calls_of(node):
                 highest = max(highest, call.output)
         self.cte_reads = {cte: len(columns) for cte, columns in readers.items()}
         self.first_free = highest + 1
+        self.has_string_constants = constants
 
     def fresh(self, number: int) -> ColumnId:
         """The ``number``-th column id that the plan does not use."""

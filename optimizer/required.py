@@ -8,24 +8,28 @@ from typing import Any
 from halo_sql.ir.expr import ColumnId
 from halo_sql.ir.logical import CteScan, Demand, Distinct, Fragment, LlmMap, LogicalPlan, Project, Sink
 from halo_sql.ir.walk import children, with_children
-from halo_sql.optimizer.nodes import column_ids, outputs, reads
+from halo_sql.optimizer.nodes import column_ids, outputs, reads, reads_of_inputs
 
 Required = frozenset[ColumnId]
 
 
-def required_of_input(node: Any, index: int, required: Required) -> Required:
-    """The columns of the ``index``-th input that are needed when ``required`` of the node's output is.
+def required_of_inputs(node: Any, required: Required) -> list[Required]:
+    """For each input the columns of it that are needed when ``required`` of the node's output is.
 
     A CTE that several places read keeps all its columns: its readers are one computation. A projection needs what it
     computes, read or not: dropping items is what ``prune_columns`` does, parents first.
     """
-    if isinstance(node, Project | Fragment | Demand | Sink):
-        return reads(node, index)
+    if isinstance(node, Fragment):
+        return reads_of_inputs(node)
+    if isinstance(node, Demand):
+        return [reads(node, index) for index in range(len(node.inputs))]
+    if isinstance(node, Project | Sink):
+        return [reads(node)]
     if isinstance(node, CteScan | Distinct):
-        return column_ids(node.input)
+        return [column_ids(node.input)]
     if isinstance(node, LlmMap):
         required = required - outputs(node)
-    return required | reads(node, index)
+    return [required | reads(node)]
 
 
 def rewrite_down(
@@ -37,21 +41,22 @@ def rewrite_down(
     recursion; sub-trees in which nothing changed stay the same objects.
     """
     finished: dict[tuple[int, Required], tuple[Any, Any]] = {}  # by node identity; the node itself is kept alive
-    frames: list[tuple[Any, Any, Required, list[Any]]] = []  # (node, as changed, required, rewritten inputs so far)
+    # (node, as changed, required, what is needed of each input, rewritten inputs so far)
+    frames: list[tuple[Any, Any, Required, list[Required], list[Any]]] = []
 
     def enter(node: Any, required: Required) -> None:
         changed, before = change(node, required), node
         while changed is not before:
             before, changed = changed, change(changed, required)
-        frames.append((node, changed, required, []))
+        frames.append((node, changed, required, required_of_inputs(changed, required) if children(changed) else [], []))
 
     enter(plan, column_ids(plan))
     while True:
-        node, changed, required, done = frames[-1]
+        node, changed, required, needs, done = frames[-1]
         inputs = children(changed)
         if len(done) < len(inputs):
             child = inputs[len(done)]
-            wanted = required_of_input(changed, len(done), required)
+            wanted = needs[len(done)]
             known = finished.get((id(child), wanted))
             if known is None:
                 enter(child, wanted)

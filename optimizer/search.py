@@ -18,7 +18,7 @@ from halo_sql.optimizer.cost import value
 from halo_sql.optimizer.memo import Memo
 from halo_sql.optimizer.nodes import label
 from halo_sql.optimizer.plan_context import PlanContext
-from halo_sql.optimizer.rules.rule import Rule, Stage
+from halo_sql.optimizer.rules.rule import Rule, RulesByClass, Stage
 from halo_sql.optimizer.tasks import ExploreGroup, OptimizeGroup, Task
 
 
@@ -54,8 +54,8 @@ class Search:
         self.limits = ctx.options.limits
         self.contexts: dict[Requirement, Context] = {}
         self.explored: dict[int, int] = {}  # group -> its tick when it was explored
-        self.explore_rules = _stage(rules, Stage.EXPLORE)
-        self.implement_rules = _stage(rules, Stage.IMPLEMENT)
+        self.explore_rules = RulesByClass(_stage(rules, Stage.EXPLORE))
+        self.implement_rules = RulesByClass(_stage(rules, Stage.IMPLEMENT))
         self.enforce_rules = _stage(rules, Stage.ENFORCE)
         self.tasks_run = 0
         self.pruned = 0

@@ -51,7 +51,7 @@ class ExploreExpression:
 
     def run(self, search: Search) -> None:
         """Pushes a task per rule."""
-        for rule in reversed(search.explore_rules):
+        for rule in reversed(search.explore_rules.of(self.expression)):
             search.push(ApplyRule(rule, self.group, self.expression))
 
 
@@ -135,7 +135,7 @@ class OptimizeExpression:
         """Pushes a task per alternative."""
         wanted = self.context.requirement
         found: list[Alternative] = []
-        for rule in search.implement_rules:
+        for rule in search.implement_rules.of(self.expression):
             found += search.apply(rule, self.expression, self.expression, wanted.group, wanted.properties)
         for alternative in reversed(found):
             search.push(OptimizeInputs(self.context, alternative, search.own_value(alternative)))

@@ -23,13 +23,13 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
 class RealEngine:
-    """The bundled model on vLLM, on an asyncio loop of its own in a thread."""
+    """A bundled model on vLLM, on an asyncio loop of its own in a thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, source: str, options: dict[str, object]) -> None:
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
-        self.engine = VllmEngine("bundled:smollm2", {"kv_cache_gib": 0.5, "max_model_len": 2048})
+        self.engine = VllmEngine(source, options)
         self.info: EngineInfo = self.run(self.engine.start())
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
@@ -67,7 +67,17 @@ def real_engine() -> Iterator[RealEngine]:
     """The bundled model on vLLM: fetched once per machine, started once per session (about 25 s)."""
     if importlib.util.find_spec("vllm") is None:
         pytest.skip("vLLM is not installed (pip install 'halo-sql[cpu]')")
-    engine = RealEngine()
+    engine = RealEngine("bundled:smollm2", {"kv_cache_gib": 0.5, "max_model_len": 2048})
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="session")
+def real_embedder() -> Iterator[RealEngine]:
+    """The bundled embedding model on vLLM: fetched once per machine, started once per session (about 25 s)."""
+    if importlib.util.find_spec("vllm") is None:
+        pytest.skip("vLLM is not installed (pip install 'halo-sql[cpu]')")
+    engine = RealEngine("bundled:minilm", {})
     yield engine
     engine.close()
 

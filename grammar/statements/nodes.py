@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from halo_sql.catalog.objects import ModelDef, PromptDef
+from halo_sql.catalog.objects import AgentDef, ModelDef, Parameter, PromptDef, ToolDef
+from halo_sql.duck import Token
 from halo_sql.errors import Span
+from halo_sql.grammar.statements.lexemes import string_value
 
 #: Engines a MODEL may name, in the order in which errors list them.
 ENGINES = ("vllm", "openai", "ray", "python", "echo", "replay")
@@ -75,29 +77,180 @@ class CreatePrompt:
 
 
 @dataclass(frozen=True, slots=True)
+class Argument:
+    """``name TYPE [DEFAULT e]``, or a column of RETURNS TABLE; ``default_span`` is the type's when there is none."""
+
+    name: str
+    name_span: Span
+    type: str
+    type_span: Span
+    default: str | None
+    default_span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class CreateTool:
+    """CREATE [OR REPLACE] [TEMP] TOOL [IF NOT EXISTS] name (…) RETURNS … AS …
+
+    returns       the type as written; '' for a table, whose ``columns`` they are
+    volatility    '' when none is given
+    kind          'sql' | 'http' | 'python' | 'mcp'
+    body_literal  the query, URL, function or server as written, quotes included
+    method        http: 'GET' | 'POST'
+    remote        mcp: the tool's name there; '' when none is given
+    """
+
+    name: str
+    name_span: Span
+    parameters: tuple[Argument, ...]
+    returns: str
+    returns_span: Span
+    columns: tuple[Argument, ...]
+    volatility: str
+    comment: str | None
+    kind: str
+    body_literal: str
+    body_span: Span
+    method: str = ""
+    remote: str = ""
+    options: tuple[Option, ...] = ()
+    or_replace: bool = False
+    if_not_exists: bool = False
+    temp: bool = False
+
+    @property
+    def body(self) -> str:
+        """The body's text."""
+        return string_value(Token(0, len(self.body_literal), "string_const", self.body_literal))
+
+    def definition(self) -> ToolDef:
+        """The catalog object this creates; the catalog gives it its version."""
+        return ToolDef(
+            self.name,
+            self.kind,
+            self.body,
+            _parameters(self.parameters),
+            self.returns,
+            tuple((column.name, column.type) for column in self.columns),
+            self.method,
+            self.remote,
+            self.volatility or "volatile",
+            option_values(self.options),
+            temp=self.temp,
+            comment=self.comment,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class CreateAgent:
+    """CREATE [OR REPLACE] [TEMP] AGENT [IF NOT EXISTS] name [(…)] [RETURNS TYPE] WITH (…)
+
+    returns_span  the name's when no type is given
+    """
+
+    name: str
+    name_span: Span
+    parameters: tuple[Argument, ...]
+    returns: str
+    returns_span: Span
+    options: tuple[Option, ...]
+    or_replace: bool = False
+    if_not_exists: bool = False
+    temp: bool = False
+
+    def definition(self) -> AgentDef:
+        """The catalog object this creates; the catalog gives it its version."""
+        return AgentDef(
+            self.name, _parameters(self.parameters), self.returns, option_values(self.options), temp=self.temp
+        )
+
+
+#: What a secret of TYPE llm may hold.
+SECRET_KEYS = ("type", "provider", "api_key", "api_key_env", "base_url")
+
+
+@dataclass(frozen=True, slots=True)
+class CreateSecret:
+    """CREATE [OR REPLACE] [TEMP | PERSISTENT] SECRET [IF NOT EXISTS] name (TYPE llm, …)
+
+    api_key, api_key_env  exactly one is given: the key, or the environment variable that holds it
+    base_url              URLs it may be sent to begin with this; '' for any
+    """
+
+    name: str
+    name_span: Span
+    api_key: str | None = field(repr=False)
+    api_key_env: str | None
+    base_url: str
+    base_url_span: Span
+    persistent: bool = False
+    or_replace: bool = False
+    if_not_exists: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Drop:
-    """DROP MODEL | PROMPT [IF EXISTS] name; kind is 'model' | 'prompt'."""
+    """DROP MODEL | PROMPT | TOOL | AGENT [IF EXISTS] name [CASCADE]; kind is 'model' | 'prompt' | 'tool' | 'agent'."""
 
     kind: str
     name: str
     name_span: Span
     if_exists: bool = False
+    cascade: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DropSecret:
+    """DROP [TEMP | PERSISTENT] SECRET [IF EXISTS] name; scope is '' | 'temporary' | 'persistent'."""
+
+    name: str
+    name_span: Span
+    scope: str = ""
+    if_exists: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Alter:
+    """ALTER kind name …, COMMENT ON kind name IS …
+
+    action   'rename' | 'set_options' | 'reset_options' | 'set_comment' | 'set_text'
+    text     the new name, comment (None: none) or template
+    options  of set_options
+    keys     of reset_options: (lower-case key, span)
+    """
+
+    kind: str
+    name: str
+    name_span: Span
+    action: str
+    if_exists: bool = False
+    text: str | None = None
+    text_span: Span | None = None
+    options: tuple[Option, ...] = ()
+    keys: tuple[tuple[str, Span], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Show:
-    """SHOW MODELS | PROMPTS; kind is 'model' | 'prompt'."""
+    """SHOW MODELS | PROMPTS | TOOLS | AGENTS | SECRETS; kind is the singular."""
 
     kind: str
 
 
 @dataclass(frozen=True, slots=True)
 class Describe:
-    """DESCRIBE MODEL | PROMPT name; kind is 'model' | 'prompt'."""
+    """DESCRIBE MODEL | PROMPT | TOOL | AGENT | SECRET name; kind in lower case."""
 
     kind: str
     name: str
     name_span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class BatchMark:
+    """BEGIN BATCH, END BATCH."""
+
+    begins: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,12 +295,18 @@ class Explain:
     sections: tuple[str, ...] = ()
 
 
-Statement = CreateModel | CreatePrompt | Drop | Show | Describe | SetSetting | ResetSetting | Explain
+Create = CreateModel | CreatePrompt | CreateTool | CreateAgent
+Change = Create | CreateSecret | Drop | DropSecret | Alter
+Statement = Change | Show | Describe | SetSetting | ResetSetting | Explain | BatchMark
 
 
 def option_values(options: tuple[Option, ...]) -> Mapping[str, object]:
     """Key -> value."""
     return {option.key: option.value for option in options}
+
+
+def _parameters(arguments: tuple[Argument, ...]) -> tuple[Parameter, ...]:
+    return tuple(Parameter(item.name, item.type, item.default) for item in arguments)
 
 
 def default_engine(source: str) -> str:

@@ -13,9 +13,9 @@ from functools import cache
 from typing import Any
 
 from halo_sql.duck import Token
-from halo_sql.errors import Error, NotSupportedError, ParserError, Span, did_you_mean
+from halo_sql.errors import Error, ParserError, Span, did_you_mean
 from halo_sql.grammar.classify import code_tokens, explain_rest
-from halo_sql.grammar.statements import build
+from halo_sql.grammar.statements import build, build_create
 from halo_sql.grammar.statements.nodes import ENGINES, Statement
 from halo_sql.grammar.statements.redact import redact
 
@@ -25,20 +25,30 @@ class Form:
     """A family of statements: its grammar file, the words it begins with, the function that builds its node.
 
     starts  (first keyword, kind of object or ''); '' fits every object
+    typed   it holds types and default expressions, and ``build`` takes the statement's text, too
     """
 
     grammar: str
     starts: tuple[tuple[str, str], ...]
-    build: Callable[[Any], Statement]
+    build: Callable[..., Statement]
+    typed: bool = False
 
 
 FORMS: tuple[Form, ...] = (
-    Form("create_model", (("CREATE", "MODEL"),), build.create_model),
-    Form("create_prompt", (("CREATE", "PROMPT"),), build.create_prompt),
-    Form("drop", (("DROP", "MODEL"), ("DROP", "PROMPT")), build.drop),
-    Form("show", (("SHOW", ""), ("DESCRIBE", ""), ("DESC", "")), build.show),
+    Form("create_model", (("CREATE", "MODEL"),), build_create.create_model),
+    Form("create_prompt", (("CREATE", "PROMPT"),), build_create.create_prompt),
+    Form("create_tool", (("CREATE", "TOOL"),), build_create.create_tool, typed=True),
+    Form("create_agent", (("CREATE", "AGENT"),), build_create.create_agent, typed=True),
+    Form("create_secret", (("CREATE", "SECRET"),), build_create.create_secret),
+    Form("drop_secret", (("DROP", "SECRET"),), build.drop_secret),
+    Form("drop", (("DROP", ""),), build.drop),
+    Form("alter", (("ALTER", ""),), build.alter),
+    Form("comment_on", (("COMMENT", ""),), build.comment_on),
+    Form("show", (("SHOW", ""),), build.show),
+    Form("describe", (("DESCRIBE", ""), ("DESC", "")), build.describe),
     Form("set", (("SET", ""), ("RESET", ""), ("PRAGMA", "")), build.set),
     Form("explain", (("EXPLAIN", ""),), build.explain),
+    Form("batch", (("BEGIN", ""), ("END", "")), build.batch),
 )
 
 #: Terminals that are not keywords -> what an error calls them.
@@ -49,20 +59,31 @@ _NAMES = {
     "OPTION": "an option",
     "ENGINE": "an engine (" + ", ".join(ENGINES) + ")",
     "WORD": "a value",
+    "TYPE_WORD": "a type",
 }
 _TEXTS = {
     "SOURCE": "the source in single quotes (a hub id, a directory, a URL or 'bundled:name')",
     "TEMPLATE": "the template in single quotes or $$",
+    "BODY": "the query in single quotes or $$",
+    "URL": "the URL in single quotes",
+    "FUNCTION": "'module:function' in single quotes",
+    "SERVER": "the server in single quotes",
     "STRING": "a value",
 }
-_OTHERS = {"NUMBER": "a value", "REST": "the statement to explain", "$END": "the end of the statement"}
+_OTHERS = {
+    "NUMBER": "a value",
+    "EXPR": "an expression",
+    "REST": "the statement to explain",
+    "$END": "the end of the statement",
+}
 _MARKS = {
     "(": "LPAR", ")": "RPAR", "[": "LSQB", "]": "RSQB", "{": "LBRACE", "}": "RBRACE",
-    ",": "COMMA", "=": "EQUAL", ":": "COLON", "-": "MINUS",
+    ",": "COMMA", "=": "EQUAL", ":": "COLON", "-": "MINUS", ".": "DOT",
 }  # fmt: skip
 _MARK_TEXTS = {terminal: f'"{mark}"' for mark, terminal in _MARKS.items()}
 # Words of our grammars that DuckDB reserves: never names without quotes.
 _RESERVED = frozenset({"AS", "CREATE", "FROM", "NOT", "TO", "USING", "WITH", "OR", "DESC", "DESCRIBE", "SHOW"})
+_OPENING, _CLOSING = frozenset("([{"), frozenset(")]}")
 _SHOWN_CHARS = 40
 
 
@@ -77,6 +98,9 @@ def parse_statement(text: str) -> Statement:
         form = _form(code)
         if form.grammar == "explain":
             code = _with_rest(text, code)
+        if form.typed:
+            code = _with_defaults(text, code)
+            return form.build(_tree(form, code, text), text)
         return form.build(_tree(form, code, text))
     except Error as problem:
         problem.sql = redact(text)
@@ -91,18 +115,6 @@ def _form(code: Sequence[Token]) -> Form:
         if (first, created) in form.starts or (first, "") in form.starts:
             return form
     span = Span(code[0].start, code[0].end) if code else Span(0, 0)
-    if first == "ALTER" and created in ("MODEL", "PROMPT"):
-        raise NotSupportedError(
-            f"{created}s are not altered in place", span=span, remedy=f"Use CREATE OR REPLACE {created}."
-        )
-    if created == "SECRET":
-        raise NotSupportedError(
-            "secrets of TYPE llm do not exist",
-            span=span,
-            remedy="Put the key into an environment variable and name that: CREATE MODEL … WITH (api_key_env = 'NAME')",
-        )
-    if created:
-        raise NotSupportedError(f"{first} {created} does not exist", span=span, remedy="There are MODEL and PROMPT.")
     raise ParserError("this is no statement of HaloSQL's", span=span)
 
 
@@ -113,6 +125,31 @@ def _with_rest(text: str, code: Sequence[Token]) -> list[Token]:
         return list(code)
     start, end = code[at].start, code[-1].end
     return [*code[:at], Token(start, end, "rest", text[start:end])]
+
+
+def _with_defaults(text: str, code: Sequence[Token]) -> list[Token]:
+    """The tokens with each DEFAULT's expression as one token of kind 'expr', and WITH TIME ZONE as one word."""
+    found: list[Token] = []
+    depth = at = 0
+    while at < len(code):
+        token, word = code[at], code[at].text.upper()
+        depth += (token.text in _OPENING) - (token.text in _CLOSING)
+        if [item.text.upper() for item in code[at : at + 3]] == ["WITH", "TIME", "ZONE"]:
+            found.append(Token(token.start, code[at + 2].end, "identifier", "WITH TIME ZONE"))
+            at += 3
+            continue
+        found.append(token)
+        at += 1
+        if word != "DEFAULT" or depth != 1 or code[at - 2].text in ("(", ","):
+            continue
+        first, inner = at, 0
+        while at < len(code) and not (inner == 0 and code[at].text in (",", ")")):
+            inner += (code[at].text in _OPENING) - (code[at].text in _CLOSING)
+            at += 1
+        if at > first:
+            start, end = code[first].start, code[at - 1].end
+            found.append(Token(start, end, "expr", text[start:end]))
+    return found
 
 
 @cache
@@ -164,6 +201,8 @@ def _terminal(token: Token, choices: Any) -> str | None:
     """The terminal a token is in this state of the parser; None when it fits none."""
     if token.kind == "rest":
         return "REST" if "REST" in choices else None
+    if token.kind == "expr":
+        return "EXPR" if "EXPR" in choices else None
     if token.kind == "string_const":
         return next((name for name in _TEXTS if name in choices), None)
     if token.kind == "numeric_const":
@@ -190,9 +229,13 @@ def _unexpected(token: Token, accepted: set[str], text: str) -> ParserError:
         cut = shown if len(shown) <= _SHOWN_CHARS else shown[:_SHOWN_CHARS] + "…"
         quoted = cut.startswith(("'", '"'))
         message = "syntax error at or near " + (cut if quoted else f'"{cut}"')
+        if token.text == "." and "NUMBER" in accepted:
+            message = '"." is not a number'
         near = did_you_mean(token.text, keywords) if token.kind in ("identifier", "keyword") else ""
         if near.startswith("Did"):
             remedy += " " + near
+        elif token.text == "." and not accepted & {"DOT", "NUMBER"}:
+            remedy += " A name has no qualifier: objects lie in the current database (USE changes it)."
         elif token.text.startswith('"') and accepted & set(_TEXTS):
             remedy += " Texts take single quotes; double quotes make a name."
         elif token.kind == "string_const" and accepted & set(_NAMES):

@@ -1,4 +1,4 @@
-"""A statement's text without the secrets written in it, for errors, logs and history."""
+"""A text without the secrets written in it, for errors, logs and history."""
 
 from __future__ import annotations
 
@@ -13,13 +13,21 @@ _OPENING, _CLOSING = frozenset("([{"), frozenset(")]}")
 
 def redact(text: str, tokens: Sequence[Token] | None = None) -> str:
     """The same text, same length, with ``*`` for what follows a secret's name (``api_key = '…'``, ``API_KEY '…'``)
-    up to the next comma or closing bracket. ``tokens`` are its tokens, if at hand."""
+    up to the next comma or closing bracket. ``tokens`` are its tokens, if at hand. It may be a whole script."""
     code = [token for token in tokens or tokenize(text) if token.kind != "comment"]
     shown = list(text)
+    first = 0  # of the statement
     for index, token in enumerate(code[:-1]):
+        if token.text == ";":
+            first = index + 1
+        if token.kind not in ("identifier", "keyword", "string_const") or not is_secret_name(token.text.strip("\"'")):
+            continue
         following = code[index + 1]
-        named = token.kind in ("identifier", "keyword", "string_const") and is_secret_name(token.text.strip("\"'"))
-        if not named or not (following.text in _ASSIGNS or following.kind == "string_const"):
+        if not (
+            following.text in _ASSIGNS
+            or following.kind == "string_const"
+            or (_creates_secret(code[first:index]) and following.text not in (*"(),;", "IF", "if"))
+        ):
             continue
         depth = 0
         for hidden in code[index + 1 :]:
@@ -29,3 +37,10 @@ def redact(text: str, tokens: Sequence[Token] | None = None) -> str:
             if hidden.text not in _ASSIGNS:
                 shown[hidden.start : hidden.end] = "*" * (hidden.end - hidden.start)
     return "".join(shown)
+
+
+def _creates_secret(before: Sequence[Token]) -> bool:
+    """Whether these tokens of a statement are inside the brackets of CREATE … SECRET … (…): names and values stand
+    side by side there."""
+    words = [token.text.upper() for token in before[:6]]
+    return words[:1] == ["CREATE"] and "SECRET" in words and any(token.text == "(" for token in before)

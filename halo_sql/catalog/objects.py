@@ -14,8 +14,9 @@ class ModelDef:
     source   hub id, directory, URL or ``bundled:name``
     engine   'vllm' | 'openai' | 'python' | 'echo' | 'replay' | 'ray'
     options  WITH (…) options, lower-case key -> value
-    version  1, 2, …: CREATE OR REPLACE makes the next one
+    version  1, 2, …: CREATE OR REPLACE and ALTER make the next one
     temp     lives with the connection
+    comment  COMMENT ON MODEL … IS
     """
 
     name: str
@@ -24,6 +25,7 @@ class ModelDef:
     options: Mapping[str, object] = field(default_factory=dict)
     version: int = 1
     temp: bool = False
+    comment: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,101 @@ class PromptDef:
     system: str | None = None
     version: int = 1
     temp: bool = False
+    comment: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """An argument of a TOOL or AGENT.
+
+    type     a DuckDB type as written
+    default  a SQL expression as written; None: the argument must be given
+    """
+
+    name: str
+    type: str
+    default: str | None = None
+
+
+#: Kinds of tools: what stands behind AS.
+TOOL_KINDS = ("sql", "http", "python", "mcp")
+VOLATILITIES = ("volatile", "stable", "immutable")
+
+
+@dataclass(frozen=True, slots=True)
+class ToolDef:
+    """A TOOL.
+
+    kind        one of TOOL_KINDS
+    body        sql: a SELECT with ``$argument``; http: a URL with ``{{argument}}``; python: 'module:function';
+                mcp: the server (a URL or a command)
+    method      http: 'GET' | 'POST'; else ''
+    remote      mcp: the server's name of the tool; '' for ``name``
+    parameters  its arguments in order
+    returns     a DuckDB type as written; '' when it returns a table
+    columns     RETURNS TABLE (…): names and types as written
+    volatility  one of VOLATILITIES: may two equal calls differ; 'stable': not within one statement
+    """
+
+    name: str
+    kind: str
+    body: str
+    parameters: tuple[Parameter, ...] = ()
+    returns: str = ""
+    columns: tuple[tuple[str, str], ...] = ()
+    method: str = ""
+    remote: str = ""
+    volatility: str = "volatile"
+    options: Mapping[str, object] = field(default_factory=dict)
+    version: int = 1
+    temp: bool = False
+    comment: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AgentDef:
+    """An AGENT: a model that calls tools until it has an answer.
+
+    parameters  its arguments beside the task, in order
+    returns     a DuckDB type as written
+    options     WITH (…): ``model`` and ``tools`` hold names
+    """
+
+    name: str
+    parameters: tuple[Parameter, ...] = ()
+    returns: str = "VARCHAR"
+    options: Mapping[str, object] = field(default_factory=dict)
+    version: int = 1
+    temp: bool = False
+    comment: str | None = None
+
+    @property
+    def model(self) -> str | None:
+        """The name of its model; None: the default model."""
+        given = self.options.get("model")
+        return None if given is None else str(given)
+
+    @property
+    def tools(self) -> tuple[str, ...]:
+        """The names of its tools."""
+        given = self.options.get("tools")
+        return tuple(str(name) for name in given) if isinstance(given, list | tuple) else ()
+
+
+Definition = ModelDef | PromptDef | ToolDef | AgentDef
+
+#: Kinds of objects that lie in the database, in an order in which they can be created.
+KINDS: Mapping[str, type[ModelDef] | type[PromptDef] | type[ToolDef] | type[AgentDef]] = {
+    "model": ModelDef,
+    "prompt": PromptDef,
+    "tool": ToolDef,
+    "agent": AgentDef,
+}
+
+
+def kind_of(definition: Definition) -> str:
+    """The key of KINDS."""
+    return next(kind for kind, cls in KINDS.items() if isinstance(definition, cls))
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +140,13 @@ class Snapshot:
 
     models: Mapping[str, ModelDef] = field(default_factory=dict)
     prompts: Mapping[str, PromptDef] = field(default_factory=dict)
+    tools: Mapping[str, ToolDef] = field(default_factory=dict)
+    agents: Mapping[str, AgentDef] = field(default_factory=dict)
+
+    def of(self, kind: str) -> Mapping[str, Definition]:
+        """The objects of a kind."""
+        found: Mapping[str, Definition] = getattr(self, kind + "s")
+        return found
 
 
 #: Models that exist without a CREATE MODEL.

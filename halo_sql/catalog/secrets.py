@@ -7,10 +7,13 @@ import re
 from collections.abc import Mapping
 from urllib.parse import parse_qsl, urlsplit
 
-from halo_sql.catalog.objects import ModelDef
+from halo_sql.catalog.objects import Definition, PromptDef, ToolDef, kind_of
 from halo_sql.errors import CatalogError
 
-SECRET_REMEDY = "Put it into an environment variable and name that: api_key_env = 'NAME'"
+SECRET_REMEDY = (
+    "Put it into an environment variable and name that: api_key_env = 'NAME'. "
+    "Or CREATE SECRET s (TYPE llm, API_KEY '…') and name that: secret = s"
+)
 
 _ENDINGS = ("key", "secret", "token", "password", "passwd", "passphrase", "credential", "credentials")
 _WORDS = frozenset({"authorization", "authorisation", "bearer", "cookie", "pwd"})
@@ -27,24 +30,29 @@ def is_secret_name(name: str) -> bool:
     return any(word in _WORDS or word.endswith(_ENDINGS) for word in words)
 
 
-def refuse_secrets(model: ModelDef) -> None:
+def refuse_secrets(definition: Definition) -> None:
     """CatalogError when the definition holds a secret in clear; the error does not repeat it.
 
     ``secret = name`` is allowed: it names a SECRET object (the grammar has refused a literal there).
     """
-    for key, value in model.options.items():
+    if isinstance(definition, PromptDef):
+        return
+    what = f'{kind_of(definition)} "{definition.name}"'
+    for key, value in definition.options.items():
         found = key if is_secret_name(key) and key.lower() != "secret" and _is_text(value) else _inside(value)
         if found:
-            raise CatalogError(
-                f'option "{found}" of model "{model.name}" would store a secret in clear', remedy=SECRET_REMEDY
-            )
+            raise CatalogError(f'option "{found}" of {what} would store a secret in clear', remedy=SECRET_REMEDY)
+    source = getattr(definition, "source", "")
+    if isinstance(definition, ToolDef) and definition.kind in ("http", "mcp"):
+        source = definition.body
     try:
-        parts = urlsplit(model.source)
-        clear = bool(parts.scheme and (parts.password or any(is_secret_name(key) for key, _ in parse_qsl(parts.query))))
+        parts = urlsplit(source)
+        given = any(is_secret_name(key) and "{{" not in value for key, value in parse_qsl(parts.query))
+        clear = bool(parts.scheme and (parts.password or given))
     except ValueError:  # not a URL
         clear = False
     if clear:
-        raise CatalogError(f'the source of model "{model.name}" holds a secret in clear', remedy=SECRET_REMEDY)
+        raise CatalogError(f"the source of {what} holds a secret in clear", remedy=SECRET_REMEDY)
 
 
 def _is_text(value: object) -> bool:

@@ -1,8 +1,9 @@
-"""MODEL and PROMPT objects as rows of the user's database.
+"""MODEL, PROMPT, TOOL and AGENT objects as rows of the user's database.
 
 Persistent objects lie in table ``halo_catalog.objects`` of the current default database, temporary ones in
-``temp.halo_objects`` of the connection. Both tables are append-only: a CREATE OR REPLACE adds the next version, a
-DROP adds a tombstone (a version, too), the latest version counts. Versions are never used twice, so two connections
+``temp.halo_objects`` of the connection. Both tables are append-only: a CREATE OR REPLACE or ALTER adds the next
+version, a DROP adds a tombstone (a version, too), the latest version counts; RENAME ends one history and begins (or
+goes on with) another. Versions are never used twice, so two connections
 that create the same object at the same time conflict on the primary key instead of overwriting each other. All of
 it happens in the user's transaction, if there is one: ROLLBACK undoes it.
 
@@ -12,13 +13,24 @@ asked first. Tables are made by the first CREATE; reading never writes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from halo_sql.catalog.definitions import TOMBSTONE, Definition, decode, encode
-from halo_sql.catalog.objects import BUILT_IN_MODELS, ModelDef, PromptDef, Snapshot
+from halo_sql.catalog.definitions import TOMBSTONE, decode, encode
+from halo_sql.catalog.dependencies import dependents, refuse
+from halo_sql.catalog.objects import (
+    BUILT_IN_MODELS,
+    KINDS,
+    AgentDef,
+    Definition,
+    ModelDef,
+    PromptDef,
+    Snapshot,
+    kind_of,
+)
 from halo_sql.catalog.secrets import refuse_secrets
 from halo_sql.errors import CatalogError, did_you_mean
 from halo_sql.ir.expr import quote
@@ -39,6 +51,15 @@ class Database(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One version of an object as ``Catalog.history`` lists it; ``created`` in UTC, None for a built-in one."""
+
+    definition: Definition
+    created: datetime | None
+    current: bool  # what the name means now
+
+
 class Catalog:
     """The objects one connection sees. One Catalog per connection: it knows whether it made the temporary table.
 
@@ -52,67 +73,118 @@ class Catalog:
         self._temp_used = False  # whether this connection ever made the temporary table
 
     def create_model(self, model: ModelDef, *, or_replace: bool = False, if_not_exists: bool = False) -> bool:
-        """Add a model (``model.temp``: for this connection only); True when it was added, False when it was kept.
-
-        ``model.version`` is ignored, the next one is taken. Raises CatalogError when it exists, when an option would
-        store a secret in clear, and when the database is read-only.
-        """
-        refuse_secrets(model)
-        return self._create("model", model, or_replace, if_not_exists)
+        """``create`` of a model."""
+        return self.create(model, or_replace=or_replace, if_not_exists=if_not_exists)
 
     def create_prompt(self, prompt: PromptDef, *, or_replace: bool = False, if_not_exists: bool = False) -> bool:
-        """Add a prompt; as ``create_model``."""
-        return self._create("prompt", prompt, or_replace, if_not_exists)
+        """``create`` of a prompt."""
+        return self.create(prompt, or_replace=or_replace, if_not_exists=if_not_exists)
 
-    def drop(self, kind: str, name: str, *, if_exists: bool = False) -> bool:
-        """Drop a 'model' or 'prompt', the temporary one first; True when one was dropped.
+    def create(self, definition: Definition, *, or_replace: bool = False, if_not_exists: bool = False) -> bool:
+        """Add an object (``definition.temp``: for this connection only); True when it was added, False when kept.
 
-        Raises CatalogError for a built-in one, and for a missing one unless ``if_exists``.
+        ``definition.version`` is ignored, the next one is taken. Raises CatalogError when it exists, when an option
+        would store a secret in clear, and when the database is read-only.
         """
-        database, tables = self._tables()
-        for table in reversed(tables):  # temporary before persistent
-            version, definition = self._latest(table, kind, name)
-            if definition is not None and definition != TOMBSTONE:
-                if table != TEMP_TABLE:
-                    self._check_writable(database, f"DROP {kind.upper()}", "Reopen it with read_only=False.")
+        refuse_secrets(definition)
+        return self._create(kind_of(definition), definition, or_replace, if_not_exists)
+
+    def drop(self, kind: str, name: str, *, if_exists: bool = False, cascade: bool = False) -> bool:
+        """Drop an object (``kind``: a key of KINDS), the temporary one first; True when one was dropped.
+
+        Raises CatalogError for a built-in one, for a missing one unless ``if_exists``, and for one that agents use
+        unless ``cascade`` (which drops them, too) or another object of its name takes its place.
+        """
+        found = self._find(kind, name)
+        if found is None:
+            self._refuse_fixed(kind, name, "dropped")
+            if if_exists:
+                return False
+            raise self.missing(kind, name)
+        table, version, definition = found
+        self._check_table(table, f"DROP {kind.upper()}")
+        users = [] if self._remains(kind, name, table) else dependents(self._agents(), kind, name)
+        if not cascade:
+            refuse(users, kind, definition.name, "drop", f"Use DROP {kind.upper()} … CASCADE to drop all dependents.")
+        with self._atomic():
+            self._insert(table, kind, name, version + 1, TOMBSTONE)
+            for agent in users:
+                self.drop("agent", agent.name)
+        return True
+
+    def alter(self, kind: str, name: str, change: Callable[[Any], Definition], *, if_exists: bool = False) -> bool:
+        """Make the next version of an object, the temporary one first: what ``change`` gives for the current one.
+
+        A new name renames it. True when it was altered. Raises CatalogError as ``create`` and ``drop`` do.
+        """
+        found = self._find(kind, name)
+        if found is None:
+            self._refuse_fixed(kind, name, "altered")
+            if if_exists:
+                return False
+            raise self.missing(kind, name)
+        table, version, definition = found
+        changed = change(definition)
+        refuse_secrets(changed)
+        text = encode(changed)
+        self._check_table(table, f"ALTER {kind.upper()}")
+        taken = version
+        renamed = changed.name.lower() != name.lower()
+        if renamed:
+            taken, existing = self._latest(table, kind, changed.name)
+            if existing is not None and existing != TOMBSTONE:
+                raise CatalogError(
+                    f'{kind.capitalize()} "{changed.name}" already exists',
+                    remedy=f"Choose another name, or DROP {kind.upper()} first.",
+                )
+            if not self._remains(kind, name, table):
+                remedy = "Change what depends on it first: CREATE OR REPLACE AGENT, or ALTER AGENT … SET (…)."
+                refuse(dependents(self._agents(), kind, name), kind, definition.name, "rename", remedy)
+        with self._atomic():
+            if renamed:
                 self._insert(table, kind, name, version + 1, TOMBSTONE)
-                return True
-        if kind == "model" and name.lower() in BUILT_IN_MODELS:
-            raise CatalogError(
-                f'Model "{name}" is built in and cannot be dropped',
-                remedy="CREATE MODEL with the same name hides it.",
-            )
-        if if_exists:
-            return False
-        raise self.missing(kind, name)
+            self._insert(table, kind, changed.name, taken + 1, text)
+        return True
 
     def snapshot(self) -> Snapshot:
         """All objects the connection sees now, its own uncommitted ones included; two short queries.
 
         Raises CatalogError for a definition this version of HaloSQL cannot read.
         """
-        models: dict[str, ModelDef] = dict(BUILT_IN_MODELS)
-        prompts: dict[str, PromptDef] = {}
+        found: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
+        found["model"].update(BUILT_IN_MODELS)
         for table in self._tables()[1]:
             latest: dict[tuple[str, str], tuple[int, str]] = {}
             for kind, name, version, text in self._duck.rows(f"SELECT kind, name, version, definition FROM {table}"):
                 if version > latest.get((kind, name), (0, ""))[0]:
                     latest[kind, name] = version, text
             for (kind, name), (version, text) in latest.items():
-                found = decode(kind, name, version, text, table == TEMP_TABLE) if kind in ("model", "prompt") else None
-                if isinstance(found, ModelDef):
-                    models[name] = found
-                elif isinstance(found, PromptDef):
-                    prompts[name] = found
+                definition = decode(kind, name, version, text, table == TEMP_TABLE) if kind in KINDS else None
+                if definition is not None:
+                    found[kind][name] = definition
+        models = found["model"]
         for name, model in self._registered.items():
             if name not in models or not models[name].temp:
                 models[name] = model
-        return Snapshot(models, prompts)
+        return Snapshot(models, found["prompt"], found["tool"], found["agent"])
 
     def objects(self, kind: str) -> Mapping[str, Definition]:
         """The visible objects of a kind by lower-case name."""
-        now = self.snapshot()
-        return now.models if kind == "model" else now.prompts
+        return self.snapshot().of(kind)
+
+    def history(self, kind: str) -> list[Entry]:
+        """All versions of all objects of a kind, those of dropped and hidden ones included; by name and version."""
+        visible = self.objects(kind)
+        entries = []
+        for table in self._tables()[1]:
+            rows = self._duck.rows(f"SELECT name, version, definition, created FROM {table} WHERE kind = ?", [kind])
+            for name, version, text, created in rows:
+                definition = decode(kind, name, version, text, table == TEMP_TABLE)
+                if definition is not None:
+                    entries.append(Entry(definition, created, visible.get(name) == definition))
+        stored = {entry.definition.name.lower() for entry in entries if entry.current}
+        entries += [Entry(item, None, True) for name, item in visible.items() if name not in stored]
+        return sorted(entries, key=_order)
 
     def created(self, kind: str, definition: Definition) -> datetime | None:
         """When this version was created (UTC, without zone); None for a built-in one."""
@@ -151,6 +223,53 @@ class Catalog:
                 self._make(table, database)
             self._insert(table, kind, definition.name, version + 1, text)
         return True
+
+    def _find(self, kind: str, name: str) -> tuple[str, int, Definition] | None:
+        """The object a statement of this connection changes: its table, version, definition."""
+        for table in reversed(self._tables()[1]):  # temporary before persistent
+            version, text = self._latest(table, kind, name)
+            if text is not None and text != TOMBSTONE:
+                return table, version, _readable(kind, name, version, text, table == TEMP_TABLE)
+        return None
+
+    def _remains(self, kind: str, name: str, dropped: str) -> bool:
+        """Whether the name still means something without the object of it in table ``dropped``."""
+        if kind == "model" and (name.lower() in BUILT_IN_MODELS or name.lower() in self._registered):
+            return True
+        others = (self._latest(table, kind, name)[1] for table in self._tables()[1] if table != dropped)
+        return any(text is not None and text != TOMBSTONE for text in others)
+
+    def _agents(self) -> list[AgentDef]:
+        """The visible agents, by name; those that cannot be read use nothing."""
+        found: dict[str, AgentDef | None] = {}
+        for table in self._tables()[1]:
+            names = self._duck.rows(f"SELECT DISTINCT name FROM {table} WHERE kind = 'agent'")
+            for (name,) in names:
+                version, text = self._latest(table, "agent", name)
+                if text is not None and text != TOMBSTONE:
+                    readable = _readable("agent", name, version, text, table == TEMP_TABLE)
+                    found[name] = readable if isinstance(readable, AgentDef) else None
+        return [agent for _, agent in sorted(found.items()) if agent is not None]
+
+    def _refuse_fixed(self, kind: str, name: str, what: str) -> None:
+        """CatalogError for a model that no statement made."""
+        if kind != "model":
+            return
+        if name.lower() in self._registered:
+            raise CatalogError(
+                f'Model "{name}" is a Python callable of this connection and cannot be {what}',
+                remedy="create_model() with the same name replaces it.",
+            )
+        if name.lower() in BUILT_IN_MODELS:
+            raise CatalogError(
+                f'Model "{name}" is built in and cannot be {what}',
+                remedy="CREATE MODEL with the same name hides it.",
+            )
+
+    def _check_table(self, table: str, statement: str) -> None:
+        if table != TEMP_TABLE:
+            database = self._duck.rows("SELECT current_database()")[0][0]
+            self._check_writable(database, statement, "Reopen it with read_only=False.")
 
     def _tables(self) -> tuple[str, list[str]]:
         """The current database, and the tables that exist: the persistent one first."""
@@ -204,3 +323,18 @@ class Catalog:
             self._duck.rows("ROLLBACK")
             raise
         self._duck.rows("COMMIT")
+
+
+def _readable(kind: str, name: str, version: int, text: str, temp: bool) -> Definition:
+    """The definition; one that cannot be read stands for itself, so that it can be dropped."""
+    try:
+        found = decode(kind, name, version, text, temp)
+    except CatalogError:
+        found = None
+    return PromptDef(name, "", version=version, temp=temp) if found is None else found
+
+
+def _order(entry: Entry) -> tuple[str, bool, bool, int]:
+    """By name; built-in before persistent before temporary; by version."""
+    definition = entry.definition
+    return definition.name.lower(), entry.created is not None, definition.temp, definition.version

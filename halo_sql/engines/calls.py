@@ -43,13 +43,14 @@ class Call:
 
     table     the run's calls by user message to which it belongs; None when it is not to be shared
     key       its key in the response store, once looked up
+    sent_s    when it was given to the engine (Unix time); 0: not
     tok, usd  reserved in window and budget; 0 until weighed
     outcome   set when finished; by ``judge``, the ``validate`` function that made it
     dropped   nobody waits any more
     """
 
-    __slots__ = ("channel", "dropped", "finish", "judge", "key", "number", "others", "outcome", "request", "table",
-                 "text", "tok", "usd", "user")  # fmt: skip
+    __slots__ = ("channel", "dropped", "finish", "judge", "key", "number", "others", "outcome", "request", "sent_s",
+                 "table", "text", "tok", "usd", "user")  # fmt: skip
 
     def __init__(self, channel: Asker, number: int, user: str, table: dict[str, Call] | None) -> None:
         self.channel = channel
@@ -62,6 +63,7 @@ class Call:
         self.key: bytes | None = None
         self.tok = 0
         self.usd = 0.0
+        self.sent_s = 0.0
         self.dropped = False
 
     def settle(self, text: str, finish: str, outcome: Outcome) -> None:

@@ -11,10 +11,11 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+from halo_sql.call_log import RunLog
 from halo_sql.engines.budget import FREE, Budget, Price
 from halo_sql.engines.calls import AnswerMemory, Call
 from halo_sql.engines.keys import RequestKeys
-from halo_sql.engines.lane import Handed, Lane, hand_out, leaves
+from halo_sql.engines.lane import Handed, Lane, hand_out, leaves, note
 from halo_sql.engines.protocol import (
     ChannelSpec,
     DeliverOutcomes,
@@ -43,6 +44,7 @@ class Dispatcher:
     store            the response store; None: off
     max_concurrency  requests in flight per engine; 0: as many as the engine says
     prices           model name -> price of hosted models
+    log              where every call is noted
     """
 
     def __init__(
@@ -53,12 +55,14 @@ class Dispatcher:
         max_concurrency: int = 0,
         prices: Mapping[str, Price] | None = None,
         kept_bytes: int = KEPT_BYTES,
+        log: RunLog | None = None,
     ) -> None:
         self._engine_of = engine_of
         self._store = store
         self._budget = budget
         self._max_concurrency = max_concurrency
         self._prices = prices or {}
+        self._log = log
         self._memory = AnswerMemory(kept_bytes)
         self._lanes: dict[int, Lane] = {}  # by id of the engine, which the lane keeps alive
         self._tables: dict[object, dict[str, Call]] = {}
@@ -105,7 +109,7 @@ class Dispatcher:
     def _new_lane(self, model: str, engine: Engine, info: EngineInfo) -> Lane:
         window = Window(info.window_tok, self._max_concurrency or info.window_requests, info.kv_capacity_tok)
         price = self._prices.get(model, FREE)
-        return Lane(engine, window, self._budget, price, self._memory, self._store, self._freed)
+        return Lane(engine, window, self._budget, price, self._memory, self._store, self._freed, self._log)
 
     def _freed(self) -> None:
         for lane in self._lanes.values():
@@ -147,6 +151,8 @@ class Dispatcher:
                         continue
                     if entry is not None and call.channel.validate(entry.text, entry.finish) is None:
                         call.channel.metrics.llm_calls_from_store += 1
+                        if self._log is not None:
+                            note(self._log, call, entry.text, None, entry.prompt_tok, entry.output_tok)
                         call.settle(entry.text, entry.finish, Outcome(entry.text))
                         self._memory.add(call)
                         hand_out(call, handed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 
 from halo_sql.engines.kinds import ANY, DIMENSIONS, ECHO_DIMENSIONS, KIND, refusal
@@ -31,9 +32,10 @@ _AS_IT_IS = frozenset({"text", "json"})
 
 class EchoEngine:
     """Answers with the user prompt: text and json as it is, yes/no as DuckDB reads a BOOLEAN from it (white space
-    around it ignored), another choice as the first one that the prompt contains, a score as the number in 0 … 1 or
-    the BOOLEAN that it is, an embedding as the JSON list of numbers that it is, any other text as a unit vector of
-    ``dimensions`` (default 8) numbers that depends on nothing but the text. Delivers inside ``submit``.
+    around it ignored), another choice as the first one that the prompt contains, a list of choices as all that it
+    contains, a score as the number in 0 … 1 or the BOOLEAN that it is, an embedding as the JSON list of numbers that
+    it is, any other text as a unit vector of ``dimensions`` (default 8) numbers that depends on nothing but the text.
+    Delivers inside ``submit``.
 
     ``options`` are those of ``OPTIONS``; CatalogError when they are wrong.
     """
@@ -67,6 +69,8 @@ class EchoEngine:
                     results.append(_unreadable(request))
                     continue
                 text = found
+            elif answer.choices:
+                text = json.dumps([choice for choice in answer.choices if choice in user], ensure_ascii=False)
             prompt_tok = len(user) // 4 + 1  # estimate_tok, spelled out: this loop is the engine's whole cost
             if system is not None:
                 prompt_tok += len(system) // 4 + 1

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from halo_sql.engines.options import Option
 from halo_sql.engines.protocol import Answer, Deliver, GenRequest, GenResult
-from halo_sql.errors import EngineError
+from halo_sql.errors import CatalogError, EngineError
 
 if TYPE_CHECKING:
     from halo_sql.engines.registry import Definition
@@ -30,6 +30,7 @@ DIMENSIONS = Option("dimensions", "integer", None, "Length of an embedding model
 BUNDLED_DIMENSIONS: Mapping[str, int] = {"minilm": 384}
 #: Ends of architecture names (config.json) whose models give vectors, and longer ends that do not.
 _EMBEDDING_ENDS = ("Model", "ForTextEncoding")
+_EMBEDDING_OPTIONS = ("dimensions", "truncate", "batch_size")
 _OTHER_ENDS = ("LMHeadModel", "ChatModel", "ClassificationModel", "RewardModel")
 
 
@@ -60,6 +61,32 @@ def check_answer(model: Definition, answer: Answer) -> None:
     problem = refusal(model_kind(model), f'model "{model.name}"', answer)
     if problem is not None:
         raise problem
+
+
+def check_options_of_kind(model: Definition) -> None:
+    """CatalogError for options of embedding models on another one, and for a length its vectors cannot have."""
+    if model_kind(model) == GENERATE:
+        for name in _EMBEDDING_OPTIONS:
+            if _option(model, name) is not None:
+                raise CatalogError(
+                    f'option "{name}" is for embedding models, and "{model.name}" is not known as one',
+                    remedy="Add kind = 'embedding' if it gives vectors, else leave the option out.",
+                )
+    elif model.engine == "vllm":
+        check_length(model.source, embedding_dimensions(model))
+
+
+def check_length(source: str, wanted: int | None) -> None:
+    """CatalogError when the model that ``USING vllm FROM source`` names cannot give vectors of this length."""
+    own = source_dimensions(source)
+    if own is None or wanted in (None, own):
+        return
+    config = {} if _bundle(source) is not None else _read(Path(source).expanduser() / "config.json")
+    if not (config.get("is_matryoshka") or config.get("matryoshka_dimensions")):
+        raise CatalogError(
+            f"the vectors of {source} have {own} numbers, not {wanted}, and it is not made for shorter ones",
+            remedy="Leave out the option dimensions; part of a vector is v[1:n].",
+        )
 
 
 def refusal(kind: str, who: str, answer: Answer) -> EngineError | None:

@@ -6,9 +6,11 @@ a call that comes in while the lane is sending is left to the loop that sends.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from itertools import count
 
+from halo_sql.call_log import RunLog
 from halo_sql.engines.budget import FREE, Budget, Price
 from halo_sql.engines.calls import FINAL_ERRORS, AnswerMemory, Asker, Call
 from halo_sql.engines.protocol import Engine, GenRequest, GenResult, Outcome
@@ -39,6 +41,7 @@ class Lane:
         memory: AnswerMemory,
         store: ResponseStore | None,
         freed: Callable[[], None],
+        log: RunLog | None = None,
     ) -> None:
         self.engine = engine
         self.window = window
@@ -49,6 +52,7 @@ class Lane:
         self._memory = memory
         self._store = store
         self._freed = freed
+        self._log = log
         self._queue = SendQueue()
         self._in_flight: dict[int, Call] = {}
         self._sending = False
@@ -130,8 +134,9 @@ class Lane:
 
     def _submit(self, calls: list[Call]) -> None:
         requests = []
-        in_flight = self._in_flight
+        in_flight, now_s = self._in_flight, time.time()
         for call in calls:
+            call.sent_s = now_s
             request = request_of(call)
             in_flight[request.id] = call
             requests.append(request)
@@ -167,6 +172,8 @@ class Lane:
                 refusal = error
             elif error.code == "cancelled" and self.stopped is not None:
                 error = self.stopped
+            if self._log is not None:
+                note(self._log, call, result.text, error, result.prompt_tok, result.output_tok)
             if call.dropped:
                 channel.aborting(-1)
                 continue
@@ -207,6 +214,8 @@ class Lane:
         """These calls are not sent."""
         handed: Handed = {}
         for call in calls:
+            if self._log is not None:
+                note(self._log, call, "", error)
             call.forget()
             call.settle("", "error", Outcome(error=error))
             hand_out(call, handed)
@@ -248,6 +257,17 @@ class Lane:
             self._late_aborts += ids
         elif ids:
             self.engine.abort(ids)
+
+
+def note(
+    log: RunLog, call: Call, text: str, error: EngineError | None, prompt_tok: int = 0, output_tok: int = 0
+) -> None:
+    """Write a call that ended into the log."""
+    channel, status = call.channel, "done" if error is None else "failed"
+    if error is None and not call.sent_s:
+        status = "store"
+    model, sent_s = channel.spec.model, call.sent_s
+    log.add(channel.metrics, call.number, model, call.user, text, status, error, sent_s, prompt_tok, output_tok)
 
 
 def request_of(call: Call) -> GenRequest:

@@ -20,6 +20,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("model", "text", None, "The server's name of the model; not needed when it serves only one"),
     Option("api_key", "text", None, "The key itself; better: api_key_env"),
     Option("api_key_env", "text", None, "Environment variable that holds the key"),
+    Option("secret", "text", None, "A SECRET that holds the key"),
     Option("headers", "object", {}, "More HTTP headers"),
     Option("timeout_s", "number", 120.0, "Deadline of a request with all its attempts", 0.01, 86_400),
     Option("concurrency", "integer", 64, "Requests in flight", 1, 4096),
@@ -98,12 +99,13 @@ def check(source: str, options: Mapping[str, object]) -> OpenAIConfig:
             f"the URL of server {parts.hostname} holds credentials, a query or a fragment",
             remedy="Give the base URL only and the key as api_key_env = 'NAME_OF_VARIABLE'.",
         )
-    if values["api_key"] is not None and values["api_key_env"] is not None:
-        raise CatalogError("api_key and api_key_env exclude each other", remedy="Keep api_key_env.")
+    given = [name for name in ("api_key", "api_key_env", "secret") if values[name] is not None]
+    if len(given) > 1:
+        raise CatalogError(f"{given[0]} and {given[1]} exclude each other", remedy=f"Keep {given[1]}.")
     if values["api_key"] is not None and not _is_header(values["api_key"]):
         raise CatalogError('option "api_key" of engine openai has a wrong value', remedy="A key is printable ASCII.")
     headers = _headers(values["headers"])
-    secret = values["api_key"] or values["api_key_env"] or _SECRET_HEADERS & headers.keys()
+    secret = given or _SECRET_HEADERS & headers.keys()
     if secret and parts.scheme == "http" and not is_loopback(parts.hostname):
         raise CatalogError(
             f"an API key would travel unencrypted to {parts.hostname}",

@@ -50,6 +50,16 @@ def resolve(engine: str, options: Mapping[str, object], known: Sequence[Option])
 
 
 def _checked(engine: str, option: Option, value: object) -> Any:
+    try:
+        return checked(option, value)
+    except ValueError:
+        raise CatalogError(
+            f'option "{option.name}" of engine {engine} has a wrong value', remedy=takes(option)
+        ) from None
+
+
+def checked(option: Option, value: object) -> Any:
+    """The value in its final form; ValueError when it is not one of the option's."""
     if option.kind == "text" and isinstance(value, str):
         if not option.choices or value.lower() in option.choices:
             return value.lower() if option.choices else value
@@ -67,7 +77,7 @@ def _checked(engine: str, option: Option, value: object) -> Any:
         low = -math.inf if option.minimum is None else option.minimum
         if number is not None and low <= number <= (math.inf if option.maximum is None else option.maximum):
             return number
-    raise CatalogError(f'option "{option.name}" of engine {engine} has a wrong value', remedy=_takes(option))
+    raise ValueError(option.name)
 
 
 def _number(value: object, kind: str) -> float | int | None:
@@ -92,7 +102,8 @@ def _mapping(value: Any) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _takes(option: Option) -> str:
+def takes(option: Option) -> str:
+    """What it takes, a sentence."""
     if option.choices:
         return "It takes " + " or ".join(f"'{choice}'" for choice in option.choices) + "."
     if option.kind == "object":

@@ -7,13 +7,16 @@ import contextlib
 import json
 import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from halo_sql.engines import registry
 from halo_sql.engines.protocol import Deliver, Engine, EngineInfo, GenRequest
+from halo_sql.engines.secret_store import SecretStore
 from halo_sql.engines.tasks import Shared
 from halo_sql.errors import Error, InterfaceError
 
-Key = tuple[str, int, str, str, str, int]  # name, version, engine, source, options, id of the registered callable
+# name, version, engine, source, options, id of the registered callable, what its secret holds
+Key = tuple[str, int, str, str, str, int, str]
 
 
 class PooledEngine:
@@ -93,11 +96,13 @@ class EnginePool:
         self,
         loop: asyncio.AbstractEventLoop,
         functions: registry.Functions | None = None,
-        create: Callable[[registry.Definition, registry.Functions], Engine] = registry.create,
+        create: Callable[[registry.Definition, registry.Functions], Engine] | None = None,
+        secrets: SecretStore | None = None,
     ) -> None:
         self.loop = loop
         self.functions: registry.Functions = {} if functions is None else functions  # live: may grow
-        self._create = create
+        self._create = create or partial(registry.create, secrets=secrets)
+        self._secrets = secrets
         self._entries: dict[str, _Entry] = {}  # lower-case model name -> the current engine
         self._retired: set[_Entry] = set()  # replaced, still in use
         self._closing: set[asyncio.Task[None]] = set()
@@ -147,7 +152,9 @@ class EnginePool:
         name = model.name.lower()
         options = json.dumps(dict(model.options), sort_keys=True, default=repr)
         function = self.functions.get(name) if model.engine == "python" else None
-        return name, model.version, model.engine, model.source, options, 0 if function is None else id(function)
+        secret = model.options.get("secret") if self._secrets is not None else None
+        stamp = "" if secret is None or self._secrets is None else self._secrets.stamp(str(secret))
+        return name, model.version, model.engine, model.source, options, 0 if function is None else id(function), stamp
 
     def _start(self, model: registry.Definition) -> None:
         with contextlib.suppress(Error):  # the same error is raised to whoever gets the engine

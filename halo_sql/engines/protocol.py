@@ -18,7 +18,8 @@ from halo_sql.metrics import NodeMetrics
 class Answer:
     """The form of a model's answer; all but 'text', 'score' and 'embedding' are held to it by constrained decoding.
 
-    kind     'text' (free), 'json' (``schema`` is a JSON-schema text), 'choice' (one of ``choices``, verbatim),
+    kind     'text' (free), 'json' (``schema`` is a JSON-schema text; ``choices``, if any, are the texts of which it
+             is a list), 'choice' (one of ``choices``, verbatim),
              'score' (the probability that a yes / no answer is yes, from log-probabilities: a decimal in 0 … 1) or
              'embedding' (the user message's vector: base64 of little-endian float32)
     """

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from halo_sql.engines.budget import FREE, Price
-from halo_sql.engines.kinds import check_answer, embedding_dimensions, model_kind
+from halo_sql.engines.kinds import check_answer, check_options_of_kind, embedding_dimensions, model_kind
 from halo_sql.engines.options import resolve
 from halo_sql.engines.protocol import Engine
+from halo_sql.engines.secret_store import SecretStore
 from halo_sql.errors import CatalogError, did_you_mean
 
 __all__ = [
@@ -71,12 +72,46 @@ def check_model(model: Definition) -> None:
     """Check a definition without starting anything; CatalogError names the option (or source) and the remedy."""
     kind = _kind(model)
     kind.check(importlib.import_module(kind.module), model)
+    check_options_of_kind(model)
 
 
-def create(model: Definition, functions: Functions | None = None) -> Engine:
-    """The engine of a model, not started. CatalogError as ``check_model``, or when a registered callable is missing."""
+def create(model: Definition, functions: Functions | None = None, secrets: SecretStore | None = None) -> Engine:
+    """The engine of a model, not started. CatalogError as ``check_model``, or when a registered callable or a SECRET
+    is missing, or the SECRET is for another server."""
     kind = _kind(model)
+    if "secret" in model.options and model.engine == "openai":
+        model = with_secret(model, secrets)
     return kind.make(importlib.import_module(kind.module), model, functions or {})
+
+
+def with_secret(model: Definition, secrets: SecretStore | None) -> Definition:
+    """The definition with the key (or the name of its variable) in place of ``secret``. Never to be stored or shown."""
+    name = str(model.options["secret"])
+    if secrets is None:
+        raise CatalogError(f'there is no store for the secret "{name}" of model "{model.name}"')
+    found = secrets.get(name)
+    if not found.covers(model.source):
+        raise CatalogError(
+            f'secret "{found.name}" of model "{model.name}" is for {found.base_url}, not for {model.source}',
+            remedy="Use another secret, or change the BASE_URL of this one.",
+        )
+    options = {key: value for key, value in model.options.items() if key != "secret"}
+    if found.api_key is not None:
+        options["api_key"] = found.api_key
+    else:
+        options["api_key_env"] = found.api_key_env
+    return _Resolved(model.name, model.source, model.engine, options, model.version)
+
+
+@dataclass(frozen=True, slots=True)
+class _Resolved:
+    """A definition with its secret in it."""
+
+    name: str
+    source: str
+    engine: str
+    options: Mapping[str, object] = field(repr=False)
+    version: int
 
 
 def price(model: Definition) -> Price:

@@ -10,7 +10,7 @@ from typing import Any
 
 from halo_sql.engines import bundled, known
 from halo_sql.engines.chat import ChatTokenizer
-from halo_sql.engines.kinds import EMBEDDING, GENERATE, source_dimensions, source_kind
+from halo_sql.engines.kinds import EMBEDDING, GENERATE, check_length, source_dimensions, source_kind
 from halo_sql.engines.model_dir import fingerprint, resolve_model_dir
 from halo_sql.engines.protocol import EngineInfo
 from halo_sql.engines.text_tokenizer import TextTokenizer
@@ -31,6 +31,8 @@ class VllmModel:
     dimensions what vLLM is asked to shorten vectors to; None: their own length
     tokenizer  once loaded
     info       what the worker said, once it ran
+
+    CatalogError when vectors of that length cannot be had.
     """
 
     def __init__(self, source: str, options: Mapping[str, Any], progress: bundled.Progress) -> None:
@@ -41,6 +43,7 @@ class VllmModel:
         self.info: EngineInfo | None = None
         self._progress = progress
         wanted = options["dimensions"] if self.kind == EMBEDDING else None
+        check_length(source, wanted)
         self.dimensions: int | None = None if wanted == source_dimensions(source) else wanted
 
     def folder(self) -> Path | None:

@@ -85,7 +85,9 @@ class LlmCall:
     """One LLM call per row.
 
     output      the new column; its type is ``returns``, or STRUCT(value, error) under on_error 'struct'
-    kind        'map' (answer converted to ``returns``) or 'filter' (BOOLEAN by yes / no)
+    kind        'map' (answer converted to ``returns``), 'filter' (BOOLEAN by yes / no), 'classify' (one of ``labels``;
+                ``returns`` VARCHAR[]: several), 'extract' (``returns`` is a STRUCT, what is absent is NULL),
+                'score' (DOUBLE in 0 … 1) or 'embed' (FLOAT[n])
     prompt      segments over columns of the input
     model       catalog name of the model; equal names in one plan are the same version
     returns     type of the answer
@@ -94,6 +96,7 @@ class LlmCall:
     guard       BOOLEAN column: rows where it is not TRUE make no request and get NULL
     label       as shown by EXPLAIN, e.g. ``LLM_MAP('Summarise: {{ body }}')``
     span        where the call stands in the statement, for errors; no part of its identity
+    labels      of kind 'classify': what may be answered, in order
     """
 
     output: ColumnId
@@ -108,6 +111,7 @@ class LlmCall:
     guard: ColumnId | None = None
     label: str = ""
     span: Span | None = field(default=None, compare=False)
+    labels: tuple[str, ...] = ()
 
     def columns(self) -> frozenset[ColumnId]:
         """Columns of the input that the call reads."""

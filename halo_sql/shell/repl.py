@@ -16,6 +16,7 @@ from prompt_toolkit.lexers import PygmentsLexer
 
 from halo_sql import __version__
 from halo_sql.config import home
+from halo_sql.grammar.statements.redact import redact
 from halo_sql.shell.complete import HaloCompleter
 from halo_sql.shell.lexer import HaloLexer
 from halo_sql.shell.run import is_complete, run_script
@@ -55,11 +56,19 @@ def _editor(shell: Shell) -> PromptSession[str]:
     )
 
 
+class RedactedHistory(FileHistory):
+    """A history file without the secrets written in statements."""
+
+    def store_string(self, string: str) -> None:
+        """Append a text."""
+        super().store_string(redact(string))
+
+
 def _history(shell: Shell) -> History:
     path = home() / "history"
     try:
         path.touch(mode=0o600)
-        return FileHistory(str(path))
+        return RedactedHistory(str(path))
     except OSError as problem:
         shell.say(f"Warning: no history is kept: {problem}")
         return InMemoryHistory()

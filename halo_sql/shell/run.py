@@ -11,8 +11,11 @@ from collections.abc import Callable
 from types import FrameType
 
 from halo_sql.errors import DatabaseError, EngineError, Error, InternalError, InterruptedQueryError
+from halo_sql.grammar.classify import Kind, classify, code_tokens
 from halo_sql.grammar.split import split
+from halo_sql.grammar.statements.redact import redact
 from halo_sql.metrics import Profile
+from halo_sql.result import Result
 from halo_sql.result_counts import only_counts
 from halo_sql.shell import commands
 from halo_sql.shell.render import JSON_MODES, write
@@ -63,7 +66,8 @@ def run_script(shell: Shell, text: str, stop_at_error: bool) -> bool:
             raise
         except Exception as problem:
             good = False
-            report(shell, problem)
+            if not isinstance(problem, BatchFailed):  # its errors were shown where they belong
+                report(shell, problem)
             if stop_at_error or shell.bail or exit_code(problem) == 130:
                 return False
         finally:
@@ -77,7 +81,7 @@ def pieces(text: str) -> list[tuple[bool, str]]:
     held: list[str] = []
 
     def flush() -> None:
-        found.extend((False, statement.text) for statement in split("\n".join(held)))
+        found.extend((False, statement) for statement in statements("\n".join(held)))
         held.clear()
 
     for line in text.split("\n"):
@@ -90,18 +94,52 @@ def pieces(text: str) -> list[tuple[bool, str]]:
     return found
 
 
+def statements(text: str) -> list[str]:
+    """The statements of a text; one with BEGIN BATCH goes on until its END BATCH, or the end."""
+    found: list[str] = []
+    start: int | None = None  # of the batch
+    last = 0
+    for piece in split(text):
+        kind = classify(piece.text)
+        last = piece.start + len(piece.text)
+        if start is None and kind is not Kind.BATCH:
+            found.append(piece.text)
+        elif start is None and _begins_batch(piece.text):
+            start = piece.start
+        elif kind is Kind.BATCH and not _begins_batch(piece.text):
+            found.append(text[piece.start if start is None else start : last])
+            start = None
+    return found if start is None else [*found, text[start:last]]
+
+
+def _begins_batch(text: str) -> bool:
+    return classify(text) is Kind.BATCH and code_tokens(text)[0].text.upper() == "BEGIN"
+
+
 def is_complete(text: str) -> bool:
-    """Whether a text is nothing, or ends with a ';' that ends a statement."""
+    """Whether a text is nothing, or ends with a ';' that ends a statement (END BATCH, when there is a BEGIN)."""
     from halo_sql.duck import tokenize
 
     tokens = [token for token in tokenize(text) if token.kind != "comment"]
-    return not tokens or (tokens[-1].kind == "operator" and tokens[-1].text.endswith(";"))
+    if not tokens:
+        return True
+    if tokens[-1].kind != "operator" or not tokens[-1].text.endswith(";"):
+        return False
+    if "batch" not in text.lower():
+        return True
+    whole = statements(text)
+    return not whole or not _is_batch(whole[-1]) or classify(split(whole[-1])[-1].text) is Kind.BATCH
+
+
+def _is_batch(text: str) -> bool:
+    """Whether a statement as ``statements`` gives it is a BEGIN BATCH with what follows."""
+    return "batch" in text.lower() and _begins_batch(split(text)[0].text)
 
 
 def run_statement(shell: Shell, sql: str) -> None:
     """Run one statement and write its result; raises its error."""
     if shell.echo:
-        shell.output.line(sql + ";")
+        shell.output.line(redact(sql) + ";")
     before, started, cpu = shell.session.last_profile(), time.perf_counter(), _cpu()
     shell.last_sql = sql
     try:
@@ -120,8 +158,26 @@ def run_statement(shell: Shell, sql: str) -> None:
             shell.say(f"Run Time (s): real {time.perf_counter() - started:.3f} user {user:.6f} sys {system:.6f}")
 
 
+class BatchFailed(Error):  # noqa: N818 - it is no error of its own
+    """Statements of a batch failed; their errors have been shown."""
+
+
 def _execute(shell: Shell, sql: str) -> None:
-    result = shell.session.execute(sql)
+    if not _is_batch(sql):
+        _show(shell, shell.session.execute(sql), sql)
+        return
+    failed = False
+    for outcome in shell.session.run_batch(sql):
+        if outcome.error is not None:
+            failed = True
+            report(shell, outcome.error)
+        elif outcome.result is not None:
+            _show(shell, outcome.result, outcome.sql)
+    if failed:
+        raise BatchFailed
+
+
+def _show(shell: Shell, result: Result, sql: str) -> None:
     try:
         if result.description is None or only_counts(result, sql):
             return

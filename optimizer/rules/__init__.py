@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from halo_sql.ir.logical import CteScan, Demand, Filter, Limit, LlmFilter, LlmMap, Project, Sink, Sort
+from halo_sql.optimizer.nodes import RELATIONAL
 from halo_sql.optimizer.rules.enforce.duck_fragment import duck_fragment
 from halo_sql.optimizer.rules.enforce.fragment_input import fragment_input
 from halo_sql.optimizer.rules.enforce.prefix_cluster import prefix_cluster
@@ -36,33 +38,33 @@ from halo_sql.optimizer.rules.normalize.sort_below_llm import sort_below_llm
 from halo_sql.optimizer.rules.rule import Rule, Stage
 
 RULES: tuple[Rule, ...] = (
-    Rule("inline_single_cte", Stage.NORMALIZE, 0, inline_single_cte),
-    Rule("merge_projects", Stage.NORMALIZE, 0, merge_projects),
-    Rule("fold_constant_prompts", Stage.NORMALIZE, 0, fold_constant_prompts),
-    Rule("push_filter_below_llm", Stage.NORMALIZE, 0, push_filter_below_llm),
-    Rule("sort_below_llm", Stage.NORMALIZE, 0, sort_below_llm),
-    Rule("push_limit_below_llm", Stage.NORMALIZE, 0, push_limit_below_llm),
-    Rule("lift_pick_above_llm", Stage.NORMALIZE, 0, lift_pick_above_llm),
-    Rule("merge_equal_calls", Stage.NORMALIZE, 0, merge_equal_calls),
-    Rule("merge_llm_maps", Stage.NORMALIZE, 0, merge_llm_maps),
-    Rule("distinct_before_llm", Stage.NORMALIZE, 0, distinct_before_llm),
+    Rule("inline_single_cte", Stage.NORMALIZE, 0, inline_single_cte, on=(CteScan,)),
+    Rule("merge_projects", Stage.NORMALIZE, 0, merge_projects, on=(Project,)),
+    Rule("fold_constant_prompts", Stage.NORMALIZE, 0, fold_constant_prompts, on=(LlmMap, LlmFilter)),
+    Rule("push_filter_below_llm", Stage.NORMALIZE, 0, push_filter_below_llm, on=(Filter,)),
+    Rule("sort_below_llm", Stage.NORMALIZE, 0, sort_below_llm, on=(Sort,)),
+    Rule("push_limit_below_llm", Stage.NORMALIZE, 0, push_limit_below_llm, on=(Limit,)),
+    Rule("lift_pick_above_llm", Stage.NORMALIZE, 0, lift_pick_above_llm, on=(LlmMap, LlmFilter, Filter)),
+    Rule("merge_equal_calls", Stage.NORMALIZE, 0, merge_equal_calls, on=(LlmMap, LlmFilter)),
+    Rule("merge_llm_maps", Stage.NORMALIZE, 0, merge_llm_maps, on=(LlmMap,)),
+    Rule("distinct_before_llm", Stage.NORMALIZE, 0, distinct_before_llm, on=(LlmMap, LlmFilter)),
     Rule("push_project_below_llm", Stage.NORMALIZE, 10, push_project_below_llm, plan_wide=True),
     Rule("prune_columns", Stage.NORMALIZE, 0, prune_columns, plan_wide=True),
     Rule("drop_unused_calls", Stage.NORMALIZE, 0, drop_unused_calls, plan_wide=True),
     Rule("narrow_inputs", Stage.FINISH, 0, narrow_inputs, plan_wide=True),
-    Rule("order_llm_filters", Stage.EXPLORE, 30, order_llm_filters),
-    Rule("llm_filter_past_llm_map", Stage.EXPLORE, 20, llm_filter_past_llm_map),
-    Rule("llm_filter_past_filter", Stage.EXPLORE, 10, llm_filter_past_filter),
-    Rule("llm_map_past_llm_filter", Stage.EXPLORE, 10, llm_map_past_llm_filter),
-    Rule("sort_past_llm_filter", Stage.EXPLORE, 10, sort_past_llm_filter),
-    Rule("llm_map", Stage.IMPLEMENT, 50, llm_map, essential=True),
-    Rule("llm_filter", Stage.IMPLEMENT, 50, llm_filter, essential=True),
-    Rule("demand", Stage.IMPLEMENT, 50, demand, essential=True),
-    Rule("limit", Stage.IMPLEMENT, 40, limit, essential=True),
-    Rule("select", Stage.IMPLEMENT, 40, select),
-    Rule("cte_scan", Stage.IMPLEMENT, 40, cte_scan, essential=True),
-    Rule("sink", Stage.IMPLEMENT, 40, sink, essential=True),
-    Rule("relational_run", Stage.IMPLEMENT, 30, relational_run, essential=True),
+    Rule("order_llm_filters", Stage.EXPLORE, 30, order_llm_filters, on=(LlmFilter,)),
+    Rule("llm_filter_past_llm_map", Stage.EXPLORE, 20, llm_filter_past_llm_map, on=(LlmFilter,)),
+    Rule("llm_filter_past_filter", Stage.EXPLORE, 10, llm_filter_past_filter, on=(LlmFilter,)),
+    Rule("llm_map_past_llm_filter", Stage.EXPLORE, 10, llm_map_past_llm_filter, on=(Filter,)),
+    Rule("sort_past_llm_filter", Stage.EXPLORE, 10, sort_past_llm_filter, on=(Sort,)),
+    Rule("llm_map", Stage.IMPLEMENT, 50, llm_map, on=(LlmMap,), essential=True),
+    Rule("llm_filter", Stage.IMPLEMENT, 50, llm_filter, on=(LlmFilter,), essential=True),
+    Rule("demand", Stage.IMPLEMENT, 50, demand, on=(Demand,), essential=True),
+    Rule("limit", Stage.IMPLEMENT, 40, limit, on=(Limit,), essential=True),
+    Rule("select", Stage.IMPLEMENT, 40, select, on=(Project,)),
+    Rule("cte_scan", Stage.IMPLEMENT, 40, cte_scan, on=(CteScan,), essential=True),
+    Rule("sink", Stage.IMPLEMENT, 40, sink, on=(Sink,), essential=True),
+    Rule("relational_run", Stage.IMPLEMENT, 30, relational_run, on=RELATIONAL, essential=True),
     Rule("fragment_input", Stage.ENFORCE, 30, fragment_input, essential=True),
     Rule("duck_fragment", Stage.ENFORCE, 20, duck_fragment, essential=True),
     Rule("restore_order", Stage.ENFORCE, 10, restore_order),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -42,6 +42,7 @@ class Rule:
 
     promise    rules of a higher promise are tried first
     function   see the types above, by stage
+    on         the node classes it can apply to, those it is offered (none: all classes)
     plan_wide  a normalize rule that is offered the whole plan only
     essential  without it some statements have no plan: cannot be disabled
     """
@@ -50,5 +51,26 @@ class Rule:
     stage: Stage
     promise: int
     function: Callable[..., Any]
+    on: tuple[type, ...] = ()
     plan_wide: bool = False
     essential: bool = False
+
+
+class RulesByClass:
+    """The rules that a node of some class is offered, in their order."""
+
+    def __init__(self, rules: Sequence[Rule]) -> None:
+        self._rules = tuple(rules)
+        self._found: dict[type, tuple[Rule, ...]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._rules)
+
+    def of(self, node: object) -> tuple[Rule, ...]:
+        """The rules for this node."""
+        kind = type(node)
+        found = self._found.get(kind)
+        if found is None:
+            found = tuple(rule for rule in self._rules if not rule.on or issubclass(kind, rule.on))
+            self._found[kind] = found
+        return found

@@ -323,8 +323,8 @@ def test_show(catalog: Catalog) -> None:
     catalog.create_model(M)
     catalog.create_model(ModelDef("Zed", "z", "echo", temp=True))
     columns, rows = show(catalog, "model")
-    assert [name for name, _ in columns] == ["name", "engine", "source", "options", "version", "scope"]
-    assert [(row[0], row[-1]) for row in rows] == [
+    assert [name for name, _ in columns] == ["name", "engine", "source", "options", "version", "scope", "comment"]
+    assert [(row[0], row[-2]) for row in rows] == [
         ("echo", "built-in"),
         ("M", "persistent"),
         ("minilm", "built-in"),
@@ -339,6 +339,7 @@ def test_show(catalog: Catalog) -> None:
         "system": "Be brief",
         "version": 1,
         "scope": "persistent",
+        "comment": None,
     }
 
 

@@ -32,7 +32,7 @@ def test_tables_hold_real_text(database: str) -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_example_has_a_plan(path: Path, database: str) -> None:
     assert FILES
-    config = {"halo_store": "off", "halo_default_model": "echo"}
+    config = {"halo_store": "off", "halo_default_model": "echo", "halo_default_embedding_model": "echo"}
     statements = path.read_text(encoding="utf-8").strip().split(";\n")
     with halo_sql.connect(database, config=config) as connection:
         for statement in statements:

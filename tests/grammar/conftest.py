@@ -47,11 +47,11 @@ def duck() -> Iterator[Duck]:
 
 @pytest.fixture(scope="session")
 def bound(duck: Duck) -> Bind:
-    """``bind(sql, params)`` with the echo model as the default."""
+    """``bind(sql, params, answer)`` with the echo model as the default."""
     snapshot = Snapshot(BUILT_IN_MODELS, PROMPTS)
     settings = Settings({"halo_default_model": "echo"})
 
-    def run(sql: str, params: Any = None) -> BoundStatement:
-        return bind(sql, duck, snapshot, settings, params)
+    def run(sql: str, params: Any = None, answer: Any = None) -> BoundStatement:
+        return bind(sql, duck, snapshot, settings, params, answer)
 
     return run

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from halo_sql.ir.expr import ColumnId
-from halo_sql.ir.logical import Fragment, InputRef, LlmMap, Project, Sink
+from halo_sql.ir.logical import Ask, CallText, Demand, Fragment, InputRef, LlmMap, Project, Sink
 from halo_sql.ir.physical import DuckFragmentExec, LlmFilterExec, LlmMapExec, PrefixClusterExec, SelectExec
 from halo_sql.ir.prompt import Sampling
 from halo_sql.ir.walk import output_columns
@@ -58,6 +58,12 @@ def over_cte(plan: Any, number: int = 2) -> Fragment:
 
 
 SINK = Sink(project(MAPPED, S), "INSERT INTO u ", "", (("s", S.id),), "insert")
+DEMAND = Demand(
+    ("SELECT s FROM t WHERE EXISTS (SELECT ", CallText(0, (("body",),)), ")"),
+    (col(50, "s"),),
+    (),
+    (Ask(call(51, "x {52}"), (col(52, "body"),)),),
+)
 
 #: rule -> (plan, options, what the operators must hold)
 GIVES: dict[str, tuple[Any, dict[str, Any], str]] = {
@@ -80,6 +86,7 @@ GIVES: dict[str, tuple[Any, dict[str, Any], str]] = {
     "select": (project(MAPPED, S), {}, "Select"),
     "cte_scan": (over_cte(MAPPED), {}, "Materialize"),
     "sink": (SINK, {}, "Sink"),
+    "demand": (where(DEMAND, "#50 = 'a'"), {}, "Demand"),
     "relational_run": (where(T, "#2 > 1"), {}, "DuckFragment(Filter(Fragment))"),
     "duck_fragment": (where(MAPPED, "#20 = 'a'"), {}, "DuckFragment(Filter($0) streaming)"),
     "fragment_input": (order_by(MAPPED, "#20"), {}, "DuckFragment(Sort($0))"),
@@ -100,6 +107,7 @@ GIVES_NOT: dict[str, tuple[Any, dict[str, Any], str]] = {
     "select": (project(MAPPED, S, (col(30), "upper(#20)")), {}, "Select"),
     "cte_scan": (over_cte(MAPPED, 1), {}, "Materialize"),
     "sink": (MAPPED, {}, "Sink"),
+    "demand": (MAPPED, {}, "Demand"),
     "relational_run": (SINK, {}, "DuckFragment(LlmMap"),
     "duck_fragment": (where(order_by(T, "#1"), "#2 > 1"), {}, "DuckFragment(Filter($0)"),
     "fragment_input": (where(T, "#2 > 1"), {}, "$0"),

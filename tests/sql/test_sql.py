@@ -41,7 +41,7 @@ import halo_sql
 
 FOLDER = Path(__file__).parent
 FILES = sorted(FOLDER.rglob("*.test"))
-CONFIG = {"halo_store": "off", "halo_default_model": "echo"}
+CONFIG = {"halo_store": "off", "halo_default_model": "echo", "halo_default_embedding_model": "echo"}
 
 
 @dataclass(frozen=True, slots=True)

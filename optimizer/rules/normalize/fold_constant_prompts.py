@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from typing import Any
 
-from halo_sql.ir.expr import ColumnId, SqlExpr
+from halo_sql.ir.expr import ColumnId
 from halo_sql.ir.logical import Distinct, Filter, Limit, LlmFilter, LlmMap, LogicalPlan, Project, Sort
 from halo_sql.ir.prompt import Hole, LlmCall, Prompt, Segment
-from halo_sql.optimizer.nodes import calls_of
+from halo_sql.optimizer.nodes import calls_of, string_constant
 from halo_sql.optimizer.plan_context import PlanContext
-
-_STRING = re.compile(r"\s*(?:CAST\(\s*)?('(?:[^']|'')*+')(?:\s*AS\s+VARCHAR\s*\)|\s*::\s*VARCHAR)?\s*", re.IGNORECASE)
 
 
 def fold_constant_prompts(node: Any, ctx: PlanContext) -> LogicalPlan | None:
@@ -25,8 +22,10 @@ def fold_constant_prompts(node: Any, ctx: PlanContext) -> LogicalPlan | None:
     """
     if not isinstance(node, LlmMap | LlmFilter):
         return None
-    source: Any = node.input
+    source: Any = node.input if ctx.has_string_constants else None  # without one only the call's own texts matter
     pending = [call for call in calls_of(node) if (id(call), id(source)) not in ctx.settled]
+    if not pending:
+        return None
     folded = {id(call): _fold(call, source) for call in pending}
     ctx.settled.update({(id(call), id(source)): (call, source) for call in folded.values()})
     if all(folded[id(call)] is call for call in pending):
@@ -65,12 +64,5 @@ def _constant(node: Any, column: ColumnId) -> str | None:
             return None
         source = expr.as_column()
         if source is None:
-            return _literal(expr)
+            return string_constant(expr)
         node, column = node.input, source
-
-
-def _literal(expr: SqlExpr) -> str | None:
-    if len(expr.parts) != 1 or not isinstance(expr.parts[0], str) or expr.scope:
-        return None
-    found = _STRING.fullmatch(expr.parts[0])
-    return None if found is None else found[1][1:-1].replace("''", "'")

@@ -1,0 +1,125 @@
+"""What planning costs: from SQL text to a physical plan (bind and optimize), nothing is executed.
+
+Goals: 50 calls in 20 CTEs within 100 ms; a query with one call within 5 ms; long chains within a second.
+Each statement is planned several times on a warm connection and the quickest run counts. The goals are for the CPU time
+of the process (DuckDB's threads included): what else the machine does changes it least.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from report import finish, show, verdict
+
+from halo_sql.session import Session, Stage
+
+SETUP = "CREATE TABLE t AS SELECT range AS id, 'row ' || range AS a, 'text ' || range AS b FROM range(1000)"
+
+
+def call(text: str) -> str:
+    return f"LLM_MAP('{text}', model => 'echo')"
+
+
+def chain_of_ctes(ctes: int = 20, calls: int = 50) -> str:
+    """Each CTE reads the one before it and adds two or three calls of its own."""
+    parts, made = [], 0
+    for number in range(ctes):
+        here = calls * (number + 1) // ctes - made
+        items = ", ".join(f"{call(f'{made + index}: {{{{ a }}}}')} AS x{made + index}" for index in range(here))
+        before = f"q{number - 1}" if number else "t"
+        parts.append(f"q{number} AS (SELECT *, {items} FROM {before} WHERE id > {number})")
+        made += here
+    return f"WITH {', '.join(parts)} SELECT * FROM q{ctes - 1} WHERE b > 'a' ORDER BY id LIMIT 10"
+
+
+def siblings(ctes: int = 20, calls: int = 50) -> str:
+    """CTEs side by side, joined at the end."""
+    parts, made = [], 0
+    for number in range(ctes):
+        here = calls * (number + 1) // ctes - made
+        items = ", ".join(f"{call(f'{made + index}: {{{{ a }}}}')} AS x{made + index}" for index in range(here))
+        parts.append(f"q{number} AS (SELECT id, {items} FROM t WHERE id > {number})")
+        made += here
+    joined = " ".join(f"JOIN q{number} USING (id)" for number in range(1, ctes))
+    return f"WITH {', '.join(parts)} SELECT * FROM q0 {joined}"
+
+
+def plain_ctes(ctes: int = 20) -> str:
+    """CTEs without calls below two that have them."""
+    parts = ["p0 AS (SELECT * FROM t)"]
+    parts += [f"p{n} AS (SELECT *, {n} AS n{n} FROM p{n - 1} WHERE id > {n})" for n in range(1, ctes)]
+    parts.append(f"x AS (SELECT *, {call('{{ a }}')} AS y FROM p{ctes - 1})")
+    return f"WITH {', '.join(parts)} SELECT id, {call('{{ y }}')} FROM x WHERE n3 = 3"
+
+
+def one_select(calls: int = 50) -> str:
+    return f"SELECT {', '.join(call(f'{n}: {{{{ a }}}} {{{{ id + {n} }}}}') for n in range(calls))} FROM t"
+
+
+def conditions(calls: int = 50) -> str:
+    """A WHERE of many filters beside plain conditions."""
+    filters = " AND ".join(f"LLM_FILTER('{n}: {{{{ a }}}}', model => 'echo') AND id <> {n}" for n in range(calls))
+    return f"SELECT id FROM t WHERE {filters}"
+
+
+def nested(levels: int = 10) -> str:
+    """Sub-queries in FROM, a call on each level."""
+    query = "SELECT id, a AS v0 FROM t"
+    for level in range(1, levels + 1):
+        query = f"SELECT *, {call(f'{{{{ v{level - 1} }}}}')} AS v{level} FROM ({query}) AS s{level}"
+    return query
+
+
+def union(arms: int = 50) -> str:
+    return " UNION ALL ".join(f"SELECT id, {call(f'{n}: {{{{ a }}}}')} AS x FROM t" for n in range(arms))
+
+
+STATEMENTS: dict[str, tuple[str, float]] = {
+    "one call": ("SELECT LLM_MAP('{{ a }}') FROM t", 5),
+    "50 calls in a chain of 20 CTEs": (chain_of_ctes(), 100),
+    "50 calls in 20 CTEs side by side": (siblings(), 100),
+    "20 CTEs without calls below two calls": (plain_ctes(), 100),
+    "50 calls in one SELECT": (one_select(), 100),
+    "50 filters in one WHERE": (conditions(), 100),
+    "10 nested sub-queries": (nested(), 100),
+    "50 arms of a UNION ALL": (union(), 100),
+    "1,000 ORs": ("SELECT " + call("{{ a }}") + " FROM t WHERE " + " OR ".join(f"id = {n}" for n in range(1000)), 1000),
+    "IN of 10,000": (f"SELECT {call('{{ a }}')} FROM t WHERE id IN ({', '.join(map(str, range(10_000)))})", 1000),
+}
+
+
+def quickest_ms(run: Callable[[], object], rounds: int = 15, budget_s: float = 4.0) -> tuple[float, float]:
+    """Elapsed and CPU milliseconds, each of its quickest run."""
+    elapsed_s = cpu_s = float("inf")
+    began = time.perf_counter()
+    for _ in range(rounds):
+        start, start_cpu = time.perf_counter(), time.process_time()
+        run()
+        elapsed_s = min(elapsed_s, time.perf_counter() - start)
+        cpu_s = min(cpu_s, time.process_time() - start_cpu)
+        if time.perf_counter() - began > budget_s:
+            break
+    return elapsed_s * 1e3, cpu_s * 1e3
+
+
+def main() -> None:
+    session = Session.open(":memory:", False, {"halo_store": "off", "halo_default_model": "echo", "threads": 2})
+    session.execute(SETUP).close()
+    session.compile("SELECT LLM_MAP('{{ a }}') FROM t")
+    rows, all_reached = [], True
+    for name, (statement, goal_ms) in STATEMENTS.items():
+        bound_ms, _ = quickest_ms(lambda: session.compile(statement, until=Stage.BIND))  # noqa: B023 - called at once
+        planned_ms, cpu_ms = quickest_ms(lambda: session.compile(statement))  # noqa: B023
+        reached = cpu_ms <= goal_ms
+        all_reached &= reached
+        times = [f"{bound_ms:.1f}", f"{planned_ms:.1f}", f"{cpu_ms:.1f}"]
+        rows.append([name, *times, f"<= {goal_ms:g}", verdict(reached)])
+    head = ["statement", "bind ms", "bind + optimize ms", "its CPU ms", "goal", "reached"]
+    show("Planning (quickest of some runs)", head, rows)
+    session.close()
+    finish(all_reached)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""BEGIN BATCH … END BATCH: which statements of a script belong together, and what became of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from halo_sql.errors import Error, InterruptedQueryError, ParserError, Span
+from halo_sql.grammar.classify import Kind, classify, code_tokens
+from halo_sql.grammar.split import StatementText, split
+from halo_sql.result import Result, detached
+
+_TRANSACTION = frozenset({"BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT"})
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """Statements ``first`` to ``end`` (exclusive) of a script: a batch's inner ones, or one alone."""
+
+    first: int
+    end: int
+    is_batch: bool = False
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of a statement of a batch: a result (in memory), or an error that points into its text."""
+
+    sql: str
+    result: Result | None = None
+    error: Error | None = None
+
+
+def units(pieces: Sequence[StatementText], kinds: Sequence[Kind], sql: str) -> list[Unit]:
+    """A script's statements and batches in order.
+
+    ParserError (a position in ``sql``) for batches in batches, BEGIN without END, END without BEGIN, and statements
+    that control transactions inside: nothing of the script has run then.
+    """
+    found: list[Unit] = []
+    begun: int | None = None
+    for index, (piece, kind) in enumerate(zip(pieces, kinds, strict=True)):
+        begins = kind is Kind.BATCH and code_tokens(piece.text)[0].text.upper() == "BEGIN"
+        if begun is None and kind is Kind.BATCH:
+            if not begins:
+                raise _refused("END BATCH without BEGIN BATCH", piece, sql, "Begin it with BEGIN BATCH;")
+            begun = index
+        elif kind is Kind.BATCH and not begins:
+            assert begun is not None
+            if begun + 1 == index:
+                raise _refused("the batch is empty", piece, sql, "Put statements before it.")
+            found.append(Unit(begun + 1, index, is_batch=True))
+            begun = None
+        elif begun is None:
+            found.append(Unit(index, index + 1))
+        else:
+            _check_member(piece, kind, sql)
+    if begun is not None:
+        raise _refused("BEGIN BATCH without END BATCH", pieces[begun], sql, "End it with END BATCH; in the same text.")
+    return found
+
+
+def check_member(sql: str) -> None:
+    """ParserError when a text holds what cannot stand in a batch."""
+    for piece in split(sql):
+        _check_member(piece, classify(piece.text), sql)
+
+
+def _check_member(piece: StatementText, kind: Kind, sql: str) -> None:
+    if kind is Kind.BATCH:
+        raise _refused("a batch cannot stand in a batch", piece, sql, "End the first one before the next begins.")
+    first = code_tokens(piece.text)[0].text.upper() if kind is Kind.PLAIN else ""
+    if first in _TRANSACTION:
+        remedy = "Put the batch into the transaction: BEGIN; BEGIN BATCH; …; END BATCH; COMMIT;"
+        raise _refused(f"{first} cannot stand in a batch", piece, sql, remedy)
+
+
+def run(statements: Sequence[tuple[str, Callable[[], Result]]]) -> list[Outcome]:
+    """Run statements (text, what runs it) one after the other. An error stays with its statement, the next ones run;
+    only an interrupt ends them all."""
+    outcomes = []
+    for sql, execute in statements:
+        try:
+            outcomes.append(Outcome(sql, detached(execute())))
+        except InterruptedQueryError:
+            raise
+        except Error as problem:
+            outcomes.append(Outcome(sql, error=problem))
+    return outcomes
+
+
+def run_pieces(execute: Callable[[str], Result], pieces: Sequence[StatementText], sql: str) -> list[Outcome]:
+    """Run the statements of a batch that stand in the text ``sql``; errors point into it."""
+    outcomes = run([(piece.text, partial(execute, piece.text)) for piece in pieces])
+    for piece, outcome in zip(pieces, outcomes, strict=True):
+        if outcome.error is not None:
+            relocate(outcome.error, piece, sql)
+    return outcomes
+
+
+def last(outcomes: Sequence[Outcome]) -> Result:
+    """The last result; raises the first error there is."""
+    for outcome in outcomes:
+        if outcome.error is not None:
+            raise outcome.error
+    result = outcomes[-1].result
+    assert result is not None
+    return result
+
+
+def relocate(problem: Error, piece: StatementText, sql: str) -> Error:
+    """Positions inside one statement of a script become positions in the script."""
+    if problem.span is not None and problem.sql == piece.text and piece.text != sql:
+        problem.span = Span(problem.span.start + piece.start, problem.span.end + piece.start)
+        problem.sql = sql
+    return problem
+
+
+def _refused(message: str, piece: StatementText, sql: str, remedy: str) -> ParserError:
+    code = code_tokens(piece.text)
+    span = Span(piece.start + code[0].start, piece.start + code[min(1, len(code) - 1)].end)
+    return ParserError(message, sql=sql, span=span, remedy=remedy)

@@ -1,0 +1,171 @@
+"""What stands for a known CTE when DuckDB is asked about a block: all is as with the full text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import duckdb
+import pytest
+
+from halo_sql.catalog.objects import BUILT_IN_MODELS, Snapshot
+from halo_sql.config import Settings
+from halo_sql.duck import Duck
+from halo_sql.errors import BinderError, Error
+from halo_sql.grammar.bind import bind
+from halo_sql.grammar.stubs import may_read_stubs, words_of
+
+CALL = "LLM_MAP('{{ body }}')"
+CAST = "CAST(body AS VARCHAR)"
+
+#: queries with one kind of call; each is compared with the same text with casts in the calls' places
+QUERIES = [
+    # all kinds of types in a CTE that is read twice, through stars and by name
+    f"WITH a AS (SELECT *, {CALL} AS m FROM test_all_types(), t), b AS (FROM a WHERE m > '') SELECT *, 1 FROM b",
+    f"WITH a AS (SELECT NULL AS n, [] AS e, {{'k': NULL}} AS s, 1.5 AS d, {CALL} AS m FROM t) SELECT *, n, e, s FROM a",
+    f"WITH a AS (SELECT 'x'::ENUM('x', 'y') AS q, {CALL} AS m FROM t), b AS (SELECT q = 'x' AS same, m FROM a) FROM b",
+    # names: doubled, quoted, renamed by a list, of another case
+    f"WITH a AS (SELECT id, id, {CALL} AS id FROM t), b AS (SELECT * FROM a) SELECT * FROM b",
+    f'WITH "A ""b" AS (SELECT {CALL} AS "c d" FROM t), b AS (SELECT "C D" FROM "a ""B") FROM b',
+    f"WITH a(x, y) AS (SELECT id, {CALL} FROM t), b AS (SELECT y, x FROM a) SELECT * FROM b, a",
+    # CTEs without calls in front of, between and behind those with calls
+    f"WITH p AS (SELECT id, body FROM t), q AS (SELECT * FROM p), a AS (SELECT {CALL} AS m, id FROM q), "
+    "r AS (SELECT m || 'x' AS r FROM a), s AS (SELECT * FROM r) SELECT * FROM s, p",
+    f"WITH p AS (SELECT '\"' || body AS body FROM t), a AS (SELECT {CALL} AS m FROM p WHERE body <> '\"') FROM a",
+    # a name that is shadowed, and one that is a table outside
+    f"WITH t AS (SELECT body, 1 AS one FROM t), a AS (SELECT {CALL} AS m, one FROM t) SELECT * FROM a",
+    f"WITH a AS (SELECT {CALL} AS m FROM t) SELECT * FROM (WITH a AS (SELECT m AS k FROM a) SELECT * FROM a) AS i, a",
+    # a plain recursion, a value list, and a pivot that needs the rows
+    "WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r WHERE n < 3), "
+    f"a AS (SELECT {CALL} AS m, n FROM t, r) FROM a",
+    f"WITH v AS (VALUES (1, 'x')), a AS (SELECT {CALL} AS m, v.* FROM t, v), b AS (FROM a), c AS (FROM b) FROM c",
+    f"WITH g AS (PIVOT t ON id IN (1, 2) USING max(a) GROUP BY body), a AS (SELECT *, {CALL} AS m FROM g) FROM a",
+    # arms of set operations, three and more, some of them without calls
+    " UNION ALL ".join(f"SELECT id, {CALL} AS m FROM t WHERE id = {n}" for n in range(4)) + " UNION SELECT 1, 'x'",
+    f"WITH a AS (SELECT 1 AS k) SELECT k, {CALL} FROM a, t UNION SELECT 2.5, {CALL} FROM t "
+    f"UNION SELECT 3, {CALL} FROM t",
+    f"SELECT NULL AS n, {CALL} FROM t UNION ALL VALUES ('v', 'w') UNION ALL SELECT d, {CALL} FROM t ORDER BY 1",
+]
+
+ERRORS = [
+    (
+        f"WITH a AS (SELECT {CALL} AS m FROM t), b AS (SELECT nope FROM a), c AS (SELECT {CALL} AS k FROM b) FROM c",
+        "nope",
+    ),
+    (f"WITH a AS (SELECT {CALL} AS m FROM t) SELECT m FROM a WHERE nope = {CALL}", "nope"),
+    (f"WITH a AS (SELECT {CALL} AS m FROM t) SELECT m + {{'k': 1}} FROM a, t WHERE {CALL} > ''", "+"),
+    (f"SELECT {CALL} FROM t UNION SELECT {CALL} FROM t UNION SELECT {CALL}, nope FROM t", "nope"),
+    (f"SELECT id, {CALL} FROM t UNION SELECT 1, {CALL} FROM t AS x UNION SELECT x.id, {CALL} FROM t", "x.id"),
+]
+
+
+@pytest.mark.parametrize("query", QUERIES)
+def test_names_and_types_are_those_of_the_full_text(duck: Duck, bound: Any, query: str) -> None:
+    expected = duck.describe(query.replace(CALL, CAST))
+    found = bound(query).columns
+    assert [column.type for column in found] == [kind for _, kind in expected]
+    for column, (name, _) in zip(found, expected, strict=True):
+        assert column.name == name or "llm_" in column.name.lower()
+
+
+@pytest.mark.parametrize(("query", "place"), ERRORS)
+def test_errors_point_into_the_users_text(bound: Any, query: str, place: str) -> None:
+    with pytest.raises(BinderError) as caught:
+        bound(query)
+    span = caught.value.span
+    assert span is not None
+    assert query[span.start : span.end] == place
+    assert "__halo" not in caught.value.message
+
+
+class CountingDuck(Duck):
+    """Counts what it is asked."""
+
+    asked = 0
+
+    def describe(self, query: str, params: Any = None) -> Any:
+        self.asked += 1
+        return super().describe(query, params)
+
+
+@pytest.fixture
+def counting() -> Iterator[CountingDuck]:
+    duck = CountingDuck(duckdb.connect(":memory:"))
+    duck.execute("CREATE TABLE t (id INTEGER, body VARCHAR)")
+    yield duck
+    duck.close()
+
+
+def _asked(duck: CountingDuck, query: str) -> int:
+    before = duck.asked
+    bind(query, duck, Snapshot(BUILT_IN_MODELS, {}), Settings({"halo_default_model": "echo"}))
+    return duck.asked - before
+
+
+def _chain(ctes: int) -> str:
+    parts = ["q0 AS (FROM t)", *(f"q{n} AS (SELECT *, {CALL} AS m{n} FROM q{n - 1})" for n in range(1, ctes))]
+    return f"WITH {', '.join(parts)} FROM q{ctes - 1}"
+
+
+def test_a_chain_of_ctes_is_described_together(counting: CountingDuck) -> None:
+    assert _asked(counting, _chain(20)) < 8
+    assert _asked(counting, _chain(60)) < 12
+
+
+def test_arms_of_a_set_operation_are_described_together(counting: CountingDuck) -> None:
+    arms = [f"SELECT id, {CALL} FROM t" for _ in range(60)]
+    assert _asked(counting, " UNION ALL ".join(arms)) < 10
+
+
+def test_words_of_a_text_with_quotes_of_all_kinds() -> None:
+    assert words_of("""SELECT '"' || q0."a ""b" FROM q0 WHERE b = '"'""") >= {"q0", 'a "b', "b"}
+
+
+@pytest.mark.parametrize(
+    "text", ["PIVOT q ON a", "FROM (SUMMARIZE q)", "FROM query('FROM q')", "FROM query_table('q')"]
+)
+def test_what_looks_inside_a_relation_reads_no_stub(text: str) -> None:
+    assert not may_read_stubs(text)
+
+
+TYPED = [
+    "SELECT * FROM test_all_types()",
+    "SELECT NULL AS a, [] AS b, {'x': NULL} AS c, map() AS d, 1.5 AS e, 'x' AS f, 1 AS A",
+    "SELECT e, n, s FROM typed",
+    "(SELECT 1)",
+    "VALUES (1, 'x')",
+    "FROM t",
+    "PIVOT t ON id USING count(*)",
+    "SELECT nextval('s')",
+    "WITH x AS (SELECT 1) FROM x",
+]
+
+
+@pytest.mark.parametrize("query", TYPED)
+def test_the_quick_description_is_the_one_of_describe(query: str) -> None:
+    connection = duckdb.connect(":memory:")
+    connection.execute(
+        "CREATE TABLE t (id INTEGER); INSERT INTO t VALUES (1); CREATE SEQUENCE s; "
+        "CREATE TYPE mood AS ENUM ('a', 'b''c'); "
+        'CREATE TYPE num AS INTEGER; CREATE TABLE typed (e mood, n num, s STRUCT(a mood, "b c" num)[])'
+    )
+    duck = Duck(connection)
+    slow = [(row[0], duck.sql_type(row[1])) for row in duck.rows("DESCRIBE " + query)]
+    assert duck.describe(query) == slow
+    assert duck.rows("SELECT nextval('s')") == [(1,)]
+    duck.close()
+
+
+@pytest.mark.parametrize("query", ["SELECT nope FROM t", "SELECT 1 +", "FROM nix", "DROP TABLE t"])
+def test_what_cannot_be_described_is_refused_as_by_describe(query: str) -> None:
+    duck = Duck.connect(":memory:", False, {})
+    duck.execute("CREATE TABLE t (id INTEGER)")
+    try:
+        with pytest.raises(Error) as caught:
+            duck.describe(query)
+        with pytest.raises(Error) as slow:
+            duck.rows("DESCRIBE " + query)
+        assert caught.value.message == slow.value.message
+        assert duck.rows("SELECT count(*) FROM t") == [(0,)]
+    finally:
+        duck.close()
