@@ -155,7 +155,9 @@ def test_plain_statements_cost_nothing_more(con: Any) -> None:
         return rows(sql, params)
 
     duck.rows = counted
-    for number in range(50):
+    con.execute("SELECT m(1)").fetchall()  # the definitions are read
+    asked.clear()
+    for number in range(5):
         con.execute(f"SELECT {number} FROM t WHERE body <> 'x'").fetchall()
         con.execute("INSERT INTO t VALUES (2, 'b')")
     assert asked == []
