@@ -16,7 +16,7 @@ from typing import Any, ClassVar, NamedTuple
 import duckdb
 
 from halo_sql import errors
-from halo_sql.errors import Error, Span
+from halo_sql.errors import Error, Span, offset_of
 from halo_sql.ir.expr import quote
 from halo_sql.ir.types import SqlType
 
@@ -370,8 +370,10 @@ def convert_error(problem: Exception, sql: str | None = None) -> Error:
     cls = next((ours for theirs, ours in _CLASSES if isinstance(problem, theirs)), errors.DatabaseError)
     if message.startswith("{"):  # SET errors_as_json: the user wants the JSON
         return cls(message, kind=kind or None)
-    message, span = _position(message, sql)
-    return cls(message, kind=kind or None, sql=sql if span else None, span=span)
+    rest, span = _position(message, sql)
+    if span is None:
+        return cls(rest, kind=kind or None)
+    return cls(rest, kind=kind or None, sql=sql, span=span).drawn(message[len(rest) :].lstrip("\n"))
 
 
 def stream_error(text: str, sql: str | None = None) -> Error:
@@ -401,9 +403,12 @@ def _position(message: str, sql: str | None) -> tuple[str, Span | None]:
         offset = lines[number - 1].find(window)
         if offset < 0:
             return message, None
-        column = column - 3 + offset
+        column = offset_of(window, column - 3) + offset
+    else:
+        column = offset_of(shown, column)
     start = line_start + column
-    return message[: found.start()], Span(start, start + len(carets))
+    length = max(1, offset_of(lines[number - 1][column:], len(carets)))
+    return message[: found.start()], Span(start, start + length)
 
 
 def batches(reader: Any, sql: str | None = None) -> Iterator[Any]:
