@@ -14,6 +14,7 @@ from halo_sql.errors import CatalogError, Error, NotSupportedError, ParserError,
 from halo_sql.grammar.bind_query import QueryBinder
 from halo_sql.grammar.bind_write import bind_write, writes
 from halo_sql.grammar.binding import Binding, BoundQuery, CteContext, plain
+from halo_sql.grammar.blanking import for_sqlglot
 from halo_sql.grammar.calls import CallReader
 from halo_sql.grammar.constants import ConstantNeededError, needed_constant
 from halo_sql.grammar.expanded import Expanded
@@ -38,8 +39,8 @@ def bind(
     snapshot: Snapshot,
     settings: Settings,
     params: Any = None,
-    answer: Answer | None = None,
     expanded: Expanded | None = None,
+    answer: Answer | None = None,
 ) -> BoundStatement:
     """Bind a statement that holds LLM calls. Every error points into ``sql``.
 
@@ -102,10 +103,10 @@ def _named(column: Column, names: Sequence[tuple[str, str]]) -> Column:
 
 
 def _bind(
-    sql: str, origin: Callable[[Span], Span], duck: Duck, snapshot: Snapshot, settings: Settings, answers: bool
+    sql: str, place: Callable[[Span], Span], duck: Duck, snapshot: Snapshot, settings: Settings, answers: bool
 ) -> BoundStatement:
     try:
-        return _bind_text(sql, origin, duck, snapshot, settings, answers)
+        return _bind_text(sql, place, duck, snapshot, settings, answers)
     except RecursionError:
         raise NotSupportedError(
             "sub-queries with LLM calls are nested too deep",
@@ -114,7 +115,7 @@ def _bind(
 
 
 def _bind_text(
-    sql: str, origin: Callable[[Span], Span], duck: Duck, snapshot: Snapshot, settings: Settings, answers: bool
+    sql: str, place: Callable[[Span], Span], duck: Duck, snapshot: Snapshot, settings: Settings, answers: bool
 ) -> BoundStatement:
     lexed = lex(sql)
     if not lexed.tokens:
@@ -125,13 +126,13 @@ def _bind_text(
     is_write = writes(lexed)
     kind, query = ("write", (0, len(lexed.tokens))) if is_write else statement_query(lexed)
     span = lexed.span(*query)
-    source = Source(lexed, analyse(sql[span.start : span.end], span.start), lambda part: part)
+    source = Source(lexed, analyse(for_sqlglot(lexed, span.start, span.end), span.start), lambda part: part)
     reader = CallReader(duck, snapshot, settings)
 
     try:
         if is_write:
-            return bind_write(Binding(duck, source, reader.find(source), origin))
-        return _bind_calls(Binding(duck, source, reader.find(source), origin), kind, query, answers)
+            return bind_write(Binding(duck, source, reader.find(source), place))
+        return _bind_calls(Binding(duck, source, reader.find(source), place), kind, query, answers)
     except Error as problem:
         reader.explain(problem)
         raise

@@ -23,8 +23,8 @@ from halo_sql.grammar.source import Source
 from halo_sql.grammar.texts import FragmentText, alias, merged
 from halo_sql.ir.expr import Column, quote
 from halo_sql.ir.logical import Ask, CallText, CteScan, Demand, DemandPart, GoOn, InputRef
-from halo_sql.ir.prompt import Hole, LlmCall, ObjectHole, Prompt, Segment
-from halo_sql.ir.types import BOOLEAN, VARCHAR
+from halo_sql.ir.prompt import Hole, ItemsHole, LlmCall, ObjectHole, Prompt, Segment
+from halo_sql.ir.types import BOOLEAN, VARCHAR, VARCHAR_LIST
 from halo_sql.ir.walk import call_type, output_columns
 
 #: Functions of which every evaluation counts: a text with them cannot be run in rounds.
@@ -164,6 +164,7 @@ class DemandText:
 
     def _call(self, source: Source, site: CallSite, outer: tuple[DemandPart, ...]) -> CallText:
         """A call as a function of its guard and holes. ``outer`` is the guard of the call around it."""
+        site.check_value()
         guard = (*outer, *self._guard(source, site, bool(outer))) if self.guarded else ()
         arguments: list[tuple[DemandPart, ...]] = [guard] if guard else []
         columns = [self.binding.new_column("guard", BOOLEAN)] if guard else []
@@ -179,6 +180,11 @@ class DemandText:
                 arguments.append(expr)
                 fields.append((name, column.id))
             segments.append(ObjectHole(tuple(fields)) if piece.is_object else Hole(fields[0][1]))
+        if site.inputs:
+            column = self.binding.new_column("inputs", VARCHAR_LIST)
+            columns.append(column)
+            arguments.append(self._inputs(source, site, guard))
+            segments.append(ItemsHole(column.id, site.separator))
         index = self._ask(site, tuple(segments), tuple(columns), arguments, guard)
         return CallText(index, tuple(arguments))
 
@@ -195,6 +201,13 @@ class DemandText:
             whole = self._with_calls(item.source, (0, len(item.source.lexed.tokens)), item.calls, guard)
             found.append((item.name, _merge((before, *whole, after))))
         return found
+
+    def _inputs(self, source: Source, site: CallSite, guard: tuple[DemandPart, ...]) -> tuple[DemandPart, ...]:
+        """The list of a group's inputs. The guard says nothing about a single row: calls among them have their own."""
+        parts: list[DemandPart] = []
+        for part in site.inputs:
+            parts += [part] if isinstance(part, str) else self._with_calls(source, part, site.inner, ())
+        return _merge(parts)
 
     def _with_calls(
         self, source: Source, part: Range, calls: Sequence[CallSite], guard: tuple[DemandPart, ...]
@@ -253,6 +266,7 @@ class DemandText:
         )
         words = tuple(_folded(argument) for argument in arguments)
         rest = (site.kind, site.model.name, site.system, site.returns, site.sampling, site.on_error, site.cache)
+        rest = (*rest, site.fan_in, site.separator)  # type: ignore[assignment]
         key = (rest, site.priority, shape, words, bool(guard))
         rank, recursive = self.places.rank(site), self.places.is_recursive(site)
         known = self._known.get(key)
@@ -272,6 +286,7 @@ class DemandText:
             site.priority,
             columns[0].id if guard else None,
             " ".join(site.text.split())[:60],
+            site.fan_in,
             self.binding.place(site.origin()),
         )
         self._known[key] = len(self.asks)

@@ -96,8 +96,10 @@ class _Finder:
             self._group(start, end)
         index = first
         while index < end:
-            bracket = lexed.text(index) == "(" and lexed.is_opening(index)
-            index = lexed.partner[index] + 1 if bracket and self._group(index + 1, lexed.partner[index]) else index + 1
+            opens = lexed.is_opening(index) and lexed.text(index) == "("
+            if opens and self._group(index + 1, lexed.partner[index]):
+                index = lexed.partner[index]
+            index += 1
 
     def _group(self, first: int, end: int) -> bool:
         lexed = self.lexed

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from halo_sql.errors import Error, InterruptedQueryError, ParserError, Span
+from halo_sql.errors import Error, InterruptedQueryError, ParserError, ProgrammingError, Span
 from halo_sql.grammar.classify import Kind, classify, code_tokens
 from halo_sql.grammar.split import StatementText, split
+from halo_sql.grammar.statements.redact import redact
 from halo_sql.result import Result, detached
 
 _TRANSACTION = frozenset({"BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT"})
@@ -32,11 +33,11 @@ class Outcome:
     error: Error | None = None
 
 
-def units(pieces: Sequence[StatementText], kinds: Sequence[Kind], sql: str) -> list[Unit]:
+def units(pieces: Sequence[StatementText], kinds: Sequence[Kind], sql: str, params: object = None) -> list[Unit]:
     """A script's statements and batches in order.
 
     ParserError (a position in ``sql``) for batches in batches, BEGIN without END, END without BEGIN, and statements
-    that control transactions inside: nothing of the script has run then.
+    that control transactions inside, ProgrammingError for parameters of a batch: nothing of the script has run then.
     """
     found: list[Unit] = []
     begun: int | None = None
@@ -58,6 +59,12 @@ def units(pieces: Sequence[StatementText], kinds: Sequence[Kind], sql: str) -> l
             _check_member(piece, kind, sql)
     if begun is not None:
         raise _refused("BEGIN BATCH without END BATCH", pieces[begun], sql, "End it with END BATCH; in the same text.")
+    if params and found and found[-1].is_batch:
+        raise ProgrammingError(
+            "a batch takes no parameters",
+            kind="Invalid Input Error",
+            remedy="execute_batch([(sql, parameters), …]) gives each statement its own.",
+        )
     return found
 
 
@@ -110,10 +117,12 @@ def last(outcomes: Sequence[Outcome]) -> Result:
 
 
 def relocate(problem: Error, piece: StatementText, sql: str) -> Error:
-    """Positions inside one statement of a script become positions in the script."""
-    if problem.span is not None and problem.sql == piece.text and piece.text != sql:
-        problem.span = Span(problem.span.start + piece.start, problem.span.end + piece.start)
-        problem.sql = sql
+    """Make a position in a statement one in its script, whose secrets stay hidden; returns the error."""
+    if piece.text == sql:
+        return problem
+    hidden = redact(piece.text)
+    if problem.sql in (piece.text, hidden):
+        problem.moved(problem.sql, piece.start, redact(sql))
     return problem
 
 

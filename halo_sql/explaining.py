@@ -67,7 +67,7 @@ def text(
             return plain
         return plans[0] if len(plans) == 1 else _joined(plans, form)
     if stages is None:
-        result, profile = session.run_plan(sql, params, expanded)
+        result, profile = session.queries.run(sql, params, expanded)
     else:
         result = routing.run_staged(session, sql, *stages)
         last = session.last_profile()
@@ -84,8 +84,8 @@ def text(
 def _planned(
     session: Session, sql: str, params: object, form: str, sections: Sequence[str], expanded: Expanded | None
 ) -> str:
-    bound, snapshot = session.bind_with_catalog(sql, params, expanded)
-    optimized = session.optimize(bound, snapshot)
+    bound, snapshot = session.queries.bind(sql, params, expanded)
+    optimized = session.queries.optimize(bound, snapshot)
     return explain_sections.render(bound, optimized, form, sections, sql)
 
 

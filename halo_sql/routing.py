@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from halo_sql.errors import Error
+from halo_sql.errors import CatalogError, Error
 from halo_sql.grammar.classify import Kind, classify
 from halo_sql.grammar.split import StatementText
 from halo_sql.result import DuckResult, Result
@@ -34,7 +34,7 @@ def run(session: Session, sql: str, params: object, expanded: Expanded | None) -
     stages = staging.find(sql, params, expanded, session.duck)
     if stages is not None:
         return run_staged(session, sql, *stages)
-    return session.run_plan(sql, params, expanded)[0]
+    return session.queries.run(sql, params, expanded)[0]
 
 
 def run_plain(session: Session, sql: str, params: object) -> Result:
@@ -48,7 +48,11 @@ def run_plain(session: Session, sql: str, params: object) -> Result:
     except Error as problem:
         if session.stored.missed(problem) and (expanded := session.stored.expand(sql)) is not None:
             return run(session, sql, params, expanded)
-        raise
+        if not isinstance(problem, CatalogError):
+            raise
+        from halo_sql.statements import tool_by_name
+
+        raise tool_by_name(problem, session.catalog) or problem from None
     result = DuckResult(session.duck.connection)
     session.stored.note(sql)
     return result

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from halo_sql import batch, config, routing
+from halo_sql import batch, routing
 from halo_sql.batch import Outcome
-from halo_sql.call_log import CallLog, RunLog
+from halo_sql.call_log import CallLog
 from halo_sql.config import Settings
 from halo_sql.duck import Duck
 from halo_sql.errors import Error, ProgrammingError
@@ -19,21 +18,18 @@ from halo_sql.grammar.classify import Kind, classify
 from halo_sql.grammar.split import StatementText, split
 from halo_sql.metrics import NodeMetrics, Profile
 from halo_sql.prepared import Prepared
-from halo_sql.result import BatchResult, DuckResult, Result
+from halo_sql.queries import Queries
+from halo_sql.result import DuckResult, Result
 from halo_sql.runtime import Runtime
 from halo_sql.stored import Stored
 
 if TYPE_CHECKING:
-    from halo_sql.catalog.objects import ModelDef, Snapshot
     from halo_sql.engines.secret_store import SecretStore
-    from halo_sql.engines.store import ResponseStore, StoreStats
+    from halo_sql.engines.store import StoreStats
     from halo_sql.grammar.expanded import Expanded
-    from halo_sql.grammar.statements.nodes import Statement
     from halo_sql.ir.logical import BoundStatement
     from halo_sql.optimizer.optimize import Optimized
-    from halo_sql.running import QueryRun
 
-PROFILES_KEPT = 100
 LISTING = re.compile(r"\bhalo_\w+\s*\(", re.IGNORECASE)
 
 
@@ -49,22 +45,16 @@ class Session:
 
     duck      the DuckDB connection
     settings  the ``halo_`` settings
-    warnings  sentences for the user, drained by whoever shows them
-    calls     the latest LLM calls
     engine_infos  model name -> what its engine last said of itself; plans are made with it
     """
 
     def __init__(self, duck: Duck, settings: Settings, runtime: Runtime, stored: Stored | None = None) -> None:
         self.duck = duck
         self.settings = settings
-        self.warnings: list[str] = []
         self._runtime = runtime.acquire()
         self.engine_infos = runtime.infos
         self._catalog: Any = None
-        self._run: QueryRun | None = None
-        self._profiles: list[Profile] = []
-        self._count = 0
-        self.calls = CallLog()
+        self.queries = Queries(duck, settings, runtime, lambda: self.catalog.snapshot())
         self._closed = False
         self.stored = Stored(duck, runtime.stored_version) if stored is None else stored.duplicate(duck)
         self.prepared = Prepared(duck)
@@ -87,9 +77,19 @@ class Session:
         if self._closed:
             return
         self._closed = True
-        self._end_run()
+        self.queries.end()
         self.duck.close()
         self._runtime.release()
+
+    @property
+    def warnings(self) -> list[str]:
+        """Sentences for the user."""
+        return self.queries.warnings
+
+    @property
+    def calls(self) -> CallLog:
+        """The latest LLM calls."""
+        return self.queries.calls
 
     # --- statements ---
 
@@ -98,14 +98,14 @@ class Session:
 
         Returns when the first rows are ready, or when a statement without rows is done.
         """
-        self._end_run()
+        self.queries.end()
         pieces = split(sql)
         kinds = [classify(piece.text) for piece in pieces]
         if all(kind is Kind.PLAIN for kind in kinds) and not self.concerns(sql):
             self._prepare_listings(sql)
             return routing.run_plain(self, sql, params)
         result: Result | None = None
-        for unit in batch.units(pieces, kinds, sql):
+        for unit in batch.units(pieces, kinds, sql, params):
             if result is not None:
                 result.close()
             given = params if unit.end == len(pieces) else None
@@ -116,7 +116,7 @@ class Session:
             try:
                 result = self.execute_one(piece, kinds[unit.first], given)
             except Error as problem:
-                raise problem.moved(piece.text, piece.start, sql) from None
+                raise batch.relocate(problem, piece, sql) from None
         assert result is not None
         return result
 
@@ -138,7 +138,7 @@ class Session:
         if not rows:
             raise ProgrammingError("executemany needs at least one set of parameters")
         if classify(sql) is Kind.PLAIN and not self.concerns(sql):
-            self._end_run()
+            self.queries.end()
             self._prepare_listings(sql)
             with self.duck.converted(sql):
                 self.duck.connection.executemany(sql, [list(row) if isinstance(row, tuple) else row for row in rows])
@@ -169,12 +169,16 @@ class Session:
                 return routing.run_plain(self, sql, params)
             if expanded is not None:
                 return routing.run_written(self, sql, params, expanded)
+        from halo_sql import explaining, statements
+        from halo_sql.grammar.statements.nodes import Explain
         from halo_sql.grammar.statements.parse import parse_statement
 
-        if kind is Kind.HALO_SECRET and not self._is_own_secret(sql):
-            return self.execute_one(piece, Kind.PLAIN, params)
+        if kind is Kind.HALO_SECRET and not statements.drops_own_secret(sql, self.secrets):
+            return routing.run_plain(self, sql, params)
         statement = parse_statement(sql)
-        return self._run_statement(statement, sql, params)
+        if isinstance(statement, Explain):
+            return explaining.statement(self, statement, sql, params)
+        return statements.run(statement, self, sql, params)
 
     def concerns(self, sql: str) -> bool:
         """Whether a plain text may name a view, a macro or a prepared statement with LLM calls."""
@@ -182,27 +186,7 @@ class Session:
 
     def check(self, sql: str, expanded: Expanded | None) -> BoundStatement:
         """Bind a text; nothing is executed. Errors point into ``sql``."""
-        return self.bind_with_catalog(sql, None, expanded)[0]
-
-    def _is_own_secret(self, sql: str) -> bool:
-        """Whether a DROP SECRET names one of TYPE llm."""
-        from halo_sql.grammar.statements.nodes import DropSecret
-        from halo_sql.grammar.statements.parse import parse_statement
-
-        try:
-            statement = parse_statement(sql)
-        except Error:  # DuckDB says what is wrong
-            return False
-        return isinstance(statement, DropSecret) and self.secrets.find(statement.name) is not None
-
-    def _run_statement(self, statement: Statement, sql: str, params: object) -> Result:
-        """A statement of HaloSQL's own."""
-        from halo_sql import explaining, statements
-        from halo_sql.grammar.statements.nodes import Explain
-
-        if isinstance(statement, Explain):
-            return explaining.statement(self, statement, sql, params)
-        return statements.run(statement, self, sql)
+        return self.queries.bind(sql, None, expanded)[0]
 
     # --- LLM queries ---
 
@@ -222,154 +206,53 @@ class Session:
 
     def bind(self, sql: str, params: object = None) -> BoundStatement:
         """The logical plan of a statement with LLM calls, as written."""
-        return self.bind_with_catalog(sql, params)[0]
+        return self.queries.bind(sql, params)[0]
 
     def compile(self, sql: str, params: object = None, until: Stage = Stage.OPTIMIZE) -> BoundStatement | Optimized:
         """The plan of a statement with LLM calls after a stage; nothing is executed."""
-        bound, snapshot = self.bind_with_catalog(sql, params)
-        return bound if until is Stage.BIND else self.optimize(bound, snapshot)
-
-    def bind_with_catalog(
-        self, sql: str, params: object, expanded: Expanded | None = None, answers: bool = False
-    ) -> tuple[BoundStatement, Snapshot]:
-        """The logical plan, and the objects it was bound with."""
-        from halo_sql.grammar.bind import bind
-
-        snapshot = self.catalog.snapshot()
-        answer = self._constant if answers else None
-        return bind(sql, self.duck, snapshot, self.settings, params, answer, expanded), snapshot
-
-    def _constant(self, call: str, params: object) -> str:
-        """The answer of a call without columns as a SQL expression: the statement around it cannot be bound without."""
-        from halo_sql.ir.expr import literal
-
-        result, _ = self.run_plan(f"SELECT {call} AS value, typeof({call}) AS kind", params)
-        try:
-            value, kind = result.fetchall()[0]
-        finally:
-            result.close()
-        if isinstance(value, bool):
-            return str(value).upper()
-        return f"CAST({'NULL' if value is None else literal(str(value))} AS {kind})"
-
-    def optimize(self, bound: BoundStatement, snapshot: Snapshot) -> Optimized:
-        """The physical plan of a bound statement."""
-        from halo_sql.optimizer.optimize import optimize
-        from halo_sql.planning import called_models, optimizer_context
-
-        models = called_models(bound, snapshot)
-        context = optimizer_context(bound, self.duck, self.settings, models, self._runtime)
-        return optimize(bound.plan, bound.columns, context)
-
-    def run_plan(self, sql: str, params: object, expanded: Expanded | None = None) -> tuple[Result, Profile]:
-        """Plan and start a statement; its profile fills while it runs."""
-        from halo_sql.planning import called_models, check_secrets, is_sink, warm
-        from halo_sql.running import primed
-
-        began = time.perf_counter()
-        bound, snapshot = self.bind_with_catalog(sql, params, expanded, answers=True)
-        models = called_models(bound, snapshot)
-        check_secrets(models, self.secrets)
-        store = self._store()
-        self._runtime.begin(warm(self._runtime, models, store))
-        optimized = self.optimize(bound, snapshot)
-        profile = Profile(sql, optimized.dag, {node.id: NodeMetrics() for node in optimized.dag.nodes})
-        profile.number = self._count = self._count + 1
-        nodes = {id(counters): number for number, counters in profile.nodes.items()}
-        profile.log = RunLog(self.calls, profile.number, nodes, self.settings.flag("halo_trace_text"))
-        profile.planning_s = time.perf_counter() - began
-        self.warnings += bound.warnings
-        run = self._begin(optimized, models, profile)
-        batches = run.batches()
-        if is_sink(bound):
-            counted = list(batches)
-            changed = sum(batch.column(0)[0].as_py() for batch in counted if batch.num_rows)
-            self._run = None
-            return BatchResult(bound.columns, counted, rowcount=changed), profile
-        return BatchResult(bound.columns, primed(batches), run.close), profile
-
-    def _begin(self, optimized: Optimized, models: Mapping[str, ModelDef], profile: Profile) -> QueryRun:
-        from halo_sql.planning import start_run
-        from halo_sql.running import QueryRun
-
-        self._profiles = [*self._profiles[-PROFILES_KEPT + 1 :], profile]
-        store = self._store()
-        warned = 0 if store is None else len(store.warnings)
-
-        def start() -> Any:
-            return start_run(self.duck, self._runtime, optimized.dag, models, store, self.settings, profile)
-
-        run = QueryRun(self._runtime, self.duck, start, profile)
-        self._run = run
-        run.prefetch()
-        if store is not None:
-            self.warnings += store.warnings[warned:]
-        return run
-
-    def _store(self) -> ResponseStore | None:
-        path = config.store_path(self.settings)
-        return None if path is None else self._runtime.store(path)
-
-    def _end_run(self) -> None:
-        run, self._run = self._run, None
-        if run is not None:
-            run.close()
+        bound, snapshot = self.queries.bind(sql, params)
+        return bound if until is Stage.BIND else self.queries.optimize(bound, snapshot)
 
     def explain(self, sql: str, analyze: bool = False, format: str = "text", params: object = None) -> str:
         """The plan of a statement as text; with ``analyze`` it is run, and the plan shows what happened."""
         from halo_sql import explaining
 
         self._prepare_listings(sql)
-
-        self._end_run()
+        self.queries.end()
         return explaining.any_text(self, sql, analyze, format, params)
 
     # --- what else a connection offers ---
 
     def interrupt(self) -> None:
         """Cancel what runs, from any thread."""
-        run = self._run
-        if run is not None:
-            run.interrupt()
-        else:
-            self.duck.interrupt()
+        self.queries.interrupt()
 
     def progress(self) -> list[tuple[str, NodeMetrics]]:
         """Label and live counters of the LLM operators of the running query."""
-        run = self._run
-        if run is None:
-            return []
-        from halo_sql.ir.physical import calls_by
-
-        found = []
-        for node in run.profile.dag.nodes:
-            calls = calls_by(node.op)
-            if calls:
-                found.append((", ".join(call.label for call in calls), run.profile.nodes[node.id]))
-        return found
+        return self.queries.progress()
 
     def last_profile(self) -> Profile | None:
         """What the last LLM query did."""
-        return self._profiles[-1] if self._profiles else None
+        return self.queries.profiles[-1] if self.queries.profiles else None
 
     def profiles(self) -> list[Profile]:
         """What the latest LLM queries did, oldest first."""
-        return list(self._profiles)
+        return list(self.queries.profiles)
 
     def store_stats(self) -> StoreStats | None:
         """The response store as it is; None when it is off."""
-        store = self._store()
+        store = self.queries.store()
         return None if store is None else store.stats()
 
     def register(self, name: str, obj: object) -> None:
         """Make an Arrow or dataframe object a table of this connection."""
-        self._end_run()
+        self.queries.end()
         with self.duck.converted():
             self.duck.connection.register(name, obj)
 
     def unregister(self, name: str) -> None:
         """Undo ``register``."""
-        self._end_run()
+        self.queries.end()
         with self.duck.converted():
             self.duck.connection.unregister(name)
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from halo_sql.duck import Duck, batches
 from halo_sql.engines.protocol import Channel, ChannelSpec, Outcome
 from halo_sql.errors import EngineError, Error, InterruptedQueryError, OperationalError
-from halo_sql.ir.expr import Column
+from halo_sql.ir.expr import Column, ColumnId
 from halo_sql.ir.logical import DemandPart, Fragment, GoOn, InputRef
 from halo_sql.ir.physical import DemandExec, Input, PhysicalNode, batch_name
+from halo_sql.ir.prompt import Hole, Prompt
 from halo_sql.ir.walk import call_type
 from halo_sql.metrics import NodeMetrics
 from halo_sql.operators.asking import ENDING
@@ -21,7 +23,8 @@ from halo_sql.operators.context import Batches, RunContext
 from halo_sql.operators.convert import answer_form
 from halo_sql.operators.demand_lookup import Lookup, Lookups, carrier
 from halo_sql.operators.duck_fragment import fragment_sql
-from halo_sql.operators.llm_rows import call_failure
+from halo_sql.operators.folding import Folding
+from halo_sql.operators.llm_rows import answered, call_failure
 from halo_sql.operators.readahead import gather_all
 from halo_sql.operators.spool import Spool, fill, new_spool
 from halo_sql.operators.temp_table import drop_all, load
@@ -187,6 +190,10 @@ class _Asking:
 
         Raises the EngineError of the first failing prompt when its call says on_error 'fail'.
         """
+        folds = [lookup for lookup in missed if lookup.hole is not None]
+        for lookup, outcomes in zip(folds, await gather_all([self._fold(each) for each in folds]), strict=True):
+            lookup.learn(outcomes)
+        missed = [lookup for lookup in missed if lookup.hole is None]
         await gather_all([self._open(lookup) for lookup in missed])
         for lookup in missed:
             self._count(lookup)
@@ -202,6 +209,29 @@ class _Asking:
                 await self._came.wait()
             _raise_first(lookup, prompts, outcomes)
             lookup.learn(outcomes)
+
+    async def _fold(self, lookup: Lookup) -> dict[str, Outcome]:
+        """The answers of a call over groups, as ``llm_reduce`` gets them."""
+        import pyarrow as pa
+
+        self._count(lookup)
+        call, hole = lookup.ask.call, lookup.hole
+        assert hole is not None
+        prompts = list(lookup.missing)
+        groups = [lookup.groups[prompt] for prompt in prompts]
+        heads = pa.array([head for head, _ in groups], pa.string())
+        items = pa.array([values.to_pylist() for _, values in groups], pa.list_(pa.string()))
+        batch = pa.RecordBatch.from_arrays([heads, items], names=["c0", "c1"])
+        user = (Hole(ColumnId(0)), replace(hole, column=ColumnId(1)))
+        over = replace(call, prompt=Prompt(user, call.prompt.system), guard=None)
+        outcomes: dict[str, Outcome] = {}
+        rows = answered([over], False, len(prompts), _once(batch), self._metrics, self._ctx, Folding)
+        async with aclosing(rows) as pieces:  # type: ignore[type-var]
+            async for piece in pieces:
+                for row, text in enumerate(piece.texts[0]):
+                    failed = EngineError(piece.errors[0].get(row, "no answer"))
+                    outcomes[prompts[len(outcomes)]] = Outcome(error=failed) if text is None else Outcome(text)
+        return outcomes
 
     def _count(self, lookup: Lookup) -> None:
         """Rounds of one call; OperationalError past the limit."""
@@ -253,6 +283,10 @@ class _Asking:
     async def close(self) -> None:
         """Nothing more is wanted."""
         await asyncio.gather(*(channel.close() for channel in self._channels.values()))
+
+
+async def _once(batch: Any) -> AsyncGenerator[Any]:
+    yield batch
 
 
 def _raise_first(lookup: Lookup, prompts: Sequence[str], outcomes: dict[str, Outcome]) -> None:

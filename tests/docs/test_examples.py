@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -37,8 +38,18 @@ def test_example_has_a_plan(path: Path, database: str) -> None:
     with halo_sql.connect(database, config=config) as connection:
         for statement in statements:
             if "SELECT" in statement:
-                plan = connection.explain(statement.replace("EXPLAIN ANALYZE", "").rstrip(";"))
+                plan = connection.explain(re.sub(r"^EXPLAIN( ANALYZE)?", "", statement, flags=re.MULTILINE).rstrip(";"))
                 assert "LLM" in plan.upper()
             else:
                 connection.execute(statement)
     assert any("SELECT" in statement for statement in statements)
+
+
+@pytest.mark.parametrize("name", ["06_llm_reduce.sql", "07_llm_rank.sql"])
+def test_example_runs_with_echo(name: str, database: str) -> None:
+    config = {"halo_store": "off", "halo_default_model": "echo"}
+    rows = 0
+    with halo_sql.connect(database, config=config) as connection:
+        for statement in (EXAMPLES / name).read_text(encoding="utf-8").strip().split(";\n"):
+            rows += len(connection.execute(statement).fetchall())
+    assert rows > 5

@@ -1,0 +1,151 @@
+"""The statements with LLM calls of one session: from text to plan, from plan to rows, and what they did."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from halo_sql import config
+from halo_sql.call_log import CallLog, RunLog
+from halo_sql.config import Settings
+from halo_sql.duck import Duck
+from halo_sql.metrics import NodeMetrics, Profile
+from halo_sql.result import BatchResult, Result
+from halo_sql.runtime import Runtime
+
+if TYPE_CHECKING:
+    from halo_sql.catalog.objects import ModelDef, Snapshot
+    from halo_sql.engines.store import ResponseStore
+    from halo_sql.grammar.expanded import Expanded
+    from halo_sql.ir.logical import BoundStatement
+    from halo_sql.optimizer.optimize import Optimized
+    from halo_sql.running import QueryRun
+
+PROFILES_KEPT = 100
+
+
+class Queries:
+    """LLM queries of a session, one running at a time.
+
+    snapshot  gives the catalog as the connection sees it now
+    warnings  sentences for the user
+    calls     the latest LLM calls
+    profiles  what the latest queries did, oldest first
+    """
+
+    def __init__(self, duck: Duck, settings: Settings, runtime: Runtime, snapshot: Callable[[], Snapshot]) -> None:
+        self.calls = CallLog()
+        self.warnings: list[str] = []
+        self.profiles: list[Profile] = []
+        self._duck = duck
+        self._settings = settings
+        self._runtime = runtime
+        self._snapshot = snapshot
+        self._run: QueryRun | None = None
+        self._count = 0
+
+    def bind(
+        self, sql: str, params: object, expanded: Expanded | None = None, answers: bool = False
+    ) -> tuple[BoundStatement, Snapshot]:
+        """The logical plan as written, and the catalog it was bound against. ``answers``: a call whose answer DuckDB
+        needs to bind the statement may be made."""
+        from halo_sql.grammar.bind import bind
+
+        snapshot = self._snapshot()
+        answer = self._constant if answers else None
+        return bind(sql, self._duck, snapshot, self._settings, params, expanded, answer), snapshot
+
+    def _constant(self, call: str, params: object) -> str:
+        """The answer of a call without columns as a SQL expression."""
+        from halo_sql.grammar.values import constant
+
+        result, _ = self.run(f"SELECT CAST({call} AS VARCHAR) AS value, typeof({call}) AS kind", params)
+        try:
+            value, kind = result.fetchall()[0]
+        finally:
+            result.close()
+        return constant(kind, value)
+
+    def optimize(self, bound: BoundStatement, snapshot: Snapshot) -> Optimized:
+        """The physical plan."""
+        from halo_sql.optimizer.optimize import optimize
+        from halo_sql.planning import called_models, optimizer_context
+
+        models = called_models(bound, snapshot)
+        context = optimizer_context(bound, self._duck, self._settings, models, self._runtime)
+        return optimize(bound.plan, bound.columns, context)
+
+    def run(self, sql: str, params: object, expanded: Expanded | None = None) -> tuple[Result, Profile]:
+        """Plan and begin to run; returns when the first rows are there, or when what writes is done."""
+        from halo_sql.planning import called_models, check_secrets, is_sink, warm
+        from halo_sql.running import primed
+
+        began = time.perf_counter()
+        bound, snapshot = self.bind(sql, params, expanded, answers=True)
+        models = called_models(bound, snapshot)
+        check_secrets(models, self._runtime.secrets)
+        store = self.store()
+        self._runtime.begin(warm(self._runtime, models, store))
+        optimized = self.optimize(bound, snapshot)
+        profile = Profile(sql, optimized.dag, {node.id: NodeMetrics() for node in optimized.dag.nodes})
+        profile.number = self._count = self._count + 1
+        nodes = {id(counters): number for number, counters in profile.nodes.items()}
+        profile.log = RunLog(self.calls, profile.number, nodes, self._settings.flag("halo_trace_text"))
+        profile.planning_s = time.perf_counter() - began
+        self.warnings += bound.warnings
+        run = self._begin(optimized, models, profile)
+        batches = run.batches()
+        if is_sink(bound):
+            counted = list(batches)
+            changed = sum(batch.column(0)[0].as_py() for batch in counted if batch.num_rows)
+            self._run = None
+            return BatchResult(bound.columns, counted, rowcount=changed), profile
+        return BatchResult(bound.columns, primed(batches), run.close), profile
+
+    def _begin(self, optimized: Optimized, models: Mapping[str, ModelDef], profile: Profile) -> QueryRun:
+        from halo_sql.planning import start_run
+        from halo_sql.running import QueryRun
+
+        self.profiles = [*self.profiles[-PROFILES_KEPT + 1 :], profile]
+        store = self.store()
+        warned = 0 if store is None else len(store.warnings)
+
+        def start() -> Any:
+            return start_run(self._duck, self._runtime, optimized.dag, models, store, self._settings, profile)
+
+        run = QueryRun(self._runtime, self._duck, start, profile)
+        self._run = run
+        run.prefetch()
+        if store is not None:
+            self.warnings += store.warnings[warned:]
+        return run
+
+    def store(self) -> ResponseStore | None:
+        """The response store; None when it is off."""
+        path = config.store_path(self._settings)
+        return None if path is None else self._runtime.store(path)
+
+    def end(self) -> None:
+        """End what runs."""
+        run, self._run = self._run, None
+        if run is not None:
+            run.close()
+
+    def interrupt(self) -> None:
+        """Cancel what runs, from any thread."""
+        run = self._run
+        if run is not None:
+            run.interrupt()
+        else:
+            self._duck.interrupt()
+
+    def progress(self) -> list[tuple[str, NodeMetrics]]:
+        """Label and live counters of the LLM operators of the running query."""
+        from halo_sql.explain import llm_label
+
+        run = self._run
+        if run is None:
+            return []
+        labelled = [(llm_label(node), node) for node in run.profile.dag.nodes]
+        return [(label, run.profile.nodes[node.id]) for label, node in labelled if label]
