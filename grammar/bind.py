@@ -9,6 +9,7 @@ from typing import Any
 
 from halo_sql.catalog.objects import Snapshot
 from halo_sql.config import Settings
+from halo_sql.deep import deep
 from halo_sql.duck import Duck
 from halo_sql.errors import CatalogError, Error, NotSupportedError, ParserError, Span
 from halo_sql.grammar.bind_query import QueryBinder
@@ -105,13 +106,7 @@ def _named(column: Column, names: Sequence[tuple[str, str]]) -> Column:
 def _bind(
     sql: str, place: Callable[[Span], Span], duck: Duck, snapshot: Snapshot, settings: Settings, answers: bool
 ) -> BoundStatement:
-    try:
-        return _bind_text(sql, place, duck, snapshot, settings, answers)
-    except RecursionError:
-        raise NotSupportedError(
-            "sub-queries with LLM calls are nested too deep",
-            remedy="Use common table expressions, one below the other.",
-        ) from None
+    return deep(lambda: _bind_text(sql, place, duck, snapshot, settings, answers))
 
 
 def _bind_text(

@@ -151,6 +151,7 @@ class Binding:
             if problem.span is None and "DISTINCT aggregate" in problem.message:  # DuckDB does not say where
                 ordered = (call for call in self.calls if "DISTINCT" in call.shown.upper())
                 problem.span = next((call.origin() for call in ordered), None)
+                problem.remedy = problem.remedy or "Order by the input itself, or leave DISTINCT out."
             problem.sql = None
             raise
         self._described[spliced.text] = found

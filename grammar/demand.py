@@ -8,10 +8,10 @@ holes, and DuckDB itself says for which values it needs answers (``ir.logical.De
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from halo_sql.errors import Error, NotSupportedError
+from halo_sql.errors import BinderError, Error, NotSupportedError
 from halo_sql.grammar.binding import SHADOW_MARK, Binding, BoundQuery, CteContext, sample
 from halo_sql.grammar.block import Described, output_names, select_items
 from halo_sql.grammar.calls import CallSite, HoleSite
@@ -76,7 +76,14 @@ class DemandText:
             return None
         names = self._names(described)
         columns = tuple(self.binding.new_column(name, kind) for (name, _), (_, kind) in zip(names, found, strict=True))
-        return Demand(whole, columns, tuple(self.text.inputs), tuple(self.asks), pinned=self.is_pinned())
+        return Demand(
+            whole,
+            columns,
+            tuple(self.text.inputs),
+            tuple(self.asks),
+            pinned=self.is_pinned(),
+            unsteady=self.is_unsteady(),
+        )
 
     def cut(self) -> None:
         """Put functions in the places of the calls, relations in those of CTEs with calls."""
@@ -111,8 +118,25 @@ class DemandText:
         holes = (item for call in self.binding.calls_in(*self.part) for hole in call.holes() for item in hole.fields)
         return any(token.text.lower() in _MOMENT for item in holes for token in item.source.lexed.tokens)
 
+    def is_unsteady(self) -> bool:
+        """Whether running the text twice may show other rows or values."""
+        lexed, volatile = self.binding.lexed, self.binding.duck.volatile_functions()
+        if functions_in(self.binding.source, *self.part) & volatile:
+            return True
+        return any(lexed.word(index) in ("SAMPLE", "TABLESAMPLE") for index in range(*self.part))
+
     def _check(self) -> None:
         binding = self.binding
+        for site in self._all_sites(binding.calls_in(*self.part)):
+            for hole in site.holes():
+                for item in hole.fields:
+                    tokens = len(item.source.lexed.tokens)
+                    if functions_in(item.source, 0, tokens) & binding.duck.volatile_functions():
+                        raise BinderError(
+                            "a prompt in this place cannot hold a value that is another each time",
+                            span=item.source.origin(item.source.lexed.span(0, tokens)),
+                            remedy="Compute it in a table first, and read it from there.",
+                        )
         found = functions_in(binding.source, *self.part) & _COUNTING
         if found:
             call = binding.calls_in(*self.part)[0]
@@ -121,6 +145,11 @@ class DemandText:
                 span=call.origin(),
                 remedy="Compute the numbers in a statement of their own.",
             )
+
+    def _all_sites(self, sites: Sequence[CallSite]) -> Iterator[CallSite]:
+        for site in sites:
+            yield site
+            yield from self._all_sites(list(site.nested()))
 
     def columns(self, parts: Sequence[DemandPart]) -> Described | None:
         """Names and types of a query's text, stubs in the places of calls and inputs; None when DuckDB refuses it."""

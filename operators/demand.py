@@ -56,6 +56,7 @@ async def demand(node: PhysicalNode, inputs: list[Batches], ctx: RunContext) -> 
     statement = "".join(_flat(part, lookups, names) for part in op.write)
     query = "".join(_flat(part, lookups, names) for part in op.parts) if statement else text(op.parts)
     asking = _Asking(lookups, metrics, ctx)
+    before: list[set[str]] | None = None
     async with main.gate:
         whole = _Transaction(duck, bool(statement) or op.pinned)
         try:
@@ -72,6 +73,12 @@ async def demand(node: PhysicalNode, inputs: list[Batches], ctx: RunContext) -> 
                 if not missed:
                     break
                 result.close()
+                if op.unsteady and asking.is_fresh:
+                    prompts = [set(lookup.missing) for lookup in lookups.all]
+                    if before is None:
+                        before = prompts
+                        continue
+                    _check_settled(missed, before, prompts, lookups)
                 if statement:  # no transaction that will write stays open while models think
                     await main.call(whole.rollback, metrics)
                 await asking.ask(missed)
@@ -89,6 +96,26 @@ async def demand(node: PhysicalNode, inputs: list[Batches], ctx: RunContext) -> 
     for batch in result.batches():  # the connection is free for others
         yield batch
     result.close()
+
+
+def _check_settled(
+    missed: Sequence[Lookup], before: Sequence[set[str]], after: Sequence[set[str]], lookups: Lookups
+) -> None:
+    """OperationalError when two runs of the text ask different things."""
+    for lookup in missed:
+        place = lookups.all.index(lookup)
+        if before[place] != after[place]:
+            raise _unsettled(lookup)
+
+
+def _unsettled(lookup: Lookup) -> OperationalError:
+    call = lookup.ask.call
+    return OperationalError(
+        f"{call.label}: its prompts are others each time the query runs",
+        kind="Invalid Input Error",
+        span=call.span,
+        remedy="Compute what is random, or changes, in a table first, and call over that.",
+    )
 
 
 def _spelled(part: DemandPart, lookups: Lookups) -> str | InputRef:
@@ -185,6 +212,11 @@ class _Asking:
         self._came = asyncio.Event()
         self._rounds: dict[str, int] = {}
 
+    @property
+    def is_fresh(self) -> bool:
+        """Whether nothing has been asked yet."""
+        return not self._rounds
+
     async def ask(self, missed: Sequence[Lookup]) -> None:
         """Ask all prompts the calls missed, wait for the answers, hand them over.
 
@@ -246,12 +278,7 @@ class _Asking:
                     remedy="End it with a condition, or SET halo_max_recursion to more.",
                 )
         elif rounds > SETTLING_ROUNDS:
-            raise OperationalError(
-                f"{call.label}: its prompts are others each time the query runs",
-                kind="Invalid Input Error",
-                span=call.span,
-                remedy="Compute what is random, or changes, in a table first, and call over that.",
-            )
+            raise _unsettled(lookup)
 
     async def _open(self, lookup: Lookup) -> None:
         if lookup.name in self._channels:

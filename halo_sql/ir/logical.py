@@ -211,6 +211,7 @@ class Demand:
     write    the text of a statement that is run once every answer is there, and gives the rows instead
     pinned   the text's value depends on the moment: all rounds see one (they are one transaction)
     counts   what ``write`` gives is the number of rows it changed
+    unsteady the text holds something random: whether its prompts settle is seen before any is asked
     """
 
     parts: tuple[DemandPart, ...]
@@ -221,6 +222,7 @@ class Demand:
     write: tuple[DemandPart, ...] = ()
     pinned: bool = False
     counts: bool = False
+    unsteady: bool = False
 
 
 LogicalPlan = (

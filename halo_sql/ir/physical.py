@@ -117,6 +117,7 @@ class DemandExec:
     columns  its output
     write    statement run at the end in its place
     pinned   all rounds are one transaction
+    unsteady two rounds come before the first call, which must miss the same
     """
 
     parts: tuple[DemandPart, ...]
@@ -125,6 +126,7 @@ class DemandExec:
     label: str = "Demand"
     write: tuple[DemandPart, ...] = ()
     pinned: bool = False
+    unsteady: bool = False
 
 
 @dataclass(frozen=True, slots=True)
