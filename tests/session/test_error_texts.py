@@ -10,7 +10,7 @@ import pytest
 
 import halo_sql
 from halo_sql import errors
-from halo_sql.duck import convert_error
+from halo_sql.duck_errors import convert_error
 from halo_sql.errors import Span, caret, offset_of, width
 
 SETUP = """
