@@ -28,7 +28,8 @@ TESTS = sorted((ROOT / "tests").rglob("*.py")) + sorted((ROOT / "benchmarks").rg
 #: The only files that may import these packages, each with its reason.
 NAMED_FILES = {
     "duckdb": {
-        "halo_sql/duck.py", "halo_sql/duck_errors.py": "the adapter",
+        "halo_sql/duck.py": "the adapter",
+        "halo_sql/duck_errors.py": "its exceptions",
         "halo_sql/result.py": "reads DuckDB's results and converts batches through it",
     },
     "sqlglot": {"grammar/syntax.py": "the syntax tree of a query with calls"},
