@@ -21,7 +21,13 @@ def statement(session: Session, node: Explain, sql: str, params: object) -> Resu
     """EXPLAIN [ANALYZE]: one row, the plan as text."""
     inner = node.statement
     if classify(inner) is not Kind.LLM:
-        session.duck.execute(("EXPLAIN ANALYZE " if node.analyze else "EXPLAIN ") + inner, params)
+        prefix = f"EXPLAIN ({'ANALYZE, ' * node.analyze}FORMAT {node.format}) "
+        try:
+            session.duck.execute(prefix + inner, params)
+        except Error as problem:
+            if problem.span is not None:
+                problem.moved(problem.sql or "", node.start - len(prefix), sql)
+            raise
         return DuckResult(session.duck.connection)
     from halo_sql.statements import text_result
 
