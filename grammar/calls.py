@@ -17,7 +17,7 @@ from halo_sql.grammar.resolve import Resolver
 from halo_sql.grammar.signatures import SIGNATURES
 from halo_sql.grammar.skeleton import Range, identifier
 from halo_sql.grammar.source import Source, expression_source, read_literal
-from halo_sql.grammar.template import HoleText, parse_template
+from halo_sql.grammar.template import HoleText, Star, parse_template
 from halo_sql.grammar.tool_calls import check_object_call
 from halo_sql.ir.prompt import Sampling
 from halo_sql.ir.types import SqlType
@@ -38,11 +38,15 @@ class HoleField:
 
 @dataclass(frozen=True, slots=True)
 class HoleSite:
-    """A hole: one field inserted as text, or an object of fields (``star``: of all columns in scope)."""
+    """A hole: one field inserted as text, or an object of fields (``star``: of columns in scope).
+
+    where  in the statement
+    """
 
     fields: tuple[HoleField, ...]
     is_object: bool = False
-    star: bool = False
+    star: Star | None = None
+    where: Span | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +260,7 @@ class CallReader:
 
     def _hole(self, hole: HoleText, origin: Any) -> HoleSite:
         if hole.star:
-            return HoleSite((), is_object=True, star=True)
+            return HoleSite((), is_object=True, star=hole.star, where=origin(hole.span))
         fields = []
         for text, offset in hole.exprs:
 

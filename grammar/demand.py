@@ -223,8 +223,9 @@ class DemandText:
         """The names and texts of a hole's expressions, cast to VARCHAR."""
         before, after = ("CAST(to_json(", "\n) AS VARCHAR)") if hole.is_object else ("CAST((", "\n) AS VARCHAR)")
         if hole.star:
-            names = self.places.star(site)
-            return [(name, (f"{before}{quote(name)}{after}",)) for name in names]
+            table = f"{quote(hole.star.table)}." if hole.star.table else ""
+            names = self.places.star(site, hole.star.text)
+            return [(name, (f"{before}{table}{quote(name)}{after}",)) for name in names]
         found = []
         for item in hole.fields:
             whole = self._with_calls(item.source, (0, len(item.source.lexed.tokens)), item.calls, guard)

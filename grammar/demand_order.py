@@ -185,8 +185,8 @@ class Places:
 
     # --- {{ * }}
 
-    def star(self, site: CallSite) -> list[str]:
-        """The columns in scope of a call, by name."""
+    def star(self, site: CallSite, text: str) -> list[str]:
+        """The columns that a star (``*``, ``t.*``) stands for in scope of a call, by name."""
         lexed = self.binding.lexed
         opening = lexed.parent[self._outer[id(site)].first]
         while opening >= self.part[0] and not (lexed.text(opening) == "(" and starts_query(lexed, opening + 1)):
@@ -199,13 +199,13 @@ class Places:
         names: list[str] = []
         if clause is not None:
             try:
-                shadow = [plain("SELECT * FROM "), *self.binding.shadow(*clause)]
+                shadow = [plain(f"SELECT {text} FROM "), *self.binding.shadow(*clause)]
                 names = [name for name, _ in self.binding.describe(shadow, self.context)]
             except Error:
                 names = []
         if not names or len({name.lower() for name in names}) < len(names):
             raise NotSupportedError(
-                "{{ * }} is not available in this place",
+                f"{{{{ {text} }}}} is not available in this place",
                 span=site.origin(),
                 remedy="Name the columns: {{ a, b }}.",
             )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
 from halo_sql.duck import Duck
-from halo_sql.errors import Error, Span
+from halo_sql.errors import Error, NotSupportedError, Span
 from halo_sql.grammar.calls import CALL_KINDS
 from halo_sql.grammar.names import Scope
 from halo_sql.grammar.skeleton import starts_query
@@ -118,6 +118,24 @@ def grouping(source: Source, first: int, end: int, duck: Duck) -> str:
     return found
 
 
+#: Words that are functions without brackets, unless a column or an alias has the name.
+_VALUE_FUNCTIONS = frozenset(
+    [
+        *("current_catalog", "current_date", "current_role", "current_schema", "current_time", "current_timestamp"),
+        *("current_user", "localtime", "localtimestamp", "session_user", "user"),
+    ]
+)
+
+
+def _refuse_hidden_functions(source: Source, first: int, end: int, names: Collection[str]) -> None:
+    """NotSupportedError when a name in reach is spelled like a function: only DuckDB knows which of them is meant."""
+    lexed = source.lexed
+    for index in range(first, end):
+        word = lexed.word(index).lower()
+        if word in _VALUE_FUNCTIONS and word in names and lexed.text(index + 1) != "(" and lexed.text(index - 1) != ".":
+            raise NotSupportedError(f'"{word}" is a function and a column here', remedy=f'Write "{word}" in quotes.')
+
+
 def resolved(
     source: Source,
     first: int,
@@ -136,6 +154,9 @@ def resolved(
     names = source.syntax.columns_in(span.start, span.end)
     if names is None:
         return None
+    if any(column.name.lower() in _VALUE_FUNCTIONS for column in scope.columns()) or _VALUE_FUNCTIONS & aliases.keys():
+        reach = {column.name.lower() for column in scope.columns()} | aliases.keys()
+        _refuse_hidden_functions(source, first, end, reach)
     inside = [call for call in calls if first <= call.first and call.end <= end]
     volatile = row_wise_breaks = False
     cuts: list[tuple[int, int, Sequence[str | ColumnRef]]] = [

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from halo_sql.errors import BinderError, Error, NotSupportedError
+from halo_sql.errors import Error, NotSupportedError
 from halo_sql.grammar.binding import Binding
 from halo_sql.grammar.calls import CallSite, HoleField, HoleSite
 from halo_sql.grammar.expressions import aggregates, grouping, resolved, typed, verbatim
@@ -14,6 +14,7 @@ from halo_sql.grammar.guards import Term, bound_names, guard_terms
 from halo_sql.grammar.names import Scope
 from halo_sql.grammar.skeleton import starts_query
 from halo_sql.grammar.source import Source
+from halo_sql.grammar.stars import starred, unique
 from halo_sql.ir.expr import Column, ColumnId, ColumnRef, SqlExpr, column_expr, join_text, quote
 from halo_sql.ir.logical import LlmFilter, LlmMap, LogicalPlan, Project
 from halo_sql.ir.prompt import Hole, LlmCall, ObjectHole, Prompt, Segment
@@ -241,15 +242,20 @@ class Hoister:
 
     def _segment(self, site: CallSite, hole: HoleSite, guard: SqlExpr | None, layer: _Layer) -> Segment:
         if hole.star:
-            columns = self.scope.star() or ()
-            if not columns:
-                raise BinderError("{{ * }} needs a FROM clause", span=site.origin(), remedy="Name the values.")
+            columns = starred(self.scope, hole)
+            names = unique([column.name for column in columns])
             return ObjectHole(
-                tuple((column.name, self._json(layer, column.name, column_expr(column))) for column in columns)
+                tuple(
+                    (name, self._json(layer, name, column_expr(column)))
+                    for name, column in zip(names, columns, strict=True)
+                )
             )
         fields = [(item.name, _reached(self._field(site, item), guard)) for item in hole.fields]
         if hole.is_object:
-            return ObjectHole(tuple((name, self._json(layer, name, expr)) for name, expr in fields))
+            names = unique([name for name, _ in fields])
+            return ObjectHole(
+                tuple((name, self._json(layer, name, expr)) for name, (_, expr) in zip(names, fields, strict=True))
+            )
         name, expr = fields[0]
         single = expr.as_column()
         if single is not None and self._types.get(single) == VARCHAR:

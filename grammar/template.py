@@ -7,6 +7,23 @@ from dataclasses import dataclass
 
 from halo_sql.errors import BinderError, ParserError, Span
 from halo_sql.grammar.lex import Lexed, lex
+from halo_sql.grammar.skeleton import identifier
+
+_NOWHERE = Span(0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Star:
+    """``*``, ``t.*``, each also with ``EXCLUDE (a, b)``.
+
+    text     as written
+    table    the table's name; '': all tables
+    without  lower-case names of the columns left out
+    """
+
+    text: str = "*"
+    table: str = ""
+    without: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,16 +31,23 @@ class HoleText:
     """A hole as written.
 
     exprs   its expressions with their offsets in the template (one: a plain hole; several: an object hole)
-    star    ``{{ * }}``
+    star    ``{{ * }}``, ``{{ t.* }}``
+    span    the hole in the template, its braces included
     """
 
     exprs: tuple[tuple[str, int], ...]
-    star: bool = False
+    star: Star | None = None
+    span: Span = _NOWHERE
 
 
 Piece = str | HoleText
 MAX_HOLES = 1000
-_TABLE_STAR = re.compile(r'(\w+|"[^"]+")\s*\.\s*\*')
+#: what hides brackets and braces: quotes, E'…' with its escapes, dollar quotes, comments
+_OPAQUE = re.compile(
+    r"""[eE]'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|"(?:[^"]|"")*"|\$(?P<tag>(?:[A-Za-z_]\w*)?)\$.*?\$(?P=tag)\$"""
+    r"""|--[^\n]*|/\*.*?\*/""",
+    re.DOTALL,
+)
 
 
 def parse_template(text: str) -> tuple[Piece, ...]:
@@ -73,12 +97,13 @@ def _closing(text: str, start: int) -> int:
     depth, at = 0, start
     while at < len(text):
         character = text[at]
-        if character in "'\"":
-            end = text.find(character, at + 1)
-            if end < 0:
+        if character in "'\"$-/eE":
+            opaque = _OPAQUE.match(text, at)
+            if opaque is not None and not (character in "$eE" and at > start and _in_word(text[at - 1])):
+                at = opaque.end()
+                continue
+            if character in "'\"":
                 return text.find("}}", start)  # an odd quote: the plain reading
-            at = end + 1
-            continue
         if character in "([{":
             depth += 1
         elif character in ")]":
@@ -91,17 +116,15 @@ def _closing(text: str, start: int) -> int:
     return text.find("}}", start)
 
 
+def _in_word(character: str) -> bool:
+    return character.isalnum() or character in "_$"
+
+
 def _hole(text: str, start: int, end: int) -> HoleText:
     inner = text[start:end]
     if not inner.strip():
         raise BinderError(
             "a hole of the prompt is empty", span=Span(start - 2, end + 2), remedy="Name a column: {{ column }}."
-        )
-    if inner.strip() == "*":
-        return HoleText((), star=True)
-    if _TABLE_STAR.fullmatch(inner.strip()):
-        raise BinderError(
-            f"a hole cannot hold {inner.strip()}", span=Span(start - 2, end + 2), remedy="Use {{ * }}, or name columns."
         )
     try:
         lexed: Lexed = lex(inner)
@@ -110,8 +133,18 @@ def _hole(text: str, start: int, end: int) -> HoleText:
             problem.span = Span(problem.span.start + start, problem.span.end + start)
         problem.sql = None
         raise
+    star = _star(lexed, 0, len(lexed.tokens))
+    if star is not None:
+        return HoleText((), star, Span(start - 2, end + 2))
     exprs = []
     for first, stop in lexed.split(0, len(lexed.tokens)):
+        if _star(lexed, first, stop) is not None:
+            span = lexed.span(first, stop)
+            raise BinderError(
+                f"{lexed.slice(first, stop)} stands beside other fields of a hole",
+                span=Span(start + span.start, start + span.end),
+                remedy=f"Give it a hole of its own, {{{{ {lexed.slice(first, stop)} }}}}, or name the columns.",
+            )
         span = lexed.span(first, stop)
         if first == stop:
             raise BinderError(
@@ -120,4 +153,23 @@ def _hole(text: str, start: int, end: int) -> HoleText:
                 remedy="Remove the comma.",
             )
         exprs.append((inner[span.start : span.end], start + span.start))
-    return HoleText(tuple(exprs))
+    return HoleText(tuple(exprs), None, Span(start - 2, end + 2))
+
+
+def _star(lexed: Lexed, first: int, end: int) -> Star | None:
+    """The star that a token range is; None when it is an expression."""
+    at, table = first, ""
+    if at + 2 < end + 1 and lexed.text(at + 1) == "." and lexed.text(at + 2) == "*":
+        table, at = identifier(lexed.text(at)), at + 2
+    if at >= end or lexed.text(at) != "*":
+        return None
+    without: list[str] = []
+    if at + 1 < end:
+        if lexed.word(at + 1) not in ("EXCLUDE", "EXCEPT"):
+            return None
+        names = (at + 3, lexed.partner[at + 2]) if lexed.text(at + 2) == "(" else (at + 2, end)
+        pieces = lexed.items(*names)
+        if any(stop != start + 1 for start, stop in pieces):
+            return None
+        without = [identifier(lexed.text(start)).lower() for start, _ in pieces]
+    return Star(lexed.slice(first, end), table, tuple(without))

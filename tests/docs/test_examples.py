@@ -1,8 +1,10 @@
-"""The examples bind and plan against their tables (make demo runs them with a real model)."""
+"""The examples have a plan and run on their tables with the echo model (make demo runs the first with a real one).
+
+An answer that does not fit its type is not a failure here: echo answers with the prompt.
+"""
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -31,25 +33,19 @@ def test_tables_hold_real_text(database: str) -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_example_has_a_plan(path: Path, database: str) -> None:
-    assert FILES
+def test_example_has_a_plan_and_runs(path: Path, database: str) -> None:
     config = {"halo_store": "off", "halo_default_model": "echo", "halo_default_embedding_model": "echo"}
-    statements = path.read_text(encoding="utf-8").strip().split(";\n")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    statements = "\n".join(line for line in lines if not line.startswith("--")).strip().split(";\n")
+    asking = [statement for statement in statements if "LLM_" in statement]
+    assert asking
     with halo_sql.connect(database, config=config) as connection:
         for statement in statements:
-            if "SELECT" in statement:
-                plan = connection.explain(re.sub(r"^EXPLAIN( ANALYZE)?", "", statement, flags=re.MULTILINE).rstrip(";"))
+            if statement in asking:
+                plan = connection.explain(statement.replace("EXPLAIN ANALYZE", "").rstrip(";"))
                 assert "LLM" in plan.upper()
-            else:
-                connection.execute(statement)
-    assert any("SELECT" in statement for statement in statements)
-
-
-@pytest.mark.parametrize("name", ["06_llm_reduce.sql", "07_llm_rank.sql"])
-def test_example_runs_with_echo(name: str, database: str) -> None:
-    config = {"halo_store": "off", "halo_default_model": "echo"}
-    rows = 0
-    with halo_sql.connect(database, config=config) as connection:
-        for statement in (EXAMPLES / name).read_text(encoding="utf-8").strip().split(";\n"):
-            rows += len(connection.execute(statement).fetchall())
-    assert rows > 5
+            try:
+                connection.execute(statement).fetchall()
+            except halo_sql.EngineError as problem:  # echo's answers are no labels
+                if problem.code != "invalid_output":
+                    raise

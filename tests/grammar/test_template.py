@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from halo_sql.errors import Error, Span
 from halo_sql.grammar.source import read_literal
-from halo_sql.grammar.template import MAX_HOLES, HoleText, parse_template
+from halo_sql.grammar.template import MAX_HOLES, HoleText, Star, parse_template
 
 TEMPLATES: dict[str, list[str | list[str]]] = {
     "": [],
@@ -28,6 +28,16 @@ TEMPLATES: dict[str, list[str | list[str]]] = {
     "{{ LLM_MAP('{{ a }}') }}": [["LLM_MAP('{{ a }}')"]],
     "{{ [x for x in l][1] }}": [["[x for x in l][1]"]],
     "é {{ ü }}": ["é ", ["ü"]],
+    "{{ $$}}$$ || a }}": [["$$}}$$ || a"]],
+    "{{ $q$ }} $$ $q$ }} b": [["$q$ }} $$ $q$"], " b"],
+    "{{ a$b }} {{ $1 }}": [["a$b"], " ", ["$1"]],
+    "{{ a /* }} */ }}": [["a"]],
+    "{{ a -- }}\n}}": [["a"]],
+    "{{ a -- b }}": [["a"]],
+    r"{{ E'\'}}' }}": [[r"E'\'}}'"]],
+    "{{ 'it''s }}' }}": [["'it''s }}'"]],
+    "{{ ['}}', '{{'][1] }}": [["['}}', '{{'][1]"]],
+    "{{ a['k'] }}{{ b::DATE }}": [["a['k']"], ["b::DATE"]],
 }
 
 
@@ -40,8 +50,25 @@ def test_pieces(text: str, pieces: list[str | list[str]]) -> None:
             assert text[offset : offset + len(expr)] == expr
 
 
-def test_a_star_hole() -> None:
-    assert parse_template("a {{ * }}") == ("a ", HoleText((), star=True))
+STARS = {
+    "*": Star(),
+    "t.*": Star("t.*", "t"),
+    '"A b" . *': Star('"A b" . *', "A b"),
+    "* EXCLUDE (a, B)": Star("* EXCLUDE (a, B)", "", ("a", "b")),
+    "t.* EXCLUDE a": Star("t.* EXCLUDE a", "t", ("a",)),
+}
+
+
+@pytest.mark.parametrize(("text", "star"), STARS.items())
+def test_star_holes(text: str, star: Star) -> None:
+    assert parse_template(f"a {{{{ {text} }}}}") == ("a ", HoleText((), star, Span(2, len(text) + 8)))
+
+
+@pytest.mark.parametrize("text", ["a * b", "count(*)", "* REPLACE (1 AS a)", "* EXCLUDE (a.b)"])
+def test_what_is_no_star_is_an_expression(text: str) -> None:
+    (hole,) = parse_template(f"{{{{ {text} }}}}")
+    assert isinstance(hole, HoleText)
+    assert [expr for expr, _ in hole.exprs] == [text]
 
 
 @given(st.lists(st.tuples(st.text(st.characters(exclude_characters="{}"), max_size=8), st.sampled_from("abc"))))
@@ -77,7 +104,7 @@ def test_any_text_is_a_template_or_an_error_inside_it(text: str) -> None:
         ("a {{  }}", "a hole of the prompt is empty", Span(2, 8)),
         ("a {{ b,, c }}", "a hole of the prompt has an empty field", Span(2, 13)),
         ("a {{ (b }}", '"(" is never closed', Span(5, 6)),
-        ("a {{ t.* }}", "a hole cannot hold t.*", Span(2, 11)),
+        ("a {{ b, t.* }}", "t.* stands beside other fields of a hole", Span(8, 11)),
     ],
 )
 def test_malformed_holes_are_shown(text: str, message: str, span: Span) -> None:

@@ -1,6 +1,6 @@
 -- LLM_RANK: the rows that a criterion fits best.
 --
---   halo .venv/demo.duckdb -f examples/07_llm_rank.sql
+--   halo .venv/demo.duckdb -f examples/09_llm_rank.sql
 --
 -- The tables are made by examples/load_tables.py. With HALO_DEFAULT_MODEL=echo rows are ranked by the last number in
 -- the criterion: what the orders below mean can be read without a model.

@@ -1,6 +1,6 @@
 -- LLM_REDUCE: one answer per group.
 --
---   halo .venv/demo.duckdb -f examples/06_llm_reduce.sql
+--   halo .venv/demo.duckdb -f examples/08_llm_reduce.sql
 --
 -- The tables are made by examples/load_tables.py. With HALO_DEFAULT_MODEL=echo every answer is the message that a
 -- model would get: the prompt, a blank line, the inputs of the group, one per line.
