@@ -77,7 +77,7 @@ class Stored:
         """Whether a text may name a view or macro with LLM calls."""
         if self._seen != self._shared[0]:
             self._seen, self._read, self._fresh = self._shared[0], False, False
-        if not self._read and not (_QUERY.match(sql) and ";" not in sql):
+        if not self._read and not (_QUERY.match(sql) and ";" not in sql.rstrip("; \t\r\n")):
             self.read()
         if not self._names:
             return False

@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -46,14 +47,34 @@ def last_counts(output: str) -> tuple[int, int]:
     return int(found[-1][0]), int(found[-1][1])
 
 
+def failures(output: str) -> dict[str, str]:
+    """File -> what the runner says of it."""
+    lines = (line.split(maxsplit=2) for line in output.splitlines() if line.startswith("FAIL "))
+    return {words[1]: words[2] for words in lines}
+
+
 @pytest.mark.timeout(SECONDS)
 @pytest.mark.parametrize("part", [""] if IN_CI else SAMPLE_FOLDERS)
 def test_duckdbs_own_files(part: str) -> None:
+    """What this version of DuckDB passes (the files are of a commit beside its release), HaloSQL passes."""
     folder = SHARED / "conformance/duckdb/test/sql" / part
     output = run_tool(SHARED / "tools/sqllogic.py", "--engine", "halo", folder)
-    passed, failed = last_counts(output)
-    assert failed == 0, output[-3000:]
-    assert passed > 0
+    found = failures(output)
+    assert last_counts(output)[1] == len(found)
+    assert last_counts(output)[0] > len(found)
+    if found:
+        found = {file: why for file, why in found.items() if file in plain_passes(found)}
+    assert not found, found
+
+
+def plain_passes(files: Iterable[str]) -> set[str]:
+    """Those of the files that plain DuckDB passes."""
+    passed = set()
+    for file in files:
+        output = run_tool(SHARED / "tools/sqllogic.py", "--engine", "duckdb", file)
+        if last_counts(output) == (1, 0):
+            passed.add(file)
+    return passed
 
 
 @pytest.mark.timeout(SECONDS)
