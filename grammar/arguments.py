@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,13 +35,25 @@ class Arguments:
         return self.options[name][1] if name in self.options else None
 
 
-def read_arguments(duck: Duck, source: Source, signature: Signature, first: int, closing: int) -> Arguments:
-    """The arguments of the call whose name is token ``first``; BinderError that points to the one that is wrong."""
+def read_arguments(
+    duck: Duck,
+    source: Source,
+    signature: Signature,
+    first: int,
+    closing: int,
+    pieces: Sequence[Range] | None = None,
+) -> Arguments:
+    """The arguments of the call whose name is token ``first``; BinderError that points to the one that is wrong.
+
+    ``pieces``: the prompt and the options, where more stands between the brackets.
+    """
+    if pieces is None:
+        pieces = [] if closing == first + 2 else source.lexed.split(first + 2, closing)
     lexed, operator = source.lexed, source.lexed.word(first)
     prompt: Range | None = None
     options: dict[str, tuple[Any, Span]] = {}
     positional = 0
-    for start, end in [] if closing == first + 2 else lexed.split(first + 2, closing):
+    for start, end in pieces:
         if start == end:
             raise BinderError(
                 f"{operator}: an argument is missing",

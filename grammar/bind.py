@@ -8,11 +8,13 @@ from typing import Any
 
 from halo_sql.catalog.objects import Snapshot
 from halo_sql.config import Settings
+from halo_sql.deep import deep
 from halo_sql.duck import Duck
 from halo_sql.errors import CatalogError, Error, NotSupportedError, ParserError, Span
 from halo_sql.grammar.bind_query import QueryBinder
 from halo_sql.grammar.bind_write import bind_write, writes
 from halo_sql.grammar.binding import Binding, BoundQuery, CteContext, plain
+from halo_sql.grammar.blanking import for_sqlglot
 from halo_sql.grammar.calls import CallReader
 from halo_sql.grammar.constants import ConstantNeededError, needed_constant
 from halo_sql.grammar.expanded import Expanded
@@ -101,13 +103,7 @@ def _named(column: Column, names: Sequence[tuple[str, str]]) -> Column:
 def _bind(
     sql: str, place: Callable[[Span], Span], duck: Duck, snapshot: Snapshot, settings: Settings, answers: bool
 ) -> BoundStatement:
-    try:
-        return _bind_text(sql, place, duck, snapshot, settings, answers)
-    except RecursionError:
-        raise NotSupportedError(
-            "sub-queries with LLM calls are nested too deep",
-            remedy="Use common table expressions, one below the other.",
-        ) from None
+    return deep(lambda: _bind_text(sql, place, duck, snapshot, settings, answers))
 
 
 def _bind_text(
@@ -122,7 +118,7 @@ def _bind_text(
     is_write = writes(lexed)
     kind, query = ("write", (0, len(lexed.tokens))) if is_write else statement_query(lexed)
     span = lexed.span(*query)
-    source = Source(lexed, analyse(sql[span.start : span.end], span.start), lambda part: part)
+    source = Source(lexed, analyse(for_sqlglot(lexed, span.start, span.end), span.start), lambda part: part)
     reader = CallReader(duck, snapshot, settings)
 
     try:

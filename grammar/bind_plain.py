@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from halo_sql.grammar.bind_rank import ranked_first, top_k
 from halo_sql.grammar.binding import BoundQuery
-from halo_sql.grammar.block import Block, Described, has_grouping, lift, resolve
+from halo_sql.grammar.block import Block, Described, has_grouping, lift, reads_waiting, resolve
 from halo_sql.grammar.expressions import typed
 from halo_sql.grammar.skeleton import Range, identifier
 from halo_sql.ir.expr import SqlExpr, column_expr
@@ -38,7 +39,11 @@ def bind_plain(block: Block, described: Described) -> BoundQuery | None:
     """The plan of a plain block; None when one of its expressions can only be evaluated as text."""
     binding, hoister, select = block.binding, block.hoister, block.select
     sort_keys = _sort_keys(block)
+    ranked = ranked_first(block, sort_keys)
+    direction = sort_keys.pop(0)[1] if ranked is not None else ""
     outputs = _outputs(block)
+    if ranked is not None:
+        reads_waiting(block, (ranked.first, ranked.end), [ranked], take=True)
     for part, _ in sort_keys:
         lift(block, part)
     if outputs is None or len(outputs) != len(described):
@@ -56,11 +61,13 @@ def bind_plain(block: Block, described: Described) -> BoundQuery | None:
         return None
     exprs = [replace(expr, type=kind) for expr, (_, kind) in zip(checked, described, strict=False)]
     keys = [replace(key, expr=expr) for key, expr in zip(keys, checked[len(exprs) :], strict=True)]
-    plan: LogicalPlan = hoister.plan
-    if keys:
-        plan = Sort(plan, tuple(keys))
     count, offset = _number(block, "LIMIT"), _number(block, "OFFSET")
-    if count is not None or offset:
+    plan: LogicalPlan = hoister.plan
+    if ranked is not None:
+        plan = top_k(block, ranked, direction, keys, count, offset or 0)
+    elif keys:
+        plan = Sort(plan, tuple(keys))
+    if ranked is None and (count is not None or offset):
         plan = Limit(plan, count, offset or 0)
     columns = tuple(binding.new_column(name, kind) for name, kind in described)
     return BoundQuery(Project(plan, tuple(zip(columns, exprs, strict=True))), columns, "ORDER" in select.clauses)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from halo_sql.grammar.bind_from import Relations, bind_from, bind_relations, is_whole
+from halo_sql.grammar.bind_groups import bind_groups, has_reduce
 from halo_sql.grammar.bind_plain import bind_plain, is_plain
 from halo_sql.grammar.bind_tail import bind_tail
 from halo_sql.grammar.bind_where import bind_where
@@ -39,6 +40,8 @@ def bind_select(
     block = Block(binding, select, context, items, bound_from, hoister, subqueries)
     learn_aliases(block)
     bind_where(block, relations.moved)
+    if has_reduce(block):
+        return bind_groups(block, described)
     bound = bind_plain(block, described) if is_plain(block) else None
     return bound or _tail(block, described)
 

@@ -15,12 +15,14 @@ from halo_sql.grammar.grouped import call_text
 from halo_sql.grammar.hoist import Hoister
 from halo_sql.grammar.names import Scope
 from halo_sql.grammar.skeleton import Range, Select, identifier
+from halo_sql.grammar.source import Source
 from halo_sql.grammar.texts import FragmentText, Part, alias, by_id, hidden
-from halo_sql.ir.expr import Column, column_expr, quote
+from halo_sql.ir.expr import Column, ColumnId, column_expr, quote
 from halo_sql.ir.logical import LogicalPlan, Project
 from halo_sql.ir.walk import output_columns
 
 CALLS_TABLE = "__halo_calls"
+_GROUPED = ("GROUP", "HAVING", "SAMPLE")
 
 
 def bind_tail(block: Block, described: Described) -> BoundQuery:
@@ -35,14 +37,14 @@ def bind_tail(block: Block, described: Described) -> BoundQuery:
     ]
     for call in calls:
         text.cut(call.span, call_text(block, call, hidden(hoister.output_of(call))))
-    extra = {hoister.output_of(call) for call in calls}
+    extra = {hoister.output_of(call) for call in calls} | _put_stand_ins(block, select.range, text)
     shown = [column for column in output_columns(hoister.plan) if column.id in extra]
     shown += [column for column in hoister.scope.merged.values() if column not in shown]
     _put_subqueries(block, select.range, text)
-    source = _source(text, hoister, shown)
+    source = source_text(text, hoister, shown)
     _hide_extras(binding, select, hoister.scope, shown, text)
     _rewrite_names(block, described, text)
-    parts = _block_parts(binding, select, text, source)
+    parts = _block_parts(binding, block.grouped or select, text, source, block.grouped is not None)
     prefix = binding.cte_prefix(" ".join(piece for piece in parts if isinstance(piece, str)), block.context)
     columns = tuple(binding.new_column(name, kind) for name, kind in described)
     label = _label(binding, select)
@@ -58,9 +60,10 @@ def filter_by_text(block: Block, condition: Range) -> LogicalPlan:
     calls = [call for call in row_calls(block, condition) if id(call) in hoister.outputs]
     for call in calls:
         text.cut(call.span, hidden(hoister.output_of(call)))
+    _put_stand_ins(block, condition, text)
     _put_subqueries(block, condition, text)
-    source = _source(text, hoister, kept)
-    _cut_names(block, lexed.span(*condition), text)
+    source = source_text(text, hoister, kept)
+    cut_names(block, lexed.span(*condition), text, binding.source)
     span = lexed.span(*condition)
     items = ", ".join(hidden(column.id) for column in kept)
     parts: list[Part] = [f"SELECT {items} FROM ", *source, " WHERE ("]
@@ -78,13 +81,21 @@ def _where(block: Block, calls: Sequence[CallSite]) -> Span | None:
     return block.binding.lexed.span(*block.subqueries[0][0]) if block.subqueries else None
 
 
+def _put_stand_ins(block: Block, part: Range, text: FragmentText) -> set[ColumnId]:
+    """Columns in the places of what they stand for; which ones."""
+    inside = [one for one in block.stand_ins if part[0] <= one.first and one.end <= part[1]]
+    for one in inside:
+        text.cut(one.span, hidden(one.column))
+    return {one.column for one in inside}
+
+
 def _put_subqueries(block: Block, part: Range, text: FragmentText) -> None:
     for inner, query in block.subqueries:
         if part[0] <= inner[0] and inner[1] <= part[1]:
             text.cut(block.binding.lexed.span(*inner), text.query(query))
 
 
-def _source(text: FragmentText, hoister: Hoister, shown: Sequence[Column]) -> list[Part]:
+def source_text(text: FragmentText, hoister: Hoister, shown: Sequence[Column]) -> list[Part]:
     """The FROM text: the scope's tables rebuilt over the plan, and a table of the call columns beside them.
 
     A single table holds the call columns too; several are put together again row by row.
@@ -148,11 +159,21 @@ def _rewrite_names(block: Block, described: Described, text: FragmentText) -> No
     """Names that the rebuilt tables would not have, outside FROM; a bare SELECT item keeps its name."""
     lexed, clauses = block.binding.lexed, block.select.clauses
     span = lexed.span(*block.select.range)
-    removed = [lexed.span(*clauses[clause]) for clause in ("FROM", "WHERE") if clause in clauses]
+    written = (block.grouped or block.select).clauses
+    gone = ("FROM", "WHERE") if block.grouped is None else ("FROM", "WHERE", *_GROUPED)
+    removed = [lexed.span(*written[clause]) for clause in gone if clause in written]
     outputs = {name.lower() for name, _ in described}
     whole = {lexed.span(*item.range).start: lexed.span(*item.range).end for item in block.items if not item.alias}
     keys = {lexed.tokens[first].start for first, _ in lexed.items(*clauses["ORDER"])} if "ORDER" in clauses else set()
-    _cut_names(block, span, text, removed, whole, {start for start in keys if _named_at(block, start) in outputs})
+    cut_names(
+        block,
+        span,
+        text,
+        block.binding.source,
+        removed,
+        whole,
+        {start for start in keys if _named_at(block, start) in outputs},
+    )
 
 
 def _named_at(block: Block, start: int) -> str:
@@ -168,20 +189,21 @@ def _named_at(block: Block, start: int) -> str:
     return identifier(lexed.text(index)).lower() if bare else ""
 
 
-def _cut_names(
+def cut_names(
     block: Block,
     span: Span,
     text: FragmentText,
+    source: Source,
     removed: Sequence[Span] = (),
     items: Mapping[int, int] = MappingProxyType({}),
     kept: Set[int] = frozenset(),
 ) -> None:
-    """Write out USING columns, whole rows, and tables behind their schema.
+    """Write out USING columns, whole rows, and tables behind their schema, in a span of ``source``.
 
     removed  spans without names to change; items: start -> end of SELECT items; kept: starts of names to leave
     """
     scope = block.hoister.scope
-    for parts in block.binding.source.syntax.columns_within(span.start, span.end):
+    for parts in source.syntax.columns_within(span.start, span.end):
         start, end, name = parts[0].start, parts[-1].end, parts[0].name
         if start in kept or any(part.start <= start < part.end for part in removed):
             continue
@@ -199,13 +221,21 @@ def _cut_names(
             text.cut(Span(start, end), f"struct_pack({fields}){named}")
 
 
-def _block_parts(binding: Binding, select: Select, text: FragmentText, source: Sequence[Part]) -> list[Part]:
-    """The block's text with FROM replaced and WHERE removed."""
+def _block_parts(
+    binding: Binding, select: Select, text: FragmentText, source: Sequence[Part], grouped: bool
+) -> list[Part]:
+    """The block's text with FROM replaced and WHERE removed; ``grouped``: GROUP BY, HAVING and SAMPLE, too."""
     lexed = binding.lexed
     span = lexed.span(*select.range)
     clauses = select.clauses
     if "WHERE" in clauses:
         text.cut(lexed.span(clauses["WHERE"][0] - 1, clauses["WHERE"][1]), "")
+    for clause in _GROUPED if grouped else ():
+        if clause in clauses:
+            first, end = clauses[clause]
+            whole = lexed.span(first - (1 if clause == "HAVING" else 2), end)
+            text.cuts = [cut for cut in text.cuts if not _within(cut[0], whole)]
+            text.cut(whole, "")
     if "FROM" in clauses:
         text.cuts = [cut for cut in text.cuts if not _within(cut[0], lexed.span(*clauses["FROM"]))]
         text.cut(lexed.span(*clauses["FROM"]), *source)

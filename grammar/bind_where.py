@@ -20,7 +20,7 @@ def bind_where(block: Block, moved: Sequence[Range]) -> None:
     opened run with FROM."""
     clause = block.select.clauses.get("WHERE")
     binding, hoister = block.binding, block.hoister
-    conditions: list[Range] = [*moved, *(_conjuncts(block, clause) if clause is not None else ())]
+    conditions: list[Range] = [*moved, *(conjuncts(block, clause) if clause is not None else ())]
     own: list[Range] = []
     opened: list[tuple[Range, SqlExpr | None]] = []
     for condition in conditions:
@@ -46,7 +46,8 @@ def bind_where(block: Block, moved: Sequence[Range]) -> None:
             _llm_condition(block, condition)
 
 
-def _conjuncts(block: Block, part: Range) -> list[Range]:
+def conjuncts(block: Block, part: Range) -> list[Range]:
+    """The operands of a chain of AND, brackets around it taken off."""
     lexed = block.binding.lexed
     first, end = part
     while lexed.text(first) == "(" and lexed.partner[first] == end - 1 and not starts_query(lexed, first + 1):
@@ -56,7 +57,7 @@ def _conjuncts(block: Block, part: Range) -> list[Range]:
     pieces = split_words(lexed, first, end, "AND")
     if len(pieces) == 1:
         return [(first, end)]
-    return [conjunct for piece in pieces for conjunct in _conjuncts(block, piece)]
+    return [conjunct for piece in pieces for conjunct in conjuncts(block, piece)]
 
 
 def _whole_filter(block: Block, condition: Range) -> list[CallSite]:

@@ -100,6 +100,7 @@ def bind_write(binding: Binding) -> BoundStatement:
         text.pieces(*text.part),
         text.is_pinned(),
         parts.returning[0] == parts.returning[1],
+        text.is_unsteady(),
     )
     return BoundStatement(demand, columns, False, tuple(binding.warnings))
 

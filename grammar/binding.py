@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from halo_sql.duck import Duck
 from halo_sql.errors import Error, InterruptedQueryError, Span
-from halo_sql.grammar.calls import CallSite
+from halo_sql.grammar.calls import CallSite, HoleField
 from halo_sql.grammar.skeleton import Cte
 from halo_sql.grammar.source import Source
 from halo_sql.grammar.splice import Piece, Spliced, assemble, pieces_of
@@ -148,6 +148,10 @@ class Binding:
         except Error as problem:
             if problem.span is not None and problem.sql == spliced.text:
                 problem.span = spliced.origin(problem.span)
+            if problem.span is None and "DISTINCT aggregate" in problem.message:  # DuckDB does not say where
+                ordered = (call for call in self.calls if "DISTINCT" in call.shown.upper())
+                problem.span = next((call.origin() for call in ordered), None)
+                problem.remedy = problem.remedy or "Order by the input itself, or leave DISTINCT out."
             problem.sql = None
             raise
         self._described[spliced.text] = found
@@ -251,19 +255,44 @@ def shadow_of(call: CallSite) -> list[Piece]:
     if call.on_error == "struct":
         wanted = f"{{'value': {wanted}, 'error': CAST(NULL AS VARCHAR)}}"
     fields = [item for hole in call.holes() for item in hole.fields]
+    if call.inputs:
+        return _shadow_of_group(call, fields, wanted)
     if not fields:
         return [Piece(f"(CASE WHEN {SHADOW_MARK} IS NULL THEN {wanted} ELSE {wanted} END)", where)]
+    pieces = [Piece(f"(CASE WHEN {SHADOW_MARK} IS NULL", where), *_shadow_of_fields(fields, where)]
+    pieces.append(Piece(f" THEN {wanted} ELSE {wanted} END)", where))
+    return pieces
+
+
+def _shadow_of_group(call: CallSite, fields: Sequence[HoleField], wanted: str) -> list[Piece]:
+    """The same for LLM_REDUCE: its inputs are bound as an aggregate."""
+    where = call.origin()
     pieces = [Piece(f"(CASE WHEN {SHADOW_MARK} IS NULL OR (", where)]
-    for position, item in enumerate(fields):
-        if position:
-            pieces.append(Piece(" OR (", where))
+    lexed = call.source.lexed
+    inner = [(nested.span, shadow_of(nested)) for nested in call.inner]
+    for part in call.inputs:
+        if isinstance(part, str):
+            pieces.append(Piece(part, where))
+            continue
+        span = lexed.span(*part)
+        for piece in pieces_of(lexed.sql, span.start, span.end, inner):
+            nested_piece = any(piece in shadow for _, shadow in inner)
+            pieces += [piece] if nested_piece else _traced(piece, call.source.origin)
+    pieces += [Piece("\n) IS NULL", where), *_shadow_of_fields(fields, where)]
+    pieces.append(Piece(f" THEN {wanted} ELSE {wanted} END)", where))
+    return pieces
+
+
+def _shadow_of_fields(fields: Sequence[HoleField], where: Span) -> list[Piece]:
+    pieces: list[Piece] = []
+    for item in fields:
+        pieces.append(Piece(" OR (", where))
         inner = [(nested.span, shadow_of(nested)) for nested in item.calls]
         for piece in pieces_of(item.source.sql, 0, len(item.source.sql), inner):
             nested_piece = any(piece in shadow for _, shadow in inner)
             pieces += [piece] if nested_piece else _traced(piece, item.source.origin)
         size = len(item.source.sql)
         pieces.append(Piece("\n) IS NULL", item.source.origin(Span(max(0, size - 1), size))))
-    pieces.append(Piece(f" THEN {wanted} ELSE {wanted} END)", where))
     return pieces
 
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from halo_sql.errors import Error, Span
 from halo_sql.grammar.bind_from import BoundFrom
 from halo_sql.grammar.binding import SHADOW_MARK, Binding, BoundQuery, CteContext
 from halo_sql.grammar.calls import CallSite
-from halo_sql.grammar.expressions import grouping, resolved
+from halo_sql.grammar.expressions import Placed, grouping, resolved
 from halo_sql.grammar.hoist import Hoister
 from halo_sql.grammar.skeleton import Range, Select, identifier
 from halo_sql.grammar.source import Source
+from halo_sql.grammar.splice import Piece, assemble, pieces_of
 from halo_sql.grammar.syntax import Name
-from halo_sql.ir.expr import SqlExpr
+from halo_sql.ir.expr import ColumnId, SqlExpr
 from halo_sql.ir.types import SqlType
 
 Described = Sequence[tuple[str, SqlType]]
@@ -28,12 +30,24 @@ class Item:
     star: str | None = None  # '' for *, 't' for t.*
 
 
+@dataclass(frozen=True, slots=True)
+class StandIn:
+    """A token range of the block that is a column of its plan by now: an aggregate, a group key, an answer."""
+
+    first: int
+    end: int
+    span: Span
+    column: ColumnId
+
+
 @dataclass(slots=True)
 class Block:
     """A SELECT block on its way to a plan.
 
     subqueries  those with LLM calls outside FROM, by token range (brackets included)
     waiting     lower-case alias -> item with calls that no expression has asked for yet
+    stand_ins   parts that are columns already, in order of position
+    grouped     the block as written, when its groups are computed and ``select`` is what is left
     """
 
     binding: Binding
@@ -44,6 +58,8 @@ class Block:
     hoister: Hoister
     subqueries: list[tuple[Range, BoundQuery]]
     waiting: dict[str, Item] = field(default_factory=dict)
+    stand_ins: tuple[StandIn, ...] = ()
+    grouped: Select | None = None
 
 
 def select_items(binding: Binding, select: Select) -> list[Item]:
@@ -75,10 +91,21 @@ def output_names(binding: Binding, items: Sequence[Item], described: Described) 
     marked = [index for index, (name, _) in enumerate(described) if SHADOW_MARK in name]
     names = list(described)
     pairs = list(zip(marked, unnamed, strict=False))
-    found = binding.duck.expression_names([binding.lexed.slice(*item.range) for _, item in pairs])
+    texts = [_as_duckdb(binding, item.range) for _, item in pairs]
+    try:
+        found = binding.duck.expression_names(texts)
+    except Error:
+        found = texts  # OVER w: the window is no part of the item
     for (index, _), name in zip(pairs, found, strict=True):
         names[index] = (name, described[index][1])
     return names
+
+
+def _as_duckdb(binding: Binding, part: Range) -> str:
+    """The text of a range with calls spelled as DuckDB's parser takes them."""
+    span = binding.lexed.span(*part)
+    calls = [(call.span, [Piece(call.shown, call.span)]) for call in binding.calls_in(*part) if call.shown]
+    return assemble(pieces_of(binding.lexed.sql, span.start, span.end, calls)).text
 
 
 def learn_aliases(block: Block) -> None:
@@ -107,7 +134,11 @@ def learn_aliases(block: Block) -> None:
 
 def lift(block: Block, part: Range) -> None:
     """Lift the calls of a range, and before them those of the aliases it reads."""
-    calls = row_calls(block, part)
+    lift_calls(block, part, row_calls(block, part))
+
+
+def lift_calls(block: Block, part: Range, calls: Sequence[CallSite]) -> None:
+    """The same for some of its calls."""
     reads_waiting(block, part, calls, take=True)
     block.hoister.lift(calls, lambda _: part)
 
@@ -153,12 +184,14 @@ def _is_column(block: Block, name: str) -> bool:
 def resolve(block: Block, part: Range, aliases: dict[str, SqlExpr] | None = None) -> SqlExpr | None:
     """A range as an expression over column ids; None when it can only be evaluated as text."""
     binding, hoister = block.binding, block.hoister
+    inside: list[Placed] = [*row_calls(block, part)]
+    inside += [one for one in block.stand_ins if part[0] <= one.first and one.end <= part[1]]
     return resolved(
         binding.source,
         *part,
         hoister.scope,
-        binding.calls_in(*part),
-        hoister.output_of,
+        inside,
+        lambda site: site.column if isinstance(site, StandIn) else hoister.output_of(site),
         hoister.aliases if aliases is None else aliases,
         binding.duck,
     )
@@ -166,7 +199,13 @@ def resolve(block: Block, part: Range, aliases: dict[str, SqlExpr] | None = None
 
 def has_grouping(block: Block, part: Range) -> bool:
     """Whether a range holds an aggregate or window function, or UNNEST, of this block."""
-    return bool(grouping(block.binding.source, *part, block.binding.duck))
+    at = part[0]
+    for one in block.stand_ins:
+        if part[0] <= one.first and one.end <= part[1]:
+            if grouping(block.binding.source, at, one.first, block.binding.duck):
+                return True
+            at = one.end
+    return bool(grouping(block.binding.source, at, part[1], block.binding.duck))
 
 
 def row_calls(block: Block, part: Range) -> list[CallSite]:
@@ -175,4 +214,5 @@ def row_calls(block: Block, part: Range) -> list[CallSite]:
         call
         for call in block.binding.calls_in(*part)
         if not any(inner[0] <= call.first < inner[1] for inner, _ in block.subqueries)
+        and not any(one.first <= call.first < one.end for one in block.stand_ins)
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from halo_sql.catalog.objects import ModelDef, Snapshot
@@ -11,10 +11,11 @@ from halo_sql.config import Settings
 from halo_sql.duck import Duck
 from halo_sql.errors import BinderError, Error, NotSupportedError, Span, did_you_mean
 from halo_sql.grammar.arguments import read_arguments
+from halo_sql.grammar.group_inputs import GroupInputs, ListText, read_group_inputs
 from halo_sql.grammar.operators_table import OPERATORS
 from halo_sql.grammar.resolve import Resolver
 from halo_sql.grammar.signatures import SIGNATURES
-from halo_sql.grammar.skeleton import identifier
+from halo_sql.grammar.skeleton import Range, identifier
 from halo_sql.grammar.source import Source, expression_source, read_literal
 from halo_sql.grammar.template import HoleText, Star, parse_template
 from halo_sql.grammar.tool_calls import check_object_call
@@ -52,8 +53,12 @@ class HoleSite:
 class CallSite:
     """A call as written, its options resolved against the catalog and the settings.
 
-    first, end  token range in its source, from the name to behind the closing bracket
+    first, end  token range in its source, from the name to behind the closing bracket (LLM_REDUCE: and its clauses)
     pieces      the user message: static texts and holes
+    inputs      LLM_REDUCE: the list of the group's inputs, a VARCHAR[] as text and token ranges of the source
+    inner       the calls among these inputs
+    separator   what stands between them
+    shown       the call as DuckDB would write it; '' when that is its text
     """
 
     source: Source
@@ -69,6 +74,12 @@ class CallSite:
     cache: bool
     priority: int
     labels: tuple[str, ...] = ()
+    fan_in: int = 0
+    method: str = ""
+    inputs: ListText = ()
+    inner: tuple[CallSite, ...] = ()
+    separator: str = "\n"
+    shown: str = ""
 
     @property
     def span(self) -> Span:
@@ -84,13 +95,23 @@ class CallSite:
         """The call in the statement."""
         return self.source.origin(self.span)
 
+    def check_value(self) -> None:
+        """BinderError for a call that gives an order and no value: it stands where a value is wanted."""
+        if self.method == "tournament":
+            raise BinderError(
+                "method => 'tournament' gives an order and no value: LLM_RANK must be the first key of ORDER BY, alone",
+                span=self.origin(),
+                remedy="Leave method out, or order by it in a sub-query without aggregates, windows and DISTINCT.",
+            )
+
     def holes(self) -> Iterator[HoleSite]:
         """Its holes, in order."""
         return (piece for piece in self.pieces if isinstance(piece, HoleSite))
 
     def nested(self) -> Iterator[CallSite]:
-        """The calls inside its holes."""
-        return (call for hole in self.holes() for field in hole.fields for call in field.calls)
+        """The calls inside its holes and inputs."""
+        yield from self.inner
+        yield from (call for hole in self.holes() for field in hole.fields for call in field.calls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +126,11 @@ class CallReader:
     settings: Settings
     names: dict[Span, str] = field(default_factory=dict)
 
-    def find(self, source: Source) -> tuple[CallSite, ...]:
-        """The calls of a text that are not inside another call's brackets, in order of position."""
-        lexed, found, index = source.lexed, [], 0
-        while index < len(lexed.tokens):
+    def find(self, source: Source, part: Range | None = None) -> tuple[CallSite, ...]:
+        """The calls of a text (of a token range) that are not inside another call's brackets, in order of position."""
+        lexed, found = source.lexed, list[CallSite]()
+        index, end = part or (0, len(lexed.tokens))
+        while index < end:
             word = lexed.word(index)
             if (word in CALL_KINDS or word in OTHER_OPERATORS) and lexed.text(index + 1) == "(":
                 if lexed.text(index - 1) == ".":
@@ -131,13 +153,15 @@ class CallReader:
                     if problem.span is None:
                         problem.span = source.origin(lexed.span(index, closing + 1))
                     raise
-                index = closing + 1
+                index = found[-1].end
             else:
                 index += 1
         return tuple(found)
 
     def _read(self, source: Source, first: int, closing: int) -> CallSite:
         lexed, operator = source.lexed, source.lexed.word(first)
+        if operator == "LLM_REDUCE":
+            return self._read_reduce(source, first, closing)
         follower = lexed.word(closing + 1)
         if follower in ("OVER", "FILTER") and lexed.text(closing + 2) == "(":
             raise BinderError(
@@ -145,8 +169,30 @@ class CallReader:
                 span=source.origin(lexed.span(closing + 1, closing + 2)),
                 remedy="Use it inside an aggregate or window function instead.",
             )
-        signature = SIGNATURES[operator]
-        arguments = read_arguments(self.duck, source, signature, first, closing)
+        return self._resolve(source, first, closing, None)
+
+    def _read_reduce(self, source: Source, first: int, closing: int) -> CallSite:
+        group = read_group_inputs(source, first, closing)
+        site = self._resolve(source, first, closing, group)
+        if any(hole.star for hole in site.holes()):
+            raise BinderError(
+                "{{ * }} cannot stand in the prompt of LLM_REDUCE: a group has many rows",
+                remedy="Give the columns as inputs: LLM_REDUCE('Summarise', a, b).",
+            )
+        inner = [self.find(source, part) for part in group.text if not isinstance(part, str)]
+        return replace(
+            site,
+            end=group.end,
+            pieces=(*site.pieces, "\n\n") if site.pieces else (),
+            inputs=group.text,
+            inner=tuple(call for calls in inner for call in calls),
+            shown=group.shown,
+        )
+
+    def _resolve(self, source: Source, first: int, closing: int, group: GroupInputs | None) -> CallSite:
+        signature = SIGNATURES[source.lexed.word(first)]
+        given = None if group is None else group.arguments
+        arguments = read_arguments(self.duck, source, signature, first, closing, given)
         pieces, system = self._prompt(source, *arguments.prompt)
         resolved = Resolver(self.duck, self.snapshot, self.settings).resolve(signature.kind, arguments, system)
         return CallSite(
@@ -163,6 +209,9 @@ class CallReader:
             resolved.cache,
             resolved.priority,
             resolved.labels,
+            resolved.fan_in,
+            resolved.method,
+            separator=arguments.get("separator", "\n"),
         )
 
     def _prompt(self, source: Source, start: int, end: int) -> tuple[tuple[str | HoleSite, ...], str | None]:

@@ -8,10 +8,10 @@ holes, and DuckDB itself says for which values it needs answers (``ir.logical.De
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from halo_sql.errors import Error, NotSupportedError
+from halo_sql.errors import BinderError, Error, NotSupportedError
 from halo_sql.grammar.binding import SHADOW_MARK, Binding, BoundQuery, CteContext, sample
 from halo_sql.grammar.block import Described, output_names, select_items
 from halo_sql.grammar.calls import CallSite, HoleSite
@@ -23,8 +23,8 @@ from halo_sql.grammar.source import Source
 from halo_sql.grammar.texts import FragmentText, alias, merged
 from halo_sql.ir.expr import Column, quote
 from halo_sql.ir.logical import Ask, CallText, CteScan, Demand, DemandPart, GoOn, InputRef
-from halo_sql.ir.prompt import Hole, LlmCall, ObjectHole, Prompt, Segment
-from halo_sql.ir.types import BOOLEAN, VARCHAR
+from halo_sql.ir.prompt import Hole, ItemsHole, LlmCall, ObjectHole, Prompt, Segment
+from halo_sql.ir.types import BOOLEAN, VARCHAR, VARCHAR_LIST
 from halo_sql.ir.walk import call_type, output_columns
 
 #: Functions of which every evaluation counts: a text with them cannot be run in rounds.
@@ -76,7 +76,14 @@ class DemandText:
             return None
         names = self._names(described)
         columns = tuple(self.binding.new_column(name, kind) for (name, _), (_, kind) in zip(names, found, strict=True))
-        return Demand(whole, columns, tuple(self.text.inputs), tuple(self.asks), pinned=self.is_pinned())
+        return Demand(
+            whole,
+            columns,
+            tuple(self.text.inputs),
+            tuple(self.asks),
+            pinned=self.is_pinned(),
+            unsteady=self.is_unsteady(),
+        )
 
     def cut(self) -> None:
         """Put functions in the places of the calls, relations in those of CTEs with calls."""
@@ -111,8 +118,25 @@ class DemandText:
         holes = (item for call in self.binding.calls_in(*self.part) for hole in call.holes() for item in hole.fields)
         return any(token.text.lower() in _MOMENT for item in holes for token in item.source.lexed.tokens)
 
+    def is_unsteady(self) -> bool:
+        """Whether running the text twice may show other rows or values."""
+        lexed, volatile = self.binding.lexed, self.binding.duck.volatile_functions()
+        if functions_in(self.binding.source, *self.part) & volatile:
+            return True
+        return any(lexed.word(index) in ("SAMPLE", "TABLESAMPLE") for index in range(*self.part))
+
     def _check(self) -> None:
         binding = self.binding
+        for site in self._all_sites(binding.calls_in(*self.part)):
+            for hole in site.holes():
+                for item in hole.fields:
+                    tokens = len(item.source.lexed.tokens)
+                    if functions_in(item.source, 0, tokens) & binding.duck.volatile_functions():
+                        raise BinderError(
+                            "a prompt in this place cannot hold a value that is another each time",
+                            span=item.source.origin(item.source.lexed.span(0, tokens)),
+                            remedy="Compute it in a table first, and read it from there.",
+                        )
         found = functions_in(binding.source, *self.part) & _COUNTING
         if found:
             call = binding.calls_in(*self.part)[0]
@@ -121,6 +145,11 @@ class DemandText:
                 span=call.origin(),
                 remedy="Compute the numbers in a statement of their own.",
             )
+
+    def _all_sites(self, sites: Sequence[CallSite]) -> Iterator[CallSite]:
+        for site in sites:
+            yield site
+            yield from self._all_sites(list(site.nested()))
 
     def columns(self, parts: Sequence[DemandPart]) -> Described | None:
         """Names and types of a query's text, stubs in the places of calls and inputs; None when DuckDB refuses it."""
@@ -164,6 +193,7 @@ class DemandText:
 
     def _call(self, source: Source, site: CallSite, outer: tuple[DemandPart, ...]) -> CallText:
         """A call as a function of its guard and holes. ``outer`` is the guard of the call around it."""
+        site.check_value()
         guard = (*outer, *self._guard(source, site, bool(outer))) if self.guarded else ()
         arguments: list[tuple[DemandPart, ...]] = [guard] if guard else []
         columns = [self.binding.new_column("guard", BOOLEAN)] if guard else []
@@ -179,6 +209,11 @@ class DemandText:
                 arguments.append(expr)
                 fields.append((name, column.id))
             segments.append(ObjectHole(tuple(fields)) if piece.is_object else Hole(fields[0][1]))
+        if site.inputs:
+            column = self.binding.new_column("inputs", VARCHAR_LIST)
+            columns.append(column)
+            arguments.append(self._inputs(source, site, guard))
+            segments.append(ItemsHole(column.id, site.separator))
         index = self._ask(site, tuple(segments), tuple(columns), arguments, guard)
         return CallText(index, tuple(arguments))
 
@@ -196,6 +231,13 @@ class DemandText:
             whole = self._with_calls(item.source, (0, len(item.source.lexed.tokens)), item.calls, guard)
             found.append((item.name, _merge((before, *whole, after))))
         return found
+
+    def _inputs(self, source: Source, site: CallSite, guard: tuple[DemandPart, ...]) -> tuple[DemandPart, ...]:
+        """The list of a group's inputs. The guard says nothing about a single row: calls among them have their own."""
+        parts: list[DemandPart] = []
+        for part in site.inputs:
+            parts += [part] if isinstance(part, str) else self._with_calls(source, part, site.inner, ())
+        return _merge(parts)
 
     def _with_calls(
         self, source: Source, part: Range, calls: Sequence[CallSite], guard: tuple[DemandPart, ...]
@@ -254,6 +296,7 @@ class DemandText:
         )
         words = tuple(_folded(argument) for argument in arguments)
         rest = (site.kind, site.model.name, site.system, site.returns, site.sampling, site.on_error, site.cache)
+        rest = (*rest, site.fan_in, site.separator)  # type: ignore[assignment]
         key = (rest, site.priority, shape, words, bool(guard))
         rank, recursive = self.places.rank(site), self.places.is_recursive(site)
         known = self._known.get(key)
@@ -273,6 +316,7 @@ class DemandText:
             site.priority,
             columns[0].id if guard else None,
             " ".join(site.text.split())[:60],
+            site.fan_in,
             self.binding.place(site.origin()),
         )
         self._known[key] = len(self.asks)

@@ -10,7 +10,7 @@ from halo_sql.errors import Error, NotSupportedError, Span
 from halo_sql.grammar.binding import Binding, CteContext, plain
 from halo_sql.grammar.calls import CallSite
 from halo_sql.grammar.demand_places import Path, PlaceWalk
-from halo_sql.grammar.expressions import contains_query, grouping
+from halo_sql.grammar.expressions import aggregates, contains_query, grouping
 from halo_sql.grammar.guards import Term, guard_terms
 from halo_sql.grammar.lex import Lexed
 from halo_sql.grammar.skeleton import Range, identifier, parse_query, parse_select, starts_query
@@ -101,7 +101,7 @@ class Places:
         """Whether the bracket holds the arguments of an aggregate or window function, or a lambda's body: what is
         outside of it means another row."""
         name = lexed.text(opening - 1).strip('"').lower()
-        if name in self.binding.duck.aggregate_functions():
+        if name in aggregates(self.binding.duck):
             return True
         if lexed.word(lexed.partner[opening] + 1) in ("OVER", "FILTER", "WITHIN"):
             return True

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 from halo_sql.duck import Duck
-from halo_sql.errors import Error
-from halo_sql.grammar.calls import CALL_KINDS, CallSite
+from halo_sql.errors import Error, NotSupportedError, Span
+from halo_sql.grammar.calls import CALL_KINDS
 from halo_sql.grammar.names import Scope
 from halo_sql.grammar.skeleton import starts_query
 from halo_sql.grammar.source import Source
@@ -18,7 +18,27 @@ from halo_sql.ir.physical import Input, batch_name
 from halo_sql.ir.sql import render
 from halo_sql.ir.types import VARCHAR
 
-OutputOf = Callable[[CallSite], ColumnId]
+
+class Placed(Protocol):
+    """What a column stands for in a text: a call, or any part that is computed already."""
+
+    @property
+    def first(self) -> int:
+        """Its first token."""
+        ...
+
+    @property
+    def end(self) -> int:
+        """The token behind it."""
+        ...
+
+    @property
+    def span(self) -> Span:
+        """Its characters."""
+        ...
+
+
+OutputOf = Callable[[Any], ColumnId]
 Aliases = Mapping[str, SqlExpr]
 _OPERATORS = frozenset(operator.lower() for operator in CALL_KINDS)
 _UNNEST = frozenset({"UNNEST", "UNLIST", "GENERATE_SUBSCRIPTS"})
@@ -54,8 +74,8 @@ def contains_query(source: Source, first: int, end: int) -> bool:
     return any(lexed.text(index) == "(" and starts_query(lexed, index + 1) for index in range(first, end))
 
 
-def functions_in(source: Source, first: int, end: int) -> set[str]:
-    """Lower-case names of the functions called in a token range."""
+def functions_in(source: Source, first: int, end: int, besides: Sequence[Placed] = ()) -> set[str]:
+    """Lower-case names of the functions called in a token range, those inside some calls left out."""
     lexed = source.lexed
     return {
         lexed.text(index).strip('"').lower()
@@ -63,6 +83,7 @@ def functions_in(source: Source, first: int, end: int) -> set[str]:
         if lexed.text(index + 1) == "("
         and lexed.tokens[index].kind in ("identifier", "keyword")
         and lexed.word(index) not in _SYNTAX
+        and not any(call.first < index < call.end for call in besides)
     }
 
 
@@ -76,20 +97,43 @@ def own_tokens(source: Source, first: int, end: int) -> Iterator[int]:
         index += 1
 
 
+def aggregates(duck: Duck) -> frozenset[str]:
+    """Lower-case names of aggregate functions, ours among them."""
+    return duck.aggregate_functions() | {"llm_reduce"}
+
+
 def grouping(source: Source, first: int, end: int, duck: Duck) -> str:
     """'window', 'aggregate' or 'unnest' when a range holds such a function of its own SELECT (not of a sub-query)."""
-    lexed, aggregates = source.lexed, duck.aggregate_functions()
+    lexed, known = source.lexed, aggregates(duck)
     found = ""
     for index in own_tokens(source, first, end):
         if lexed.word(index) == "OVER" and lexed.text(index - 1) == ")" and index > first:
             return "window"
         if lexed.text(index + 1) != "(" or index + 1 >= end or lexed.text(index - 1) == ".":
             continue
-        if lexed.text(index).strip('"').lower() in aggregates:
+        if lexed.text(index).strip('"').lower() in known:
             found = "aggregate"
         elif not found and lexed.word(index) in _UNNEST:
             found = "unnest"
     return found
+
+
+#: Words that are functions without brackets, unless a column or an alias has the name.
+_VALUE_FUNCTIONS = frozenset(
+    [
+        *("current_catalog", "current_date", "current_role", "current_schema", "current_time", "current_timestamp"),
+        *("current_user", "localtime", "localtimestamp", "session_user", "user"),
+    ]
+)
+
+
+def _refuse_hidden_functions(source: Source, first: int, end: int, names: Collection[str]) -> None:
+    """NotSupportedError when a name in reach is spelled like a function: only DuckDB knows which of them is meant."""
+    lexed = source.lexed
+    for index in range(first, end):
+        word = lexed.word(index).lower()
+        if word in _VALUE_FUNCTIONS and word in names and lexed.text(index + 1) != "(" and lexed.text(index - 1) != ".":
+            raise NotSupportedError(f'"{word}" is a function and a column here', remedy=f'Write "{word}" in quotes.')
 
 
 def resolved(
@@ -97,7 +141,7 @@ def resolved(
     first: int,
     end: int,
     scope: Scope,
-    calls: Sequence[CallSite],
+    calls: Sequence[Placed],
     output_of: OutputOf,
     aliases: Aliases,
     duck: Duck,
@@ -110,6 +154,9 @@ def resolved(
     names = source.syntax.columns_in(span.start, span.end)
     if names is None:
         return None
+    if any(column.name.lower() in _VALUE_FUNCTIONS for column in scope.columns()) or _VALUE_FUNCTIONS & aliases.keys():
+        reach = {column.name.lower() for column in scope.columns()} | aliases.keys()
+        _refuse_hidden_functions(source, first, end, reach)
     inside = [call for call in calls if first <= call.first and call.end <= end]
     volatile = row_wise_breaks = False
     cuts: list[tuple[int, int, Sequence[str | ColumnRef]]] = [
@@ -133,7 +180,7 @@ def resolved(
             return None
         volatile, row_wise_breaks = volatile or alias.volatile, row_wise_breaks or not alias.row_wise
         cuts.append((parts[0].start, parts[0].end, ("(", *alias.parts, ")")))
-    functions = functions_in(source, first, end) - _OPERATORS
+    functions = functions_in(source, first, end, inside) - _OPERATORS
     if functions & _NAMING:
         return None
     return SqlExpr(
@@ -146,7 +193,7 @@ def resolved(
 
 
 def verbatim(
-    source: Source, first: int, end: int, scope: Scope, calls: Sequence[CallSite], output_of: OutputOf
+    source: Source, first: int, end: int, scope: Scope, calls: Sequence[Placed], output_of: OutputOf
 ) -> SqlExpr:
     """A token range as written, over the scope's tables rebuilt under their names."""
     span = source.lexed.span(first, end)

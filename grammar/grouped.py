@@ -5,7 +5,7 @@ from __future__ import annotations
 from halo_sql.errors import NotSupportedError
 from halo_sql.grammar.block import Block, resolve
 from halo_sql.grammar.calls import CallSite
-from halo_sql.grammar.expressions import own_tokens
+from halo_sql.grammar.expressions import aggregates, own_tokens
 from halo_sql.grammar.lex import Lexed
 from halo_sql.grammar.skeleton import Range, identifier
 
@@ -50,19 +50,19 @@ def _is_grouped(block: Block) -> bool:
 
 def _has_aggregate(block: Block, part: Range) -> bool:
     """Whether an aggregate that is no window function stands in a range (also beside windows)."""
-    lexed, aggregates = block.binding.lexed, block.binding.duck.aggregate_functions()
+    lexed, known = block.binding.lexed, aggregates(block.binding.duck)
     return any(
         lexed.text(index + 1) == "("
-        and lexed.text(index).strip('"').lower() in aggregates
+        and lexed.text(index).strip('"').lower() in known
         and lexed.text(index - 1) != "."
-        and not _is_window(lexed, index + 1)
+        and not is_window(lexed, index + 1)
         for index in own_tokens(block.binding.source, part[0], part[1] - 1)
     )
 
 
 def _in_aggregate(block: Block, call: CallSite) -> bool:
     """Whether the call is an argument, an order or a filter of an aggregate of the block."""
-    lexed, aggregates = block.binding.lexed, block.binding.duck.aggregate_functions()
+    lexed, known = block.binding.lexed, aggregates(block.binding.duck)
     opening = lexed.parent[call.first]
     while opening >= block.select.range[0]:
         if lexed.text(opening) == "(":
@@ -71,13 +71,13 @@ def _in_aggregate(block: Block, call: CallSite) -> bool:
                 function = lexed.partner[opening - 2]  # f(…) FILTER (WHERE …), f(…) WITHIN GROUP (…)
             elif lexed.word(opening - 1) == "GROUP" and lexed.word(opening - 2) == "WITHIN":
                 function = lexed.partner[opening - 3]
-            if lexed.text(function - 1).strip('"').lower() in aggregates and not _is_window(lexed, function):
+            if lexed.text(function - 1).strip('"').lower() in known and not is_window(lexed, function):
                 return True
         opening = lexed.parent[opening]
     return False
 
 
-def _is_window(lexed: Lexed, opening: int) -> bool:
+def is_window(lexed: Lexed, opening: int) -> bool:
     """Whether the function whose arguments open here is followed by OVER."""
     index = lexed.partner[opening] + 1
     while lexed.word(index) in ("FILTER", "WITHIN", "GROUP", "IGNORE", "RESPECT", "NULLS") or lexed.text(index) == "(":
@@ -123,10 +123,10 @@ def _keys(block: Block) -> list[Range] | None:
 def _all_constant(block: Block, keys: list[Range]) -> bool:
     """Whether this is a GROUP BY ALL over constants: DuckDB then has no key and gives a row for no rows, too."""
     first, _ = block.select.clauses["GROUP"]
-    return block.binding.lexed.word(first) == "ALL" and not any(_reads_columns(block, key) for key in keys)
+    return block.binding.lexed.word(first) == "ALL" and not any(reads_columns(block, key) for key in keys)
 
 
-def _reads_columns(block: Block, key: Range) -> bool:
+def reads_columns(block: Block, key: Range) -> bool:
     """Whether an item reads a column of FROM, itself or in a hole; when in doubt it does."""
     source, span = block.binding.source, block.binding.lexed.span(*key)
     texts = [(source, span.start, span.end)]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from halo_sql.errors import Error, NotSupportedError
 from halo_sql.grammar.binding import Binding
 from halo_sql.grammar.calls import CallSite, HoleField, HoleSite
-from halo_sql.grammar.expressions import grouping, resolved, typed, verbatim
+from halo_sql.grammar.expressions import aggregates, grouping, resolved, typed, verbatim
 from halo_sql.grammar.guards import Term, bound_names, guard_terms
 from halo_sql.grammar.names import Scope
 from halo_sql.grammar.skeleton import starts_query
@@ -82,8 +82,8 @@ class Hoister:
                         self._ready[_as_text(expr).parts] = self._add(layer, item.name, _as_text(expr), VARCHAR)
         self._project(layer)
 
-    def filter(self, site: CallSite) -> None:
-        """Keep the rows for which a call (a whole WHERE condition) answers yes."""
+    def node_call(self, site: CallSite) -> LlmCall:
+        """A call that the caller makes a node of; what it reads is computed on the plan."""
         with _placed(site):
             for nested in site.nested():
                 self._require(nested, None, [])
@@ -91,12 +91,24 @@ class Hoister:
             layer = _Layer()
             call = self._call(site, None, layer)
             self._project(layer)
-            self.plan = LlmFilter(self.plan, call)
+            return call
+
+    def filter(self, site: CallSite) -> None:
+        """Keep the rows for which a call (a whole WHERE condition) answers yes."""
+        call = self.node_call(site)  # puts what it reads onto the plan
+        self.plan = LlmFilter(self.plan, call)
 
     def _require(self, site: CallSite, within: tuple[int, int] | None, outer: list[SqlExpr]) -> ColumnId:
         """The output column of a call, lifting it and what it depends on."""
         if id(site) in self.outputs:
             return self.outputs[id(site)]
+        site.check_value()
+        if site.inputs:
+            raise NotSupportedError(
+                "LLM_REDUCE cannot stand here in this version: it has no groups to work on",
+                span=site.origin(),
+                remedy="Call it in the SELECT list of a sub-query in FROM.",
+            )
         guards = [*outer, *self._guards(site, within)]
         for hole in site.holes():
             for item in hole.fields:
@@ -134,10 +146,10 @@ class Hoister:
         if within is None:
             return []
         source = site.source
-        aggregates = self.binding.duck.aggregate_functions()
+        known = aggregates(self.binding.duck)
 
         def is_barrier(opening: int) -> bool:
-            return source.lexed.word(opening - 1).lower() in aggregates
+            return source.lexed.word(opening - 1).lower() in known
 
         terms = guard_terms(source.lexed, site.first, *within, is_barrier)
         found = [self._term(source, term) for term in terms]
@@ -216,13 +228,14 @@ class Hoister:
             site.cache,
             site.priority,
             guard_column,
-            _label(site),
+            label_of(site),
+            site.fan_in,
             self.binding.place(site.origin()),
             site.labels,
         )
         if not any(not isinstance(segment, str) for segment in segments) and self.scope.tables:
             self.binding.warnings.append(
-                f"{_label(site)}: the prompt has no hole, so every row gets the same answer (one call is made)"
+                f"{label_of(site)}: the prompt has no hole, so every row gets the same answer (one call is made)"
             )
         self._types[call.output] = call_type(call)
         return call
@@ -367,6 +380,7 @@ def _wrap(before: str, expr: SqlExpr, after: str) -> SqlExpr:
     return SqlExpr(join_text((before, *expr.parts, after)), VARCHAR, expr.scope, expr.volatile, expr.row_wise)
 
 
-def _label(site: CallSite) -> str:
+def label_of(site: CallSite) -> str:
+    """A call's text as EXPLAIN shows it."""
     text = " ".join(site.text.split())
     return text if len(text) <= SHOWN_LABEL else text[: SHOWN_LABEL - 1] + "…"

@@ -6,7 +6,7 @@ The tokens are DuckDB's own, so every boundary found here is one DuckDB sees too
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from halo_sql.duck import Token, tokenize
 from halo_sql.errors import ParserError, Span
@@ -24,6 +24,7 @@ class Lexed:
     partner: dict[int, int]
     parent: tuple[int, ...]  # index of the innermost opening token around each token; -1 at the top
     binds_names: bool = False  # whether there may be a lambda or a list comprehension
+    query_starts: dict[int, bool] = field(default_factory=dict, compare=False, repr=False)  # skeleton.starts_query's
 
     def word(self, index: int) -> str:
         """Upper-case text of an unquoted word; '' for everything else and outside the text."""

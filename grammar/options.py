@@ -68,6 +68,12 @@ def _on_error(value: Any) -> str:
     return value.lower()
 
 
+def _method(value: Any) -> str:
+    if not isinstance(value, str) or value.lower() not in ("score", "tournament"):
+        raise ValueError
+    return value.lower()
+
+
 def _examples(value: Any) -> tuple[tuple[str, str], ...]:
     if not isinstance(value, list) or not all(isinstance(item, dict) and len(item) == 2 for item in value):
         raise ValueError
@@ -92,5 +98,8 @@ OPTIONS: Mapping[str, Option] = {
         read_labels,
         "Labels from a table: SET VARIABLE labels = (SELECT list(label) FROM t), then getvariable('labels').",
     ),
+    "separator": Option("a text", _text),
+    "fan_in": Option("an integer from 2 to 1000000", _integer(2, 1_000_000)),
+    "method": Option("'score' or 'tournament'", _method),
     "multi": Option("true or false", _boolean),
 }

@@ -11,6 +11,7 @@ from halo_sql.config import Settings
 from halo_sql.duck import Duck
 from halo_sql.engines.kinds import embedding_dimensions, model_kind, refusal
 from halo_sql.engines.protocol import EMBEDDING, TEXT
+from halo_sql.engines.ranking import GRADE_SYSTEM, LETTERS
 from halo_sql.errors import BinderError, Error, Span, did_you_mean
 from halo_sql.grammar.arguments import Arguments
 from halo_sql.grammar.fields import extract_instructions
@@ -21,6 +22,7 @@ from halo_sql.ir.types import BOOLEAN, DOUBLE, FLOAT, VARCHAR, VARCHAR_LIST, Sql
 
 ANSWER_TOKENS = 256
 SHOWN_TYPE = 100  # characters of it in an error
+RANK_TOKENS = 16  # a number up to 100, and what a server may put around it: {"answer": 100}
 FILTER_TOKENS = 8  # enough for "yes" or "no" and an end token in any vocabulary
 _FORM_TOKENS = 16  # what a server may put around a choice: {"answer": "…"}
 
@@ -37,6 +39,8 @@ class Resolved:
     cache: bool
     priority: int
     labels: tuple[str, ...] = ()
+    fan_in: int = 0
+    method: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +71,27 @@ class Resolver:
             arguments.get("cache", True),
             arguments.get("priority", 0),
             tuple(label.text for label in labels),
+            self._fan_in(kind, arguments),
+            arguments.get("method", ""),
         )
+
+    @staticmethod
+    def _fan_in(kind: str, arguments: Arguments) -> int:
+        fan_in: int = arguments.get("fan_in", 0)
+        if kind == "rank" and fan_in > len(LETTERS):
+            raise BinderError(
+                f"a comparison takes at most {len(LETTERS)} rows, not {fan_in}",
+                span=arguments.span("fan_in"),
+                remedy=f"Use a fan_in from 2 to {len(LETTERS)}.",
+            )
+        return fan_in
 
     def _returns(self, kind: str, arguments: Arguments) -> SqlType:
         if kind == "filter":
             return BOOLEAN
         if kind == "classify":
             return VARCHAR_LIST if arguments.get("multi", False) else VARCHAR
-        if kind == "score":
+        if kind in ("score", "rank"):
             return DOUBLE
         if "returns" not in arguments.options:
             return VARCHAR
@@ -90,13 +107,20 @@ class Resolver:
 
     def _on_error(self, kind: str, arguments: Arguments) -> str:
         chosen: str = arguments.get("on_error") or self.settings.text("halo_on_error")
-        if kind == "filter" and chosen == "struct":
+        if kind in ("filter", "rank") and chosen == "struct":
             if "on_error" not in arguments.options:
                 return "null"
+            what, other = ("LLM_FILTER", "BOOLEAN") if kind == "filter" else ("LLM_RANK", "DOUBLE")
             raise BinderError(
-                "on_error => 'struct' does not fit LLM_FILTER, which returns BOOLEAN",
+                f"on_error => 'struct' does not fit {what}, which returns {other}",
                 span=arguments.span("on_error"),
-                remedy="Use 'fail' or 'null', or LLM_MAP with returns => 'BOOLEAN'.",
+                remedy=f"Use 'fail' or 'null', or LLM_MAP with returns => '{other}'.",
+            )
+        if kind == "rank" and chosen == "null" and arguments.get("method") == "tournament":
+            raise BinderError(
+                "a comparison that fails has no row of its own: method => 'tournament' needs on_error => 'fail'",
+                span=arguments.span("on_error") or arguments.span("method"),
+                remedy="Use method => 'score', where a row that fails is NULL.",
             )
         return chosen
 
@@ -178,6 +202,8 @@ def _system(
     if examples and not any(parts):
         parts = ["Answer as in the examples."]
     parts += [f"Input: {shown}\nOutput: {wanted}" for shown, wanted in examples]
+    if kind == "rank":
+        parts.append(GRADE_SYSTEM)  # last, where compare_system looks for it
     return "\n\n".join(parts) if parts else None
 
 
@@ -185,6 +211,8 @@ def _max_tokens(kind: str, labels: tuple[Label, ...], returns: SqlType) -> int:
     """Room for the longest answer: a token is at least a byte of it."""
     if kind == "filter":
         return FILTER_TOKENS
+    if kind == "rank":
+        return RANK_TOKENS
     if kind in ("score", "embed"):
         return int(kind == "score")
     if kind != "classify":

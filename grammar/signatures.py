@@ -95,6 +95,24 @@ SIGNATURES: Mapping[str, Signature] = {
             ),
         },
     ),
+    "LLM_REDUCE": Signature(
+        "reduce",
+        ("prompt",),
+        "a prompt and the inputs of the group",
+        "LLM_REDUCE('Summarise', body)",
+        (*_EVERY_CALL, *_CHAT, *_SAMPLED, "stop", "returns", "separator", "fan_in"),
+    ),
+    "LLM_RANK": Signature(
+        "rank",
+        ("criterion",),
+        "one criterion",
+        "ORDER BY LLM_RANK('How urgent is this? {{ body }}') DESC LIMIT 10",
+        (*_EVERY_CALL, *_CHAT, "temperature", "top_p", "seed", "method", "fan_in"),
+        refused={
+            **_refused(("returns",), "LLM_RANK is a DOUBLE", "Cast it, or use LLM_MAP for another type."),
+            **_refused(("max_tokens", "stop"), "the answer is a number or a letter", "Leave it out."),
+        },
+    ),
     "LLM_EMBED": Signature(
         "embed",
         ("text",),

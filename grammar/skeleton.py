@@ -64,12 +64,20 @@ class Query:
 
 def starts_query(lexed: Lexed, index: int) -> bool:
     """Whether the token inside an opening bracket begins a query."""
-    while lexed.text(index) == "(":
+    known, passed = lexed.query_starts, []
+    while index not in known:
+        passed.append(index)
+        if lexed.text(index) != "(":
+            known[index] = lexed.word(index) in QUERY_STARTS and not lexed.column_label(index)
+            break
         behind = lexed.partner[index] + 1
         if lexed.text(behind) not in ("", ")") and lexed.word(behind) not in SET_OPERATIONS | TAIL_CLAUSES:
-            return False  # ((SELECT 1) + 2), ((SELECT 1), 2)
+            known[index] = False  # ((SELECT 1) + 2), ((SELECT 1), 2)
+            break
         index += 1
-    return lexed.word(index) in QUERY_STARTS and not lexed.column_label(index)
+    found = known[index]
+    known.update(dict.fromkeys(passed, found))
+    return found
 
 
 def parse_query(lexed: Lexed, first: int, end: int) -> Query:

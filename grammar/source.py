@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from halo_sql.errors import BinderError, Span
+from halo_sql.grammar.blanking import for_sqlglot
 from halo_sql.grammar.lex import Lexed, lex
 from halo_sql.grammar.skeleton import identifier
 from halo_sql.grammar.syntax import Name, Syntax, analyse
@@ -35,7 +36,8 @@ def expression_source(text: str, origin: Callable[[Span], Span]) -> Source:
     if all(token.kind == "identifier" if index % 2 == 0 else token.text == "." for index, token in enumerate(tokens)):
         parts = tuple(Name(identifier(token.text), token.start, token.end) for token in tokens[::2])
         return Source(lexed, Syntax(True, (parts,) if parts else ()), origin)  # the common case needs no parser
-    return Source(lexed, analyse("SELECT " + text, -len("SELECT ")), origin)
+    readable = for_sqlglot(lexed, 0, len(text)) if "reduce" in text.lower() else text
+    return Source(lexed, analyse("SELECT " + readable, -len("SELECT ")), origin)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from halo_sql.errors import Error, InterruptedQueryError, ParserError, Span
+from halo_sql.errors import Error, InterruptedQueryError, ParserError, ProgrammingError, Span
 from halo_sql.grammar.classify import Kind, classify, code_tokens
 from halo_sql.grammar.split import StatementText, split
+from halo_sql.grammar.statements.redact import redact
 from halo_sql.result import Result, detached
 
 _TRANSACTION = frozenset({"BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT"})
@@ -32,11 +33,11 @@ class Outcome:
     error: Error | None = None
 
 
-def units(pieces: Sequence[StatementText], kinds: Sequence[Kind], sql: str) -> list[Unit]:
+def units(pieces: Sequence[StatementText], kinds: Sequence[Kind], sql: str, params: object = None) -> list[Unit]:
     """A script's statements and batches in order.
 
     ParserError (a position in ``sql``) for batches in batches, BEGIN without END, END without BEGIN, and statements
-    that control transactions inside: nothing of the script has run then.
+    that control transactions inside, ProgrammingError for parameters of a batch: nothing of the script has run then.
     """
     found: list[Unit] = []
     begun: int | None = None
@@ -58,6 +59,12 @@ def units(pieces: Sequence[StatementText], kinds: Sequence[Kind], sql: str) -> l
             _check_member(piece, kind, sql)
     if begun is not None:
         raise _refused("BEGIN BATCH without END BATCH", pieces[begun], sql, "End it with END BATCH; in the same text.")
+    if params and found and found[-1].is_batch:
+        raise ProgrammingError(
+            "a batch takes no parameters",
+            kind="Invalid Input Error",
+            remedy="execute_batch([(sql, parameters), …]) gives each statement its own.",
+        )
     return found
 
 
@@ -95,7 +102,7 @@ def run_pieces(execute: Callable[[str], Result], pieces: Sequence[StatementText]
     outcomes = run([(piece.text, partial(execute, piece.text)) for piece in pieces])
     for piece, outcome in zip(pieces, outcomes, strict=True):
         if outcome.error is not None:
-            outcome.error.moved(piece.text, piece.start, sql)
+            relocate(outcome.error, piece, sql)
     return outcomes
 
 
@@ -107,6 +114,16 @@ def last(outcomes: Sequence[Outcome]) -> Result:
     result = outcomes[-1].result
     assert result is not None
     return result
+
+
+def relocate(problem: Error, piece: StatementText, sql: str) -> Error:
+    """Make a position in a statement one in its script, whose secrets stay hidden; returns the error."""
+    if piece.text == sql:
+        return problem
+    hidden = redact(piece.text)
+    if problem.sql in (piece.text, hidden):
+        problem.moved(problem.sql, piece.start, redact(sql))
+    return problem
 
 
 def _refused(message: str, piece: StatementText, sql: str, remedy: str) -> ParserError:

@@ -40,6 +40,21 @@ _PLAIN |= dict.fromkeys(range(0xD800, 0xE000), "\ufffd")
 
 def tokenize(sql: str) -> list[Token]:
     """The tokens of a text with character offsets; white space is not a token, comments are. Never raises."""
+    global _long
+    if len(sql) < LONG_TEXT:
+        return _tokens(sql)
+    known, tokens = _long
+    if known != sql:
+        tokens = _tokens(sql)
+        _long = (sql, tokens)
+    return list(tokens)
+
+
+LONG_TEXT = 10_000  # characters from which a statement's tokens are kept for those who ask next
+_long: tuple[str, list[Token]] = ("", [])
+
+
+def _tokens(sql: str) -> list[Token]:
     plain = sql if sql.isascii() else sql.translate(_PLAIN)
     raw = duckdb.tokenize(plain)
     if plain.isascii():
@@ -105,6 +120,8 @@ class Duck:
             return self.connection.execute(sql) if params is None else self.connection.execute(sql, params)
         except duckdb.Error as problem:
             raise convert_error(problem, sql) from None
+        except RecursionError:
+            raise
         except RuntimeError as problem:  # DuckDB's own Ctrl-C handling
             raise errors.InterruptedQueryError(str(problem)) from None
 
@@ -155,6 +172,8 @@ class Duck:
                 return [(name, self._tree(kind)) for name, kind in zip(relation.columns, relation.types, strict=True)]
         except duckdb.Error as problem:
             raise convert_error(problem, query) from None
+        except RecursionError:
+            raise
         except RuntimeError as problem:  # DuckDB's own Ctrl-C handling
             raise errors.InterruptedQueryError(str(problem)) from None
         except (TypeError, ValueError):  # a version that answers otherwise
@@ -217,6 +236,8 @@ class Duck:
             raise convert_error(problem, sql) from None
         except duckdb.Error as problem:
             raise convert_error(problem, sql) from None
+        except RecursionError:
+            raise
         except RuntimeError as problem:  # DuckDB's own Ctrl-C handling
             raise errors.InterruptedQueryError(str(problem)) from None
         return self._open
@@ -305,10 +326,22 @@ class Duck:
         if missing:
             if len(self._names) > NAMES_KEPT:
                 self._names.clear()
-            query = "SELECT json_deserialize_sql(json_serialize_sql(text)) FROM (SELECT unnest(?::VARCHAR[]) AS text)"
-            found = self.rows(query, [["SELECT " + text for text in missing]])
-            self._names.update(zip(missing, (name.removeprefix("SELECT ") for (name,) in found), strict=True))
+            try:
+                found = self._printed(missing)
+            except duckdb.Error:  # nested deeper than DuckDB's JSON goes
+                found = missing
+            self._names.update(zip(missing, found, strict=True))
         return [self._names[text] for text in texts]
+
+    def _printed(self, texts: Sequence[str]) -> list[str]:
+        """Expressions as DuckDB prints them."""
+        query = "SELECT json_deserialize_sql(json_serialize_sql(text)) FROM (SELECT unnest(?::VARCHAR[]) AS text)"
+        cursor = self.connection.cursor()  # what fails there leaves an open transaction alone
+        try:
+            found = cursor.execute(query, [["SELECT " + text for text in texts]]).fetchall()
+        finally:
+            cursor.close()
+        return [name.removeprefix("SELECT ") for (name,) in found]
 
     def expression_name(self, text: str) -> str:
         """The column name DuckDB gives an expression."""

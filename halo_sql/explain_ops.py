@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from halo_sql.engines.ranking import GRADE_SYSTEM
 from halo_sql.ir import sql
 from halo_sql.ir.expr import ColumnId, SqlExpr
 from halo_sql.ir.logical import (
@@ -18,6 +19,7 @@ from halo_sql.ir.logical import (
     Limit,
     LlmFilter,
     LlmMap,
+    LlmTopK,
     LogicalPlan,
     Project,
     Sink,
@@ -29,6 +31,8 @@ from halo_sql.ir.physical import (
     LimitExec,
     LlmFilterExec,
     LlmMapExec,
+    LlmReduceExec,
+    LlmTopKExec,
     MaterializeExec,
     PhysicalDag,
     PhysicalNode,
@@ -38,7 +42,7 @@ from halo_sql.ir.physical import (
     SelectExec,
     SinkExec,
 )
-from halo_sql.ir.prompt import Hole, LlmCall, ObjectHole, Prompt, Sampling
+from halo_sql.ir.prompt import Hole, ItemsHole, LlmCall, ObjectHole, Prompt, Sampling
 from halo_sql.ir.walk import children, output_columns, walk
 
 Names = Callable[[ColumnId], str]
@@ -85,6 +89,14 @@ def properties(node: PhysicalNode, dag: PhysicalDag, full: bool = False) -> Prop
         found: Properties = [("", one_line(text, 0 if full else 160)) for text in texts]
         found += [("", "distinct")] if op.distinct else []
         return found + ([("worker", op.worker)] if op.worker else [])
+    if isinstance(op, LlmReduceExec):
+        found = [("", one_line(text, 0 if full else 160)) for text in llm_texts(op, name_of)]
+        found += [("", op.variant), ("fan_in", f"~{op.fan_in:.0f} of ~{op.items:.0f}"), ("levels", f"~{op.levels}")]
+        return found + ([("worker", op.worker)] if op.worker else [])
+    if isinstance(op, LlmTopKExec):
+        found = [("", one_line(llm_texts(op, name_of)[0], 0 if full else 160)), ("", top_k_text(op))]
+        found += [("method", op.method + (f" of {op.fan_in}" if op.method == "tournament" else ""))]
+        return found + ([("worker", op.worker)] if op.worker else [])
     if isinstance(op, DuckFragmentExec):
         text, label = "", op.tree.label if isinstance(op.tree, Fragment) else ""
         if isinstance(op.tree, Fragment) and not op.tree.inputs:  # the user's own text says it best
@@ -120,12 +132,20 @@ def _limit(limit: Any) -> str:
     return count + (f" offset {limit.offset}" if limit.offset else "")
 
 
+def top_k_text(node: Any) -> str:
+    """``3 offset 1 descending, nulls first``"""
+    direction = "descending" if node.descending else "ascending"
+    return f"{_limit(node)} {direction}" + (", nulls first" if node.nulls_first else "")
+
+
 def prompt_text(prompt: Prompt, name_of: Names) -> str:
     """The segments one after the other; holes as ``{name#id}``, objects as ``{a: name#id, …}``."""
     parts = []
     for segment in prompt.user:
         if isinstance(segment, Hole):
             parts.append("{" + name_of(segment.column) + "}")
+        elif isinstance(segment, ItemsHole):
+            parts.append("{" + name_of(segment.column) + " …}")
         elif isinstance(segment, ObjectHole):
             fields = ", ".join(f"{name}: {name_of(column)}" for name, column in segment.fields)
             parts.append("{" + fields + "}")
@@ -140,25 +160,29 @@ def call_text(call: LlmCall, name_of: Names) -> str:
     said += [f"labels={json.dumps(call.labels, ensure_ascii=False)}"] if call.labels else []
     if call.kind == "extract" or (call.kind == "classify" and call.returns.kind != "varchar"):
         said.append(f"returns={call.returns}")
-    if call.prompt.system is not None:
-        said.append(f"system={json.dumps(call.prompt.system, ensure_ascii=False)}")
-    if call.kind == "map" and call.returns.kind != "varchar":
+    system = call.prompt.system
+    if call.kind == "rank":
+        system = (system or "").removesuffix(GRADE_SYSTEM).rstrip() or None  # every call of LLM_RANK has that
+    if system is not None:
+        said.append(f"system={json.dumps(system, ensure_ascii=False)}")
+    if call.kind in ("map", "reduce") and call.returns.kind != "varchar":
         said.append(f"returns={call.returns}")
     plain = Sampling()
     for option in () if call.kind in ("score", "embed") else ("temperature", "top_p", "max_tokens", "seed", "stop"):
         value = getattr(call.sampling, option)
-        if value != getattr(plain, option):
+        if value != getattr(plain, option) and (call.kind, option) != ("rank", "max_tokens"):
             said.append(f"{option}={value}")
     said += [f"on_error={call.on_error}"] if call.on_error != "fail" else []
     said += [] if call.cache else ["cache=false"]
+    said += [f"fan_in={call.fan_in}"] if call.fan_in else []
     said += [f"priority={call.priority}"] if call.priority else []
     said += [f"guard={name_of(call.guard)}"] if call.guard is not None else []
     return f"LLM_{call.kind.upper()}({', '.join(said)})"
 
 
 def llm_texts(node: Any, name_of: Names) -> list[str]:
-    """The calls of an LlmMap (with their output columns) or LlmFilter, logical or physical."""
-    if isinstance(node, LlmFilter | LlmFilterExec):
+    """The calls of an LlmMap or LlmReduce (with their output columns), LlmFilter or LlmTopK, logical or physical."""
+    if isinstance(node, LlmFilter | LlmFilterExec | LlmTopK | LlmTopKExec):
         return [call_text(node.call, name_of)]
     return [f"llm#{call.output} = {call_text(call, name_of)}" for call in node.calls]
 
@@ -211,6 +235,9 @@ def _logical(node: Any, name_of: Names) -> str:
         return f"{node.name} cte={node.cte} [{', '.join(map(str, node.columns))}]"
     if isinstance(node, LlmMap | LlmFilter):
         return ("distinct " if node.distinct else "") + ", ".join(llm_texts(node, name_of))
+    if isinstance(node, LlmTopK):
+        method = f" method={node.method}" if node.method else ""
+        return f"{top_k_text(node)}{method} {llm_texts(node, name_of)[0]}"
     if isinstance(node, Sink):
         return f"{node.kind} {one_line(f'{node.prefix} … {node.suffix}', 0)}"
     if isinstance(node, Demand):

@@ -6,6 +6,7 @@ itself reaches DuckDB as it stands.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,11 +21,12 @@ from halo_sql.engines.secret_store import COLUMNS as SECRET_COLUMNS
 from halo_sql.engines.secret_store import SecretStore
 from halo_sql.engines.store import StoreStats
 from halo_sql.grammar.parameters import sql_literal
-from halo_sql.ir.expr import quote
+from halo_sql.ir.expr import literal, quote
 from halo_sql.metrics import Profile
 
 Columns = tuple[tuple[str, str], ...]  # (name, DuckDB type)
 Rows = list[tuple[Any, ...]]
+VALUES_ROWS = 100
 _NAMED = re.compile(r"\bhalo_(\w+)\s*\(", re.IGNORECASE)
 
 
@@ -78,21 +80,25 @@ def prepare(session: Session, sql: str) -> None:
 
 
 def _macro(name: str, listing: Listing, rows: Rows) -> str:
-    names = ", ".join(quote(column) for column, _ in listing.columns)
     shown = ", ".join(f"{quote(column)}::{kind} AS {quote(column)}" for column, kind in listing.columns)
-    values = [f"({', '.join(sql_literal(value) for value in row)})" for row in rows]
-    source = f"(VALUES {', '.join(values or [_nothing(listing)])}) AS t({names})"
-    condition = "" if values else " WHERE false"
-    parameter = ""
-    if listing.all_versions and values:
-        parameter, condition = "all_versions := false", f" WHERE all_versions OR {quote(listing.columns[-1][0])}"
-    elif listing.all_versions:
-        parameter = "all_versions := false"
+    source, condition = _source(listing, rows), "" if rows else " WHERE false"
+    if listing.all_versions and rows:
+        condition = f" WHERE all_versions OR {quote(listing.columns[-1][0])}"
+    parameter = "all_versions := false" if listing.all_versions else ""
     return f"CREATE OR REPLACE TEMP MACRO halo_{name}({parameter}) AS TABLE SELECT {shown} FROM {source}{condition}"
 
 
-def _nothing(listing: Listing) -> str:
-    return f"({', '.join('NULL' for _ in listing.columns)})"
+def _source(listing: Listing, rows: Rows) -> str:
+    """The rows as something to select from: VALUES, or, as DuckDB is slow to bind thousands of these, a JSON text."""
+    if len(rows) <= VALUES_ROWS:
+        nothing = (None,) * len(listing.columns)
+        values = ", ".join(f"({', '.join(sql_literal(value) for value in row)})" for row in rows or [nothing])
+        return f"(VALUES {values}) AS t({', '.join(quote(column) for column, _ in listing.columns)})"
+    names = [column for column, _ in listing.columns]
+    text = json.dumps([dict(zip(names, row, strict=True)) for row in rows], ensure_ascii=False, default=str)
+    text = text.encode("utf-8", "replace").decode()  # an answer may hold half a surrogate pair
+    structure = json.dumps([dict(listing.columns)])
+    return f"(SELECT unnest(from_json({literal(text)}, {literal(structure)}), recursive := true))"
 
 
 def _objects(kind: str) -> Listing:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from halo_sql import config
 from halo_sql.call_log import CallLog, RunLog
 from halo_sql.config import Settings
+from halo_sql.deep import deep
 from halo_sql.duck import Duck
 from halo_sql.metrics import NodeMetrics, Profile
 from halo_sql.result import BatchResult, Result
@@ -71,8 +72,12 @@ class Queries:
         from halo_sql.planning import called_models, optimizer_context
 
         models = called_models(bound, snapshot)
-        context = optimizer_context(bound, self._duck, self._settings, models, self._runtime)
-        return optimize(bound.plan, bound.columns, context)
+
+        def plan() -> Optimized:
+            context = optimizer_context(bound, self._duck, self._settings, models, self._runtime)
+            return optimize(bound.plan, bound.columns, context)
+
+        return deep(plan)
 
     def run(self, sql: str, params: object, expanded: Expanded | None = None) -> tuple[Result, Profile]:
         """Plan and begin to run; returns when the first rows are there, or when what writes is done."""

@@ -13,7 +13,7 @@ from halo_sql.batch import Outcome
 from halo_sql.call_log import CallLog
 from halo_sql.config import Settings
 from halo_sql.duck import Duck
-from halo_sql.errors import Error, ProgrammingError
+from halo_sql.errors import CatalogError, Error, ProgrammingError
 from halo_sql.grammar.classify import Kind, classify
 from halo_sql.grammar.split import StatementText, split
 from halo_sql.metrics import NodeMetrics, Profile
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from halo_sql.engines.secret_store import SecretStore
     from halo_sql.engines.store import StoreStats
     from halo_sql.grammar.expanded import Expanded
-    from halo_sql.grammar.statements.nodes import Explain, Statement
+    from halo_sql.grammar.statements.nodes import Explain
     from halo_sql.ir.logical import BoundStatement
     from halo_sql.optimizer.optimize import Optimized
 
@@ -106,7 +106,7 @@ class Session:
             self._prepare_listings(sql)
             return self._run_plain(sql, params)
         result: Result | None = None
-        for unit in batch.units(pieces, kinds, sql):
+        for unit in batch.units(pieces, kinds, sql, params):
             if result is not None:
                 result.close()
             given = params if unit.end == len(pieces) else None
@@ -117,7 +117,7 @@ class Session:
             try:
                 result = self._execute_one(piece, kinds[unit.first], given)
             except Error as problem:
-                raise problem.moved(piece.text, piece.start, sql) from None
+                raise batch.relocate(problem, piece, sql) from None
         assert result is not None
         return result
 
@@ -169,12 +169,16 @@ class Session:
                 return self._run_plain(sql, params)
             if expanded is not None:
                 return self._run_expanded(sql, params, expanded)
+        from halo_sql import statements
+        from halo_sql.grammar.statements.nodes import Explain
         from halo_sql.grammar.statements.parse import parse_statement
 
-        if kind is Kind.HALO_SECRET and not self._is_own_secret(sql):
+        if kind is Kind.HALO_SECRET and not statements.drops_own_secret(sql, self.secrets):
             return self._run_plain(sql, params)
         statement = parse_statement(sql)
-        return self._run_statement(statement, sql, params)
+        if isinstance(statement, Explain):
+            return self._explain(statement, sql, params)
+        return statements.run(statement, self, sql, params)
 
     def _concerns(self, sql: str) -> bool:
         """Whether a plain text may name a view, a macro or a prepared statement with LLM calls."""
@@ -190,7 +194,11 @@ class Session:
         except Error as problem:
             if self.stored.missed(problem) and (expanded := self.stored.expand(sql)) is not None:
                 return self._run_llm(sql, params, expanded)
-            raise
+            if not isinstance(problem, CatalogError):
+                raise
+            from halo_sql.statements import tool_by_name
+
+            raise tool_by_name(problem, self.catalog) or problem from None
         result = DuckResult(self.duck.connection)
         self.stored.note(sql)
         return result
@@ -231,26 +239,6 @@ class Session:
 
     def _check(self, sql: str, expanded: Expanded | None) -> BoundStatement:
         return self._queries.bind(sql, None, expanded)[0]
-
-    def _is_own_secret(self, sql: str) -> bool:
-        """Whether a DROP SECRET names one of TYPE llm."""
-        from halo_sql.grammar.statements.nodes import DropSecret
-        from halo_sql.grammar.statements.parse import parse_statement
-
-        try:
-            statement = parse_statement(sql)
-        except Error:  # DuckDB says what is wrong
-            return False
-        return isinstance(statement, DropSecret) and self.secrets.find(statement.name) is not None
-
-    def _run_statement(self, statement: Statement, sql: str, params: object) -> Result:
-        """A statement of HaloSQL's own."""
-        from halo_sql import statements
-        from halo_sql.grammar.statements.nodes import Explain
-
-        if isinstance(statement, Explain):
-            return self._explain(statement, sql, params)
-        return statements.run(statement, self, sql)
 
     # --- LLM queries ---
 

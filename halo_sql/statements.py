@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -13,7 +14,8 @@ from halo_sql.config import Settings, find
 from halo_sql.duck import Duck
 from halo_sql.engines.registry import check_model, with_secret
 from halo_sql.engines.secret_store import COLUMNS, Secret, SecretStore, rows
-from halo_sql.errors import CatalogError, Error, SettingError, Span, did_you_mean
+from halo_sql.errors import CatalogError, Error, NotSupportedError, ProgrammingError, SettingError, Span, did_you_mean
+from halo_sql.grammar.source import read_literal
 from halo_sql.grammar.statements.check_agent import check_agent
 from halo_sql.grammar.statements.check_tool import check_tool
 from halo_sql.grammar.statements.nodes import (
@@ -32,6 +34,8 @@ from halo_sql.grammar.statements.nodes import (
     Show,
     Statement,
 )
+from halo_sql.grammar.statements.parse import parse_statement
+from halo_sql.grammar.statements.redact import redact
 from halo_sql.grammar.template import parse_template
 from halo_sql.ir.expr import Column, ColumnId
 from halo_sql.ir.types import SqlType
@@ -44,6 +48,9 @@ _ARROW = {
     "BIGINT": "int64",
     "DOUBLE": "float64",
 }
+
+
+_NO_FUNCTION = re.compile(r'Function with name "?([^"\n]+?)"? does not exist')
 
 
 class Session(Protocol):
@@ -63,17 +70,20 @@ class Session(Protocol):
         ...
 
 
-def run(statement: Statement, session: Session, sql: str) -> Result:
+def run(statement: Statement, session: Session, sql: str, params: object = None) -> Result:
     """Run a statement (``sql`` is its text); SHOW and DESCRIBE give rows, the others none, as DuckDB's DDL does.
 
-    Errors point into ``sql``.
+    Errors point into ``sql``, secrets hidden. ProgrammingError for parameters: none of these statements has any.
     """
+    if params:
+        raise ProgrammingError(
+            "the statement takes no parameters", kind="Invalid Input Error", remedy="Write the values into its text."
+        )
     try:
         return _run(statement, session, sql)
     except Error as problem:
-        if problem.span is not None and problem.sql is None:
-            problem.sql = sql
-        raise problem.locate(sql, getattr(statement, "name_span", None)) from None
+        problem.sql = None
+        raise problem.locate(redact(sql), getattr(statement, "name_span", None)) from None
 
 
 def _run(statement: Statement, session: Session, sql: str) -> Result:
@@ -145,7 +155,7 @@ def _create(statement: Create, session: Session, sql: str) -> None:
         elif isinstance(statement, CreateAgent):
             check_agent(statement, sql, session.duck, snapshot)
         elif isinstance(statement, CreatePrompt):
-            parse_template(statement.text)
+            _check_prompt(statement, sql)
         else:
             check_model(statement.definition())
         spans = {option.key: option.value_span for option in getattr(statement, "options", ())}
@@ -153,6 +163,19 @@ def _create(statement: Create, session: Session, sql: str) -> None:
     session.catalog.create(
         statement.definition(), or_replace=statement.or_replace, if_not_exists=statement.if_not_exists
     )
+
+
+def _check_prompt(statement: CreatePrompt, sql: str) -> None:
+    try:
+        parse_template(statement.text)
+    except Error as problem:
+        if problem.span is not None:
+            start = statement.text_span.start
+            offsets = read_literal(sql[start : statement.text_span.end]).offsets
+            top = len(offsets) - 1
+            left, right = offsets[min(problem.span.start, top)], offsets[min(problem.span.end, top)]
+            problem.span = Span(start + left, start + max(right, left + 1))
+        raise
 
 
 def _exists(snapshot: Snapshot, kind: str, statement: Create) -> bool:
@@ -184,8 +207,40 @@ def _create_secret(statement: CreateSecret, session: Session) -> None:
             span=statement.base_url_span,
             remedy="Give the base URL of the server, like 'https://api.example.org/v1'.",
         )
+    if not all(
+        text.isascii() and text.isprintable() for text in (statement.api_key or "", statement.api_key_env or "")
+    ):
+        raise CatalogError("a key is printable ASCII", remedy="Copy it again, without line ends and blanks around it.")
     secret = Secret(statement.name, statement.api_key, statement.api_key_env, statement.base_url, statement.persistent)
     session.secrets.create(secret, or_replace=statement.or_replace, if_not_exists=statement.if_not_exists)
+
+
+def drops_own_secret(sql: str, secrets: SecretStore) -> bool:
+    """Whether a DROP SECRET names one of TYPE llm; all others are DuckDB's to drop, or to complain about."""
+    try:
+        statement = parse_statement(sql)
+    except Error:
+        return False
+    return isinstance(statement, DropSecret) and secrets.find(statement.name) is not None
+
+
+def tool_by_name(problem: Error, catalog: Catalog) -> Error | None:
+    """What to say instead of "there is no such function" when a TOOL has the name; None when none has."""
+    found = _NO_FUNCTION.search(problem.message)
+    if found is None:
+        return None
+    try:
+        tool = catalog.snapshot().tools.get(found[1].lower())
+    except Error:  # the transaction ended with the error
+        return None
+    if tool is None:
+        return None
+    return NotSupportedError(
+        f'TOOL "{tool.name}" runs in a later version',
+        sql=problem.sql,
+        span=problem.span,
+        remedy="In this version tools and agents are only stored and checked.",
+    )
 
 
 def text_result(columns: Sequence[tuple[str, str]], rows: Sequence[tuple[Any, ...]], rowcount: int = -1) -> Result:

@@ -65,12 +65,15 @@ class Asking:
         else:
             prompts = self._renderer.prompts(chunk)
         if None in prompts:
-            self._answers.extend(None if prompt is None else PENDING for prompt in prompts)
+            self._await([prompt is not None for prompt in prompts])
         else:
-            self._answers.extend([PENDING] * len(prompts))
-        requests = [(row, prompt) for row, prompt in enumerate(prompts, first) if prompt is not None]
-        self._pending += len(requests)
-        return requests
+            self._await([True] * len(prompts))
+        return [(row, prompt) for row, prompt in enumerate(prompts, first) if prompt is not None]
+
+    def _await(self, asked: Sequence[bool]) -> None:
+        """The next rows wait for an answer where one is asked; the others are NULL."""
+        self._answers.extend(PENDING if wanted else None for wanted in asked)
+        self._pending += sum(asked)
 
     def _admit_groups(self, prompts: list[str | None], places: list[int], first: int) -> list[tuple[int, str]]:
         """One request per distinct prompt; ``places`` says which is each row's."""

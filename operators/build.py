@@ -11,6 +11,8 @@ from halo_sql.ir.physical import (
     LimitExec,
     LlmFilterExec,
     LlmMapExec,
+    LlmReduceExec,
+    LlmTopKExec,
     MaterializeExec,
     PhysicalDag,
     PrefixClusterExec,
@@ -24,6 +26,8 @@ from halo_sql.operators.duck_fragment import duck_fragment
 from halo_sql.operators.limit import limit
 from halo_sql.operators.llm_filter import llm_filter
 from halo_sql.operators.llm_map import llm_map
+from halo_sql.operators.llm_reduce import llm_reduce
+from halo_sql.operators.llm_top_k import llm_top_k
 from halo_sql.operators.materialize import Shared, materialize
 from halo_sql.operators.measured import Clock, Measured
 from halo_sql.operators.prefix_cluster import prefix_cluster
@@ -38,6 +42,8 @@ OPERATORS: Mapping[type, Operator] = {
     SelectExec: select,
     LlmMapExec: llm_map,
     LlmFilterExec: llm_filter,
+    LlmReduceExec: llm_reduce,
+    LlmTopKExec: llm_top_k,
     DemandExec: demand,
     PrefixClusterExec: prefix_cluster,
     RestoreOrderExec: restore_order,
@@ -83,7 +89,7 @@ async def _pass_on(source: Batches) -> AsyncIterator[Any]:
 
 
 def _needs_settings(op: object) -> bool:
-    if isinstance(op, LlmMapExec):
+    if isinstance(op, LlmMapExec | LlmReduceExec):
         return any("time zone" in call.returns.text.lower() for call in op.calls)
     return isinstance(op, DuckFragmentExec) and op.streaming
 

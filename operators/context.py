@@ -7,6 +7,7 @@ import secrets
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import count
 from typing import Any, Protocol
 
@@ -22,9 +23,21 @@ from halo_sql.operators.text_cast import TextCast
 #: Settings that DuckDB keeps per connection and that change what an expression gives: side connections copy them.
 LOCAL_SETTINGS = (
     *("TimeZone", "Calendar", "integer_division", "ieee_floating_point_ops"),
-    *("default_collation", "disable_timestamptz_casts", "json_geometry_format"),
+    *("default_collation", "disable_timestamptz_casts", "json_geometry_format", "lambda_syntax"),
 )
 SPOOL_LIMIT_BYTES = 64 << 20
+
+
+@cache
+def _known_settings() -> tuple[str, ...]:
+    """Those of LOCAL_SETTINGS that this version of DuckDB has."""
+    duck, known = Duck.connect(":memory:", False, {"threads": 1}), []
+    for name in LOCAL_SETTINGS:
+        with contextlib.suppress(Error):
+            duck.rows(f"SELECT current_setting({literal(name)})")
+            known.append(name)
+    duck.close()
+    return tuple(known)
 
 
 class Batches(Protocol):
@@ -88,10 +101,11 @@ class RunContext:
     async def prepare(self) -> None:
         """Read what side connections need from the user's connection, before a stream occupies it."""
         if self._settings is None:
-            items = ", ".join(f"CAST(current_setting({literal(name)}) AS VARCHAR)" for name in LOCAL_SETTINGS)
+            known = _known_settings()
+            items = ", ".join(f"CAST(current_setting({literal(name)}) AS VARCHAR)" for name in known)
             async with self.main.gate:
                 rows = await self.main.call(lambda: self.duck.rows(f"SELECT {items}"))
-            self._settings = dict(zip(LOCAL_SETTINGS, rows[0], strict=True))
+            self._settings = dict(zip(known, rows[0], strict=True))
             self.text_cast.time_zone = self._settings["TimeZone"]
 
     async def side(self) -> DuckThread:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from halo_sql.engines.protocol import EMBEDDING, SCORE, TEXT, YES_NO, Answer, Validate
+from halo_sql.engines.ranking import GRADE
 from halo_sql.errors import EngineError
 from halo_sql.ir.prompt import LlmCall
 from halo_sql.ir.types import BOOLEAN, SqlType, json_schema_text
@@ -22,7 +23,7 @@ def answer_type(call: LlmCall) -> SqlType:
     return BOOLEAN if call.kind == "filter" else call.returns
 
 
-_FORMS = {"filter": YES_NO, "score": SCORE, "embed": EMBEDDING}
+_FORMS = {"filter": YES_NO, "rank": GRADE, "score": SCORE, "embed": EMBEDDING}
 
 
 def answer_form(call: LlmCall) -> Answer:

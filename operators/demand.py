@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from halo_sql.duck import Duck, batches
 from halo_sql.engines.protocol import Channel, ChannelSpec, Outcome
 from halo_sql.errors import EngineError, Error, InterruptedQueryError, OperationalError
-from halo_sql.ir.expr import Column
+from halo_sql.ir.expr import Column, ColumnId
 from halo_sql.ir.logical import DemandPart, Fragment, GoOn, InputRef
 from halo_sql.ir.physical import DemandExec, Input, PhysicalNode, batch_name
+from halo_sql.ir.prompt import Hole, Prompt
 from halo_sql.ir.walk import call_type
 from halo_sql.metrics import NodeMetrics
 from halo_sql.operators.asking import ENDING
@@ -21,7 +23,8 @@ from halo_sql.operators.context import Batches, RunContext
 from halo_sql.operators.convert import answer_form
 from halo_sql.operators.demand_lookup import Lookup, Lookups, carrier
 from halo_sql.operators.duck_fragment import fragment_sql
-from halo_sql.operators.llm_rows import call_failure
+from halo_sql.operators.folding import Folding
+from halo_sql.operators.llm_rows import answered, call_failure
 from halo_sql.operators.readahead import gather_all
 from halo_sql.operators.spool import Spool, fill, new_spool
 from halo_sql.operators.temp_table import drop_all, load
@@ -53,6 +56,7 @@ async def demand(node: PhysicalNode, inputs: list[Batches], ctx: RunContext) -> 
     statement = "".join(_flat(part, lookups, names) for part in op.write)
     query = "".join(_flat(part, lookups, names) for part in op.parts) if statement else text(op.parts)
     asking = _Asking(lookups, metrics, ctx)
+    before: list[set[str]] | None = None
     async with main.gate:
         whole = _Transaction(duck, bool(statement) or op.pinned)
         try:
@@ -69,6 +73,12 @@ async def demand(node: PhysicalNode, inputs: list[Batches], ctx: RunContext) -> 
                 if not missed:
                     break
                 result.close()
+                if op.unsteady and asking.is_fresh:
+                    prompts = [set(lookup.missing) for lookup in lookups.all]
+                    if before is None:
+                        before = prompts
+                        continue
+                    _check_settled(missed, before, prompts, lookups)
                 if statement:  # no transaction that will write stays open while models think
                     await main.call(whole.rollback, metrics)
                 await asking.ask(missed)
@@ -86,6 +96,26 @@ async def demand(node: PhysicalNode, inputs: list[Batches], ctx: RunContext) -> 
     for batch in result.batches():  # the connection is free for others
         yield batch
     result.close()
+
+
+def _check_settled(
+    missed: Sequence[Lookup], before: Sequence[set[str]], after: Sequence[set[str]], lookups: Lookups
+) -> None:
+    """OperationalError when two runs of the text ask different things."""
+    for lookup in missed:
+        place = lookups.all.index(lookup)
+        if before[place] != after[place]:
+            raise _unsettled(lookup)
+
+
+def _unsettled(lookup: Lookup) -> OperationalError:
+    call = lookup.ask.call
+    return OperationalError(
+        f"{call.label}: its prompts are others each time the query runs",
+        kind="Invalid Input Error",
+        span=call.span,
+        remedy="Compute what is random, or changes, in a table first, and call over that.",
+    )
 
 
 def _spelled(part: DemandPart, lookups: Lookups) -> str | InputRef:
@@ -182,11 +212,20 @@ class _Asking:
         self._came = asyncio.Event()
         self._rounds: dict[str, int] = {}
 
+    @property
+    def is_fresh(self) -> bool:
+        """Whether nothing has been asked yet."""
+        return not self._rounds
+
     async def ask(self, missed: Sequence[Lookup]) -> None:
         """Ask all prompts the calls missed, wait for the answers, hand them over.
 
         Raises the EngineError of the first failing prompt when its call says on_error 'fail'.
         """
+        folds = [lookup for lookup in missed if lookup.hole is not None]
+        for lookup, outcomes in zip(folds, await gather_all([self._fold(each) for each in folds]), strict=True):
+            lookup.learn(outcomes)
+        missed = [lookup for lookup in missed if lookup.hole is None]
         await gather_all([self._open(lookup) for lookup in missed])
         for lookup in missed:
             self._count(lookup)
@@ -203,6 +242,29 @@ class _Asking:
             _raise_first(lookup, prompts, outcomes)
             lookup.learn(outcomes)
 
+    async def _fold(self, lookup: Lookup) -> dict[str, Outcome]:
+        """The answers of a call over groups, as ``llm_reduce`` gets them."""
+        import pyarrow as pa
+
+        self._count(lookup)
+        call, hole = lookup.ask.call, lookup.hole
+        assert hole is not None
+        prompts = list(lookup.missing)
+        groups = [lookup.groups[prompt] for prompt in prompts]
+        heads = pa.array([head for head, _ in groups], pa.string())
+        items = pa.array([values.to_pylist() for _, values in groups], pa.list_(pa.string()))
+        batch = pa.RecordBatch.from_arrays([heads, items], names=["c0", "c1"])
+        user = (Hole(ColumnId(0)), replace(hole, column=ColumnId(1)))
+        over = replace(call, prompt=Prompt(user, call.prompt.system), guard=None)
+        outcomes: dict[str, Outcome] = {}
+        rows = answered([over], False, len(prompts), _once(batch), self._metrics, self._ctx, Folding)
+        async with aclosing(rows) as pieces:  # type: ignore[type-var]
+            async for piece in pieces:
+                for row, text in enumerate(piece.texts[0]):
+                    failed = EngineError(piece.errors[0].get(row, "no answer"))
+                    outcomes[prompts[len(outcomes)]] = Outcome(error=failed) if text is None else Outcome(text)
+        return outcomes
+
     def _count(self, lookup: Lookup) -> None:
         """Rounds of one call; OperationalError past the limit."""
         rounds = self._rounds[lookup.name] = self._rounds.get(lookup.name, 0) + 1
@@ -216,12 +278,7 @@ class _Asking:
                     remedy="End it with a condition, or SET halo_max_recursion to more.",
                 )
         elif rounds > SETTLING_ROUNDS:
-            raise OperationalError(
-                f"{call.label}: its prompts are others each time the query runs",
-                kind="Invalid Input Error",
-                span=call.span,
-                remedy="Compute what is random, or changes, in a table first, and call over that.",
-            )
+            raise _unsettled(lookup)
 
     async def _open(self, lookup: Lookup) -> None:
         if lookup.name in self._channels:
@@ -253,6 +310,10 @@ class _Asking:
     async def close(self) -> None:
         """Nothing more is wanted."""
         await asyncio.gather(*(channel.close() for channel in self._channels.values()))
+
+
+async def _once(batch: Any) -> AsyncGenerator[Any]:
+    yield batch
 
 
 def _raise_first(lookup: Lookup, prompts: Sequence[str], outcomes: dict[str, Outcome]) -> None:

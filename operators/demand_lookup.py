@@ -15,8 +15,10 @@ from halo_sql.duck import Duck
 from halo_sql.engines.protocol import Outcome
 from halo_sql.ir.logical import Ask
 from halo_sql.ir.physical import batch_name
+from halo_sql.ir.prompt import ItemsHole
 from halo_sql.ir.types import SqlType
 from halo_sql.operators.convert import Converter
+from halo_sql.operators.items import ItemLists
 from halo_sql.operators.render import Renderer
 from halo_sql.operators.text_cast import TextCast
 
@@ -70,6 +72,8 @@ class Lookup:
         self.stopped = False
         self.renderer = Renderer(ask.call)
         self.converter = Converter(ask.call, cast)
+        self.hole = next((part for part in ask.call.prompt.user if isinstance(part, ItemsHole)), None)
+        self.groups: dict[str, tuple[str, Any]] = {}  # of calls over groups: missing prompt -> instruction, items
         self._columns = [batch_name(column.id) for column in ask.arguments]
         self._lock = threading.Lock()
 
@@ -81,6 +85,10 @@ class Lookup:
         names = self._columns or ["c0"]
         batch = pa.RecordBatch.from_arrays(arrays, names=names)
         prompts = self.renderer.prompts(batch)
+        heads, lists = prompts, None
+        if self.hole is not None:
+            lists = ItemLists(batch.column(batch_name(self.hole.column)))
+            prompts = lists.behind(heads, self.hole.separator)
         texts: list[str | None] = []
         errors: dict[int, str] = {}
         missed: list[str] = []
@@ -91,6 +99,8 @@ class Lookup:
                 texts.append(None)
                 if prompt is not None:
                     missed.append(prompt)
+                    if lists is not None:
+                        self.groups[prompt] = (heads[row] or "", lists.copied(row))
             elif outcome.error is None:
                 texts.append(outcome.text)
             else:
@@ -111,6 +121,7 @@ class Lookup:
     def learn(self, outcomes: Mapping[str, Outcome]) -> None:
         """Answers that came."""
         self.answers.update(outcomes)
+        self.groups = {}
 
 
 class Lookups:

@@ -42,6 +42,7 @@ async def answered(
     source: Batches,
     metrics: NodeMetrics,
     ctx: RunContext,
+    kind: type[Asking] = Asking,
 ) -> AsyncIterator[AnsweredRows]:
     """All rows of ``source`` in order, as soon as a leading run of them is finished.
 
@@ -49,7 +50,7 @@ async def answered(
     says, those that end a query: refused credentials, an exhausted budget).
     """
     wake = asyncio.Event()
-    askings = [Asking(call, distinct, metrics, wake.set, ctx.text_cast) for call in calls]
+    askings = [kind(call, distinct, metrics, wake.set, ctx.text_cast) for call in calls]
     window = _Window(max(1, lookahead))
     reader = ReadAhead(source)
     try:
@@ -164,7 +165,7 @@ def _raise_failure(askings: Sequence[Asking], window: _Window) -> None:
 
 def call_failure(call: LlmCall, prompt: str, error: EngineError) -> EngineError:
     """A failing request as the error that ends the query: the call, its prompt, its place in the statement."""
-    name = call.label or ("LLM_FILTER" if call.kind == "filter" else "LLM_MAP")
+    name = call.label or f"LLM_{call.kind.upper()}"
     remedy = error.remedy
     if not remedy and error.code in ("invalid_output", "truncated", "context", "rejected"):
         remedy = "on_error => 'null' gives NULL for rows that fail."

@@ -9,13 +9,14 @@ from typing import Any
 
 from halo_sql.ir.expr import ColumnId
 from halo_sql.ir.physical import batch_name
-from halo_sql.ir.prompt import Hole, LlmCall, ObjectHole, Segment
+from halo_sql.ir.prompt import Hole, ItemsHole, LlmCall, ObjectHole, Segment
 
 
 class Renderer:
     """Renders a call's user message for the rows of batches.
 
-    Every hole column is VARCHAR. A NULL hole gives None (no request is made); in an object hole it is ``null``.
+    Every hole column is VARCHAR. A NULL hole gives None (no request is made); in an object hole it is ``null``. The
+    items of a group are left out: what is rendered is what stands in front of them.
     """
 
     def __init__(self, call: LlmCall) -> None:
@@ -81,6 +82,8 @@ def _flat(segment: Segment) -> Iterable[str | tuple[ColumnId, str | None]]:
         yield segment
     elif isinstance(segment, Hole):
         yield (segment.column, None)
+    elif isinstance(segment, ItemsHole):
+        return
     else:
         assert isinstance(segment, ObjectHole)
         before = "{"

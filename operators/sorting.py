@@ -30,6 +30,13 @@ def sorted_batches(batches: Sequence[Any], keys: Sequence[Any]) -> Iterator[Any]
         yield _take(batches, starts, order.slice(start, BATCH_ROWS).to_pylist())
 
 
+def take_rows(batches: Sequence[Any], rows: Sequence[int]) -> Iterator[Any]:
+    """These rows of ``batches`` (numbered through), in this order."""
+    starts = [0, *accumulate(batch.num_rows for batch in batches)]
+    for start in range(0, len(rows), BATCH_ROWS):
+        yield _take(batches, starts, rows[start : start + BATCH_ROWS])
+
+
 def _take(batches: Sequence[Any], starts: Sequence[int], rows: Sequence[int]) -> Any:
     import pyarrow as pa
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from halo_sql.ir.expr import Column, ColumnId, SqlExpr
-from halo_sql.ir.logical import CteScan, Demand, Distinct, Filter, Fragment, Limit, LlmFilter, LlmMap, Project
+from halo_sql.ir.logical import CteScan, Demand, Distinct, Filter, Fragment, Limit, LlmFilter, LlmMap, LlmTopK, Project
 from halo_sql.ir.prompt import LlmCall, ObjectHole
 from halo_sql.ir.walk import output_columns
 from halo_sql.optimizer.context import ColumnStats, OptimizerContext
@@ -24,6 +24,8 @@ LLM_FILTER_SELECTIVITY = 0.5
 MAP_OUTPUT_TOK = 32.0
 FILTER_OUTPUT_TOK = 2.0
 CHARS_PER_TOK = 4.0
+#: Rows in a group, as long as nothing is known of the keys.
+GROUP_ROWS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ def derive(node: Any, inputs: Sequence[Profile], options: OptimizerContext) -> P
         return Profile(source.rows * FILTER_SELECTIVITY, source.columns)
     if isinstance(node, LlmFilter):
         return Profile(source.rows * LLM_FILTER_SELECTIVITY, source.columns)
-    if isinstance(node, Limit):
+    if isinstance(node, Limit | LlmTopK):
         left = max(0.0, source.rows - node.offset)
         return Profile(left if node.count is None else min(float(node.count), left), source.columns)
     if isinstance(node, Distinct):
@@ -89,7 +91,7 @@ def output_tok(call: LlmCall) -> float:
 
 
 def _expected_tok(call: LlmCall) -> float:
-    if call.kind in ("filter", "score"):
+    if call.kind in ("filter", "score", "rank"):
         return FILTER_OUTPUT_TOK
     if call.kind == "embed":
         return 0.0
@@ -104,6 +106,8 @@ def _fragment(node: Fragment, inputs: Sequence[Profile], options: OptimizerConte
     stats = options.stats.get(node) if not node.inputs else None
     if stats is None:
         rows = max((source.rows for source in inputs), default=DEFAULT_ROWS)
+        if node.keys is not None:
+            return _groups(node, rows)
         return Profile(rows, {column.id: Known(rows, _chars(column)) for column in node.columns})
     known = {}
     for column in node.columns:
@@ -111,6 +115,17 @@ def _fragment(node: Fragment, inputs: Sequence[Profile], options: OptimizerConte
         distinct = stats.rows if own.distinct is None else own.distinct
         known[column.id] = Known(distinct, _chars(column) if own.chars is None else own.chars)
     return Profile(stats.rows, known)
+
+
+def _groups(node: Fragment, rows: float) -> Profile:
+    """The groups of ``rows`` rows; a list column holds a value of each row."""
+    groups = max(1.0, rows / GROUP_ROWS) if node.keys else 1.0
+    known = {}
+    for column in node.columns:
+        is_list = column.type.kind == "list"
+        chars = max(1.0, rows / groups) * (DEFAULT_CHARS + 1.0) if is_list else _chars(column)
+        known[column.id] = Known(groups, chars)
+    return Profile(groups, known)
 
 
 def _chars(column: Column) -> float:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from halo_sql.ir.expr import ColumnId
 from halo_sql.ir.physical import Cost, Estimate
-from halo_sql.ir.prompt import Hole, LlmCall, Prompt
+from halo_sql.ir.prompt import Hole, ItemsHole, LlmCall, Prompt
 from halo_sql.optimizer.cardinality import CHARS_PER_TOK, Profile, object_chars, output_tok
 from halo_sql.optimizer.context import EngineProfile, OptimizerContext
 
@@ -49,7 +49,7 @@ def levels(prompt: Prompt, profile: Profile) -> list[Level]:
             chars += len(segment)
             continue
         found.append(Level(tuple(columns), chars / CHARS_PER_TOK))
-        if isinstance(segment, Hole):
+        if isinstance(segment, Hole | ItemsHole):
             columns.append(segment.column)
             chars += profile.known(segment.column).chars
         else:

@@ -19,6 +19,7 @@ from halo_sql.ir.logical import (
     Limit,
     LlmFilter,
     LlmMap,
+    LlmTopK,
     LogicalPlan,
     Project,
     Sink,
@@ -52,14 +53,14 @@ def walk_once(plan: Any) -> Iterator[Any]:
 
 
 def calls_of(node: Any) -> tuple[LlmCall, ...]:
-    """The LLM calls a node makes itself."""
+    """The LLM calls a node makes itself, over columns of its input."""
     if isinstance(node, LlmMap):
         return node.calls
-    return (node.call,) if isinstance(node, LlmFilter) else ()
+    return (node.call,) if isinstance(node, LlmFilter | LlmTopK) else ()
 
 
 def is_llm(node: Any) -> bool:
-    """Whether the node makes LLM calls itself."""
+    """Whether the node makes LLM calls itself and passes its rows on as they come."""
     return isinstance(node, LlmMap | LlmFilter)
 
 
@@ -106,7 +107,7 @@ def reads(node: Any, index: int = 0) -> frozenset[ColumnId]:
         return columns_of(expr for _, expr in node.exprs)
     if isinstance(node, Sort):
         return columns_of(key.expr for key in node.keys)
-    if isinstance(node, LlmMap | LlmFilter):
+    if isinstance(node, LlmMap | LlmFilter | LlmTopK):
         return calls_columns(calls_of(node))
     if isinstance(node, Fragment):
         refs = [part for part in node.parts if not isinstance(part, str) and part.index == index]
@@ -234,6 +235,8 @@ def label(node: Any) -> str:
         return "Sort " + ", ".join(keys)
     if isinstance(node, Limit):
         return f"Limit {node.count}" + (f" offset {node.offset}" if node.offset else "")
+    if isinstance(node, LlmTopK):
+        return f"LlmTopK {node.count} {node.call.label or node.call.kind}"
     if isinstance(node, LlmMap | LlmFilter):
         names = ", ".join(f"{call.label or call.kind}#{call.output}" for call in calls_of(node))
         return f"{type(node).__name__}{' distinct' if node.distinct else ''} {names}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from halo_sql.ir.physical import PhysicalNode, calls_by
+from halo_sql.ir.physical import LlmTopKExec, PhysicalNode, calls_by
 from halo_sql.ir.prompt import LlmCall
 from halo_sql.optimizer.cardinality import CHARS_PER_TOK
 from halo_sql.optimizer.context import OptimizerContext
@@ -19,6 +19,8 @@ def shared_prefixes(nodes: Sequence[PhysicalNode], options: OptimizerContext) ->
     """
     by_model: dict[str, dict[str, float]] = {}
     for node in nodes:
+        if isinstance(node.op, LlmTopKExec) and node.op.method != "score":
+            continue  # a comparison begins with its own question
         calls = calls_by(node.op)
         for call in calls:
             texts = by_model.setdefault(call.model, {})

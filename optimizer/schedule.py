@@ -10,7 +10,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from heapq import heapify, heappop, heappush
 
-from halo_sql.ir.physical import LlmFilterExec, LlmMapExec, PhysicalNode, PhysicalOp
+from halo_sql.ir.physical import (
+    LlmFilterExec,
+    LlmMapExec,
+    LlmReduceExec,
+    LlmTopKExec,
+    PhysicalNode,
+    PhysicalOp,
+    calls_by,
+)
 
 
 def schedule(nodes: Sequence[PhysicalNode], root: int) -> tuple[tuple[PhysicalNode, ...], int]:
@@ -53,9 +61,7 @@ def _seconds_to_root(nodes: Sequence[PhysicalNode]) -> list[float]:
 
 def _placed(op: PhysicalOp) -> PhysicalOp:
     """LLM operators on the worker of their model (of each model, when a node calls several)."""
-    if isinstance(op, LlmMapExec):
-        models = dict.fromkeys(call.model for call in op.calls)
+    if isinstance(op, LlmMapExec | LlmFilterExec | LlmReduceExec | LlmTopKExec):
+        models = dict.fromkeys(call.model for call in calls_by(op))
         return replace(op, worker=",".join(f"{model}/0" for model in models))
-    if isinstance(op, LlmFilterExec):
-        return replace(op, worker=f"{op.call.model}/0")
     return op

@@ -19,6 +19,7 @@ from halo_sql.ir.physical import (
     Estimate,
     Input,
     LlmMapExec,
+    LlmReduceExec,
     MaterializeExec,
     PhysicalNode,
     PhysicalOp,
@@ -114,7 +115,7 @@ class DagBuilder:
         below = self.nodes[inputs[0]].columns
         if isinstance(op, SelectExec):
             return tuple(column for column, _ in op.columns)
-        if isinstance(op, LlmMapExec):
+        if isinstance(op, LlmMapExec | LlmReduceExec):
             source: Any = Input(0, below)
             return output_columns(LlmMap(source, op.calls))
         if isinstance(op, PrefixClusterExec):

@@ -1,10 +1,11 @@
-"""Shared by all tests: the real engine, one for the whole session."""
+"""Shared by all tests: the real engines, one of each for the whole session, and the server that injects faults."""
 
 from __future__ import annotations
 
 import asyncio
 import importlib.util
 import os
+import sys
 import threading
 from collections.abc import Coroutine, Iterator, Sequence
 from pathlib import Path
@@ -88,3 +89,22 @@ def bundled_model() -> Path:
     if importlib.util.find_spec("vllm") is None:
         pytest.skip("vLLM is not installed (pip install 'halo-sql[cpu]')")
     return bundled.ensure("smollm2")
+
+
+@pytest.fixture(scope="session")
+def fault_server() -> Any:
+    """The module ``fault_server``: FaultServer and Fault."""
+    name = "halo_tests_fault_server"
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / "engines" / "fault_server.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say what did not run because its files are not there."""
+    skipped = [report.nodeid for report in terminalreporter.stats.get("skipped", ())]
+    if any("tests/conformance/" in name for name in skipped):
+        terminalreporter.write_line("conformance: ../shared is not here, so neither pack ran")

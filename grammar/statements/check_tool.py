@@ -71,7 +71,11 @@ def _check_query(node: CreateTool, duck: Duck, body: _Body, returned: Sequence[t
     pieces = split(body.text)
     if len(pieces) != 1:
         at = Span(pieces[1].start, pieces[1].start + 1) if len(pieces) > 1 else Span(0, 0)
-        raise ParserError("the query of a tool is one SELECT", span=body.origin(at), remedy="Remove the rest.")
+        raise ParserError(
+            "the query of a tool is one SELECT",
+            span=body.origin(at),
+            remedy="Remove the rest." if pieces else "Write SELECT ….",
+        )
     calls = operator_calls(tokenize(body.text))
     if calls:
         raise NotSupportedError(

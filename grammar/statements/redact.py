@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from halo_sql.catalog.secrets import is_secret_name
 from halo_sql.duck import Token, tokenize
 
 _ASSIGNS = frozenset({"=", "=>", ":=", ":"})
+_PASSWORD = re.compile(r"://[^/\s:@]*:([^/\s@]+)@")
+_PARAMETER = re.compile(r"[?&]([\w.-]+)=([^&#'\s]+)")
 _OPENING, _CLOSING = frozenset("([{"), frozenset(")]}")
 
 
@@ -16,6 +19,10 @@ def redact(text: str, tokens: Sequence[Token] | None = None) -> str:
     up to the next comma or closing bracket. ``tokens`` are its tokens, if at hand. It may be a whole script."""
     code = [token for token in tokens or tokenize(text) if token.kind != "comment"]
     shown = list(text)
+    if "://" in text:
+        for token in code:
+            if token.kind == "string_const":
+                _hide_in_url(shown, token)
     first = 0  # of the statement
     for index, token in enumerate(code[:-1]):
         if token.text == ";":
@@ -37,6 +44,14 @@ def redact(text: str, tokens: Sequence[Token] | None = None) -> str:
             if hidden.text not in _ASSIGNS:
                 shown[hidden.start : hidden.end] = "*" * (hidden.end - hidden.start)
     return "".join(shown)
+
+
+def _hide_in_url(shown: list[str], token: Token) -> None:
+    """The password and the secret parameters of a URL."""
+    spans = [found.span(1) for found in _PASSWORD.finditer(token.text)]
+    spans += [found.span(2) for found in _PARAMETER.finditer(token.text) if is_secret_name(found[1])]
+    for start, end in spans:
+        shown[token.start + start : token.start + end] = "*" * (end - start)
 
 
 def _creates_secret(before: Sequence[Token]) -> bool:

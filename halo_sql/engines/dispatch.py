@@ -21,6 +21,7 @@ from halo_sql.engines.protocol import (
     DeliverOutcomes,
     Engine,
     EngineInfo,
+    GenRequest,
     Outcome,
     Validate,
     estimate_tok,
@@ -93,6 +94,8 @@ class Dispatcher:
             if self._store is not None and info.storable and spec.cache:
                 keys = RequestKeys(info.identity, spec.system, spec.sampling, spec.answer)
         channel = _Channel(self, lane, table, keys, spec, validate, metrics, deliver)
+        if info.context_tok:
+            channel.room_tok = max(1, info.context_tok - spec.sampling.max_tokens)
         self._channels.append(channel)
         return channel
 
@@ -197,6 +200,7 @@ class _Channel:
         self.metrics = metrics
         self.base_tok = TEMPLATE_TOK + estimate_tok(spec.system or "")
         self.output_tok = output_bound(spec)
+        self.room_tok = 0
         self._dispatcher = dispatcher
         self._table = table
         self._deliver = deliver
@@ -206,6 +210,11 @@ class _Channel:
         self._aborting = 0
         self._quiet = asyncio.Event()
         self._quiet.set()
+
+    def count_tok(self, prompt: str) -> int:
+        """Tokens of a prompt, see ``protocol.Channel``."""
+        spec = self.spec
+        return self.lane.engine.count_tok(GenRequest(0, prompt, spec.system, spec.sampling, spec.answer))
 
     def put(self, prompts: Sequence[tuple[int, str]]) -> None:
         """Ask these; after ``close`` nothing is asked."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
+from halo_sql.engines import ranking
 from halo_sql.engines.kinds import ANY, DIMENSIONS, ECHO_DIMENSIONS, KIND, refusal
 from halo_sql.engines.options import Option, resolve
 from halo_sql.engines.protocol import (
@@ -20,7 +21,11 @@ from halo_sql.engines.protocol import (
 from halo_sql.engines.scores import read_score
 from halo_sql.engines.vectors import hashed_vector, read_vector
 
-OPTIONS: tuple[Option, ...] = (KIND, DIMENSIONS)
+OPTIONS: tuple[Option, ...] = (
+    KIND,
+    DIMENSIONS,
+    Option("max_model_len", "integer", None, "Context in tokens of 4 characters; default unlimited", 1),
+)
 
 #: What DuckDB's cast from VARCHAR to BOOLEAN reads, in lower case.
 BOOLEANS: Mapping[str, str] = {
@@ -35,7 +40,8 @@ class EchoEngine:
     around it ignored), another choice as the first one that the prompt contains, a list of choices as all that it
     contains, a score as the number in 0 … 1 or the BOOLEAN that it is, an embedding as the JSON list of numbers that
     it is, any other text as a unit vector of ``dimensions`` (default 8) numbers that depends on nothing but the text.
-    Delivers inside ``submit``.
+    A grade (LLM_RANK) is the number that the prompt is or the last one in it, else 0; a comparison is decided by these
+    numbers. Delivers inside ``submit``.
 
     ``options`` are those of ``OPTIONS``; CatalogError when they are wrong.
     """
@@ -44,10 +50,13 @@ class EchoEngine:
         values = resolve("echo", options or {}, OPTIONS)
         self._kind: str = values["kind"] or ANY
         self._dimensions: int = values["dimensions"] or ECHO_DIMENSIONS
+        self._context_tok: int = values["max_model_len"] or 0
 
     async def start(self) -> EngineInfo:
         """Always ready."""
-        return EngineInfo("echo", window_tok=1 << 30, window_requests=2048, storable=False, device="cpu")
+        return EngineInfo(
+            "echo", self._context_tok, window_tok=1 << 30, window_requests=2048, storable=False, device="cpu"
+        )
 
     async def describe(self) -> EngineInfo | None:
         """See ``Engine.describe``: a start costs nothing."""
@@ -69,11 +78,16 @@ class EchoEngine:
                     results.append(_unreadable(request))
                     continue
                 text = found
+            elif answer == ranking.GRADE:
+                text = repr(ranking.number_in(user))
             elif answer.choices:
                 text = json.dumps([choice for choice in answer.choices if choice in user], ensure_ascii=False)
             prompt_tok = len(user) // 4 + 1  # estimate_tok, spelled out: this loop is the engine's whole cost
             if system is not None:
                 prompt_tok += len(system) // 4 + 1
+            if self._context_tok and prompt_tok + request.sampling.max_tokens > self._context_tok:
+                results.append(_too_long(request, prompt_tok, self._context_tok))
+                continue
             output_tok = 0 if answer.kind == "embedding" else len(text) // 4 + 1
             results.append(GenResult(request.id, text, "stop", prompt_tok, 0, output_tok))
         deliver(results)
@@ -101,7 +115,19 @@ class EchoEngine:
 def _choose(user: str, answer: Answer) -> str | None:
     if answer.choices == YES_NO.choices:
         return BOOLEANS.get(user.strip().lower())
+    compared = ranking.read_comparison(user)
+    if compared is not None and answer.choices == ranking.choice(len(compared[0])).choices:
+        keys = [ranking.order_key(ranking.number_in(text)) for text in compared[0]]
+        return answer.choices[keys.index(max(keys) if compared[1] else min(keys))]
     return next((choice for choice in answer.choices if choice in user), None)
+
+
+def _too_long(request: GenRequest, prompt_tok: int, context_tok: int) -> GenResult:
+    message = (
+        f"a prompt of {prompt_tok} tokens and max_tokens {request.sampling.max_tokens} "
+        f"exceed the model's context of {context_tok} tokens"
+    )
+    return failure(request.id, message, "context")
 
 
 def _unreadable(request: GenRequest) -> GenResult:

@@ -25,6 +25,8 @@ class PlainText:
         data["truncation"] = data["padding"] = data["post_processor"] = None
         self.standard = Tokenizer.from_str(json.dumps(data))
         self.added = frozenset(self.standard.get_added_tokens_decoder())
+        # "unknown" is what the model makes of letters it does not have, not a token that a text may spell
+        self._control = self.added - {_unknown(data["model"], self.standard)}
         self._plain = Tokenizer.from_str(json.dumps(_without_control_tokens(data)))
 
     def encode(self, texts: list[str]) -> list[list[int]]:
@@ -32,7 +34,7 @@ class PlainText:
         results: list[list[int]] = []
         for encoding, text in zip(encode_texts(self._plain, texts), texts, strict=True):
             ids: list[int] = encoding.ids
-            results.append(ids if self.added.isdisjoint(ids) else self._broken_up(text))
+            results.append(ids if self._control.isdisjoint(ids) else self._broken_up(text))
         return results
 
     def _broken_up(self, text: str) -> list[int]:
@@ -42,7 +44,7 @@ class PlainText:
         """
         encoding = self._plain.encode(text, add_special_tokens=False)
         for token, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
-            if token in self.added:
+            if token in self._control:
                 if len(text) < 2:
                     return []  # one character that is itself a control token: nothing else can stand for it
                 cut = min(max((start + end) // 2, 1), len(text) - 1)
@@ -65,6 +67,13 @@ class PlainText:
             heads = [ids[:1] for ids in self.encode(["yes", "no"])]
             found = dict(zip(found, heads if heads[0] != heads[1] else [[], []], strict=True))
         return sorted(found["yes"])[:_MAX_SPELLINGS], sorted(found["no"])[:_MAX_SPELLINGS]
+
+
+def _unknown(model: dict[str, Any], tokenizer: Any) -> int | None:
+    """The id of the token for what is not in the vocabulary."""
+    token = model.get("unk_token")
+    found: int | None = tokenizer.token_to_id(token) if isinstance(token, str) else model.get("unk_id")
+    return found
 
 
 def _without_control_tokens(data: dict[str, Any]) -> dict[str, Any]:

@@ -185,6 +185,16 @@ DeliverOutcomes = Callable[[Sequence[tuple[int, Outcome]]], None]
 class Channel(Protocol):
     """One LLM node's way to its model."""
 
+    @property
+    def room_tok(self) -> int:
+        """Tokens that the model's context leaves for a prompt (system message and template included) beside the
+        answer; 0: unknown."""
+        ...
+
+    def count_tok(self, prompt: str) -> int:
+        """Tokens of this user message's whole prompt: exact where the engine has a tokenizer, else estimated."""
+        ...
+
     def put(self, prompts: Sequence[tuple[int, str]]) -> None:
         """Ask these user messages; the numbers come back with the outcomes (each exactly once, any order)."""
         ...

@@ -68,7 +68,7 @@ class SecretStore:
     def __init__(self, folder: Callable[[], Path]) -> None:
         self._folder = folder
         self._memory: dict[str, Secret] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # an error of drop lists what there is
         self._salt = secrets.token_bytes(16)
 
     def create(self, secret: Secret, *, or_replace: bool = False, if_not_exists: bool = False) -> bool:

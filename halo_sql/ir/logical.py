@@ -31,6 +31,7 @@ class Fragment:
     columns  its output columns, by position
     inputs   plans whose results the text reads
     label    as shown by EXPLAIN (``Scan t``, ``Aggregate``)
+    keys     how many columns the text groups its input by (0: the result is one row); None: it does not group
     """
 
     parts: tuple[str | InputRef, ...]
@@ -38,6 +39,7 @@ class Fragment:
     inputs: tuple[LogicalPlan, ...] = ()
     label: str = "Fragment"
     volatile: bool = False
+    keys: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,12 +116,41 @@ class LlmMap:
 
 
 @dataclass(frozen=True, slots=True)
+class LlmReduce(LlmMap):
+    """Groups, one per row, with one new column per call (kind 'reduce'): the answer over the group's inputs.
+
+    What holds of an LlmMap holds of it: rows and their order stay, a call reads columns of its row. The prompt of
+    such a call ends with an ``ItemsHole``; a group too large for one call is folded, part by part, level by level.
+    """
+
+
+@dataclass(frozen=True, slots=True)
 class LlmFilter:
     """The rows for which the call (kind 'filter') answers TRUE; the call's column is not kept."""
 
     input: LogicalPlan
     call: LlmCall
     distinct: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LlmTopK:
+    """The input's rows by how well they meet a criterion, ``count`` of them after the first ``offset``.
+
+    Rows of equal rank stay in the input's order; rows without a rank (NULL hole, failed) come first or last.
+
+    call    kind 'rank', its prompt the criterion; the call's column is not kept
+    count   None: all rows, sorted
+    method  'score' (a grade per row) | 'tournament' (comparisons) | '' (by cost)
+    """
+
+    input: LogicalPlan
+    call: LlmCall
+    descending: bool
+    nulls_first: bool = False
+    count: int | None = None
+    offset: int = 0
+    method: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +211,7 @@ class Demand:
     write    the text of a statement that is run once every answer is there, and gives the rows instead
     pinned   the text's value depends on the moment: all rounds see one (they are one transaction)
     counts   what ``write`` gives is the number of rows it changed
+    unsteady the text holds something random: whether its prompts settle is seen before any is asked
     """
 
     parts: tuple[DemandPart, ...]
@@ -190,9 +222,12 @@ class Demand:
     write: tuple[DemandPart, ...] = ()
     pinned: bool = False
     counts: bool = False
+    unsteady: bool = False
 
 
-LogicalPlan = Fragment | Filter | Project | Sort | Limit | Distinct | CteScan | LlmMap | LlmFilter | Demand | Sink
+LogicalPlan = (
+    Fragment | Filter | Project | Sort | Limit | Distinct | CteScan | LlmMap | LlmFilter | LlmTopK | Demand | Sink
+)
 
 
 @dataclass(frozen=True, slots=True)

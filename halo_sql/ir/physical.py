@@ -61,6 +61,46 @@ class LlmMapExec:
 
 
 @dataclass(frozen=True, slots=True)
+class LlmReduceExec:
+    """Streams groups through their calls: one request per group, or a tree of requests for a group too large for one.
+
+    variant    'one shot' | 'tree fold': what the plan expects; the model's context decides for each group
+    items      inputs expected per group
+    fan_in     items expected per request
+    levels     levels of requests expected
+    lookahead  groups that may be read ahead of the first unfinished one
+    """
+
+    calls: tuple[LlmCall, ...]
+    variant: str = "one shot"
+    items: float = 1.0
+    fan_in: float = 1.0
+    levels: int = 1
+    lookahead: int = 4096
+    worker: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LlmTopKExec:
+    """The rows that meet a criterion best (or least), in order; rows of equal rank in input order.
+
+    method       'score' (one grade per row) | 'tournament' (comparisons of ``fan_in`` rows each)
+    descending   best first
+    nulls_first  rows without a rank come before the others
+    """
+
+    call: LlmCall
+    method: str
+    descending: bool
+    nulls_first: bool = False
+    count: int | None = None
+    offset: int = 0
+    fan_in: int = 2
+    lookahead: int = 4096
+    worker: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class LlmFilterExec:
     """Streams batches through one yes/no call and keeps the rows answered yes."""
 
@@ -77,6 +117,7 @@ class DemandExec:
     columns  its output
     write    statement run at the end in its place
     pinned   all rounds are one transaction
+    unsteady two rounds come before the first call, which must miss the same
     """
 
     parts: tuple[DemandPart, ...]
@@ -85,6 +126,7 @@ class DemandExec:
     label: str = "Demand"
     write: tuple[DemandPart, ...] = ()
     pinned: bool = False
+    unsteady: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +176,8 @@ PhysicalOp = (
     | SelectExec
     | LlmMapExec
     | LlmFilterExec
+    | LlmReduceExec
+    | LlmTopKExec
     | DemandExec
     | PrefixClusterExec
     | RestoreOrderExec
@@ -145,11 +189,11 @@ PhysicalOp = (
 
 def calls_by(op: PhysicalOp) -> tuple[LlmCall, ...]:
     """The LLM calls that an operator makes."""
-    if isinstance(op, LlmMapExec):
+    if isinstance(op, LlmMapExec | LlmReduceExec):
         return op.calls
     if isinstance(op, DemandExec):
         return tuple(ask.call for ask in op.asks)
-    return (op.call,) if isinstance(op, LlmFilterExec) else ()
+    return (op.call,) if isinstance(op, LlmFilterExec | LlmTopKExec) else ()
 
 
 @dataclass(frozen=True, slots=True)

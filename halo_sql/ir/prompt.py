@@ -30,7 +30,18 @@ class ObjectHole:
     fields: tuple[tuple[str, ColumnId], ...]
 
 
-Segment = str | Hole | ObjectHole
+@dataclass(frozen=True, slots=True)
+class ItemsHole:
+    """A VARCHAR[] column: the inputs of a group, none of them NULL, one after the other with ``separator`` between.
+
+    Only in calls of kind 'reduce'. A NULL or empty list makes the call's result NULL without a request.
+    """
+
+    column: ColumnId
+    separator: str = "\n"
+
+
+Segment = str | Hole | ObjectHole | ItemsHole
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +55,7 @@ class Prompt:
         """The columns of the holes, in order of first appearance."""
         seen: dict[ColumnId, None] = {}
         for segment in self.user:
-            if isinstance(segment, Hole):
+            if isinstance(segment, Hole | ItemsHole):
                 seen.setdefault(segment.column)
             elif isinstance(segment, ObjectHole):
                 for _, column in segment.fields:
@@ -57,8 +68,8 @@ class Prompt:
 
 
 def _remap(segment: Segment, columns: Mapping[ColumnId, ColumnId]) -> Segment:
-    if isinstance(segment, Hole):
-        return Hole(columns.get(segment.column, segment.column))
+    if isinstance(segment, Hole | ItemsHole):
+        return replace(segment, column=columns.get(segment.column, segment.column))
     if isinstance(segment, ObjectHole):
         return ObjectHole(tuple((name, columns.get(column, column)) for name, column in segment.fields))
     return segment
@@ -95,6 +106,8 @@ class LlmCall:
     cache       may be answered by and stored in the response store
     guard       BOOLEAN column: rows where it is not TRUE make no request and get NULL
     label       as shown by EXPLAIN, e.g. ``LLM_MAP('Summarise: {{ body }}')``
+    fan_in      kind 'reduce': items that one call takes at most; kind 'rank': candidates that one comparison takes;
+                0: as many as the plan and the model's context say
     span        where the call stands in the statement, for errors; no part of its identity
     labels      of kind 'classify': what may be answered, in order
     """
@@ -110,6 +123,7 @@ class LlmCall:
     priority: int = 0
     guard: ColumnId | None = None
     label: str = ""
+    fan_in: int = 0
     span: Span | None = field(default=None, compare=False)
     labels: tuple[str, ...] = ()
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from halo_sql.ir.expr import Column
-from halo_sql.ir.logical import Demand, LlmFilter, LlmMap, LogicalPlan, Project
+from halo_sql.ir.logical import Demand, LlmFilter, LlmMap, LlmTopK, LogicalPlan, Project
 from halo_sql.ir.prompt import LlmCall
 from halo_sql.ir.types import SqlType
 
@@ -80,4 +80,4 @@ def calls_made(node: Any) -> tuple[LlmCall, ...]:
         return node.calls
     if isinstance(node, Demand):
         return tuple(ask.call for ask in node.asks)
-    return (node.call,) if isinstance(node, LlmFilter) else ()
+    return (node.call,) if isinstance(node, LlmFilter | LlmTopK) else ()

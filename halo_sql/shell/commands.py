@@ -234,6 +234,11 @@ def _show_schema(shell: Shell, words: Words, rest: str) -> None:
         shell.output.line(sql)
 
 
+def _dump(shell: Shell, words: Words, rest: str) -> None:
+    for (sql,) in shell.session.execute("SELECT sql FROM halo_export() ORDER BY position").fetchall():
+        shell.output.line(sql + ";")
+
+
 def _tables(words: Words) -> str:
     like = f"AND name LIKE {literal(words[0])}" if words else ""
     return (
@@ -293,12 +298,14 @@ def _budget(shell: Shell, words: Words, rest: str) -> None:
 
 
 COMMANDS: tuple[Command, ...] = (
+    Command("agents", "", "agents", _show_query(lambda words: "SHOW AGENTS")),
     Command("bail", "on|off", "stop at the first error", _flag("bail")),
     Command("budget", "", "limits of one statement (SET halo_max_… changes them)", _budget),
     Command("cache", "", "where the response store is, and its size", _cache),
     Command("cd", "FOLDER", "change the working folder", _cd),
     Command("cost", "", "calls and tokens of the last statement with LLM calls", _cost),
     Command("databases", "", "attached databases", _show_query(lambda words: "SHOW DATABASES")),
+    Command("dump", "", "statements that make all models, prompts, tools and agents again", _dump),
     Command("echo", "on|off", "print statements before running them", _flag("echo")),
     Command("exit", "[STATUS]", "leave", _exit),
     Command("headers", "on|off", "show column names", _headers),
@@ -332,5 +339,6 @@ COMMANDS: tuple[Command, ...] = (
     Command("system", "COMMAND", "run a command of the operating system", _system),
     Command("tables", "[PATTERN]", "tables and views", _show_query(_tables)),
     Command("timer", "on|off", "time of each statement", _flag("timer")),
+    Command("tools", "", "tools", _show_query(lambda words: "SHOW TOOLS")),
     Command("version", "", "versions", _version),
 )

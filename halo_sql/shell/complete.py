@@ -1,4 +1,4 @@
-"""Tab completion: keywords, functions, tables, columns, models, prompts, dot commands, file names."""
+"""Tab completion: keywords, functions, tables, columns, models, prompts, tools, agents, dot commands, file names."""
 
 from __future__ import annotations
 
@@ -79,8 +79,10 @@ class HaloCompleter(Completer):
         for kind, sql in (
             ("column", _COLUMNS),
             ("table", _TABLES),
-            ("model", "SELECT name FROM (SHOW MODELS)"),
-            ("prompt", "SELECT name FROM (SHOW PROMPTS)"),
+            ("model", "SELECT name FROM halo_models()"),
+            ("prompt", "SELECT name FROM halo_prompts()"),
+            ("tool", "SELECT name FROM halo_tools()"),
+            ("agent", "SELECT name FROM halo_agents()"),
         ):
             found += [(str(row[0]), kind) for row in self._rows(sql)]
         return found

@@ -14,7 +14,7 @@ OPERATORS = (
     *("TOOL", "AGENT"),
 )
 #: Words of our statements; DuckDB does not know them as keywords.
-WORDS = ("MODEL", "MODELS", "PROMPT", "PROMPTS", "BATCH")
+WORDS = ("MODEL", "MODELS", "PROMPT", "PROMPTS", "TOOLS", "AGENTS", "SECRETS", "BATCH")
 
 _KINDS = {
     "keyword": Keyword,

@@ -128,7 +128,10 @@ def is_complete(text: str) -> bool:
     if "batch" not in text.lower():
         return True
     whole = statements(text)
-    return not whole or not _is_batch(whole[-1]) or classify(split(whole[-1])[-1].text) is Kind.BATCH
+    if not whole or not _is_batch(whole[-1]):
+        return True
+    last = split(whole[-1])[-1].text
+    return classify(last) is Kind.BATCH and not _begins_batch(last)
 
 
 def _is_batch(text: str) -> bool:

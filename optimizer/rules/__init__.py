@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from halo_sql.ir.logical import CteScan, Demand, Filter, Limit, LlmFilter, LlmMap, Project, Sink, Sort
+from halo_sql.ir.logical import (
+    CteScan,
+    Demand,
+    Filter,
+    Limit,
+    LlmFilter,
+    LlmMap,
+    LlmReduce,
+    LlmTopK,
+    Project,
+    Sink,
+    Sort,
+)
 from halo_sql.optimizer.nodes import RELATIONAL
 from halo_sql.optimizer.rules.enforce.duck_fragment import duck_fragment
 from halo_sql.optimizer.rules.enforce.fragment_input import fragment_input
@@ -18,6 +30,10 @@ from halo_sql.optimizer.rules.implement.demand import demand
 from halo_sql.optimizer.rules.implement.limit import limit
 from halo_sql.optimizer.rules.implement.llm_filter import llm_filter
 from halo_sql.optimizer.rules.implement.llm_map import llm_map
+from halo_sql.optimizer.rules.implement.llm_reduce_one_shot import llm_reduce_one_shot
+from halo_sql.optimizer.rules.implement.llm_reduce_tree_fold import llm_reduce_tree_fold
+from halo_sql.optimizer.rules.implement.llm_top_k_score import llm_top_k_score
+from halo_sql.optimizer.rules.implement.llm_top_k_tournament import llm_top_k_tournament
 from halo_sql.optimizer.rules.implement.relational_run import relational_run
 from halo_sql.optimizer.rules.implement.select import select
 from halo_sql.optimizer.rules.implement.sink import sink
@@ -35,15 +51,17 @@ from halo_sql.optimizer.rules.normalize.push_filter_below_llm import push_filter
 from halo_sql.optimizer.rules.normalize.push_limit_below_llm import push_limit_below_llm
 from halo_sql.optimizer.rules.normalize.push_project_below_llm import push_project_below_llm
 from halo_sql.optimizer.rules.normalize.sort_below_llm import sort_below_llm
+from halo_sql.optimizer.rules.normalize.top_k_below_llm import top_k_below_llm
 from halo_sql.optimizer.rules.rule import Rule, Stage
 
 RULES: tuple[Rule, ...] = (
     Rule("inline_single_cte", Stage.NORMALIZE, 0, inline_single_cte, on=(CteScan,)),
     Rule("merge_projects", Stage.NORMALIZE, 0, merge_projects, on=(Project,)),
-    Rule("fold_constant_prompts", Stage.NORMALIZE, 0, fold_constant_prompts, on=(LlmMap, LlmFilter)),
+    Rule("fold_constant_prompts", Stage.NORMALIZE, 0, fold_constant_prompts, on=(LlmMap, LlmFilter, LlmTopK)),
     Rule("push_filter_below_llm", Stage.NORMALIZE, 0, push_filter_below_llm, on=(Filter,)),
     Rule("sort_below_llm", Stage.NORMALIZE, 0, sort_below_llm, on=(Sort,)),
     Rule("push_limit_below_llm", Stage.NORMALIZE, 0, push_limit_below_llm, on=(Limit,)),
+    Rule("top_k_below_llm", Stage.NORMALIZE, 0, top_k_below_llm, on=(LlmTopK,)),
     Rule("lift_pick_above_llm", Stage.NORMALIZE, 0, lift_pick_above_llm, on=(LlmMap, LlmFilter, Filter)),
     Rule("merge_equal_calls", Stage.NORMALIZE, 0, merge_equal_calls, on=(LlmMap, LlmFilter)),
     Rule("merge_llm_maps", Stage.NORMALIZE, 0, merge_llm_maps, on=(LlmMap,)),
@@ -59,6 +77,10 @@ RULES: tuple[Rule, ...] = (
     Rule("sort_past_llm_filter", Stage.EXPLORE, 10, sort_past_llm_filter, on=(Sort,)),
     Rule("llm_map", Stage.IMPLEMENT, 50, llm_map, on=(LlmMap,), essential=True),
     Rule("llm_filter", Stage.IMPLEMENT, 50, llm_filter, on=(LlmFilter,), essential=True),
+    Rule("llm_reduce_one_shot", Stage.IMPLEMENT, 50, llm_reduce_one_shot, on=(LlmReduce,), essential=True),
+    Rule("llm_reduce_tree_fold", Stage.IMPLEMENT, 50, llm_reduce_tree_fold, on=(LlmReduce,), essential=True),
+    Rule("llm_top_k_score", Stage.IMPLEMENT, 50, llm_top_k_score, on=(LlmTopK,), essential=True),
+    Rule("llm_top_k_tournament", Stage.IMPLEMENT, 50, llm_top_k_tournament, on=(LlmTopK,), essential=True),
     Rule("demand", Stage.IMPLEMENT, 50, demand, on=(Demand,), essential=True),
     Rule("limit", Stage.IMPLEMENT, 40, limit, on=(Limit,), essential=True),
     Rule("select", Stage.IMPLEMENT, 40, select, on=(Project,)),

@@ -1,29 +1,14 @@
-"""Shared by the engine tests: the fault server, and running requests on an engine."""
+"""Shared by the engine tests: running requests on an engine."""
 
 from __future__ import annotations
 
 import asyncio
-import importlib.util
-import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from halo_sql.engines.protocol import Engine, GenRequest, GenResult
-
-
-@pytest.fixture(scope="session")
-def fault_server() -> Any:
-    """The module ``fault_server``: FaultServer and Fault."""
-    name = "halo_tests_fault_server"
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name("fault_server.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 async def ask(engine: Engine, requests: Sequence[GenRequest]) -> list[GenResult]:

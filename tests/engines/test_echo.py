@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from halo_sql.engines import ranking
 from halo_sql.engines.echo import BOOLEANS, EchoEngine
 from halo_sql.engines.protocol import EMBEDDING, SCORE, YES_NO, Answer, GenRequest, GenResult, estimate_tok
 from halo_sql.engines.vectors import decode_vector
+from halo_sql.ir.prompt import Sampling
 
 
 def answers(requests: list[GenRequest]) -> list[GenResult]:
@@ -131,3 +133,28 @@ def test_an_echo_model_of_one_kind_refuses_the_other() -> None:
         assert delivered[0].error is not None
         assert (delivered[0].error.code, delivered[0].error.fatal) == ("rejected", True)
         assert delivered[0].error.remedy
+
+
+def test_a_context_refuses_longer_prompts() -> None:
+    engine = EchoEngine({"max_model_len": 30})
+    assert asyncio.run(engine.start()).context_tok == 30
+    delivered: list[GenResult] = []
+    sampling = Sampling(max_tokens=10)
+    requests = [GenRequest(0, "x" * 76, sampling=sampling), GenRequest(1, "x" * 80, sampling=sampling)]
+    engine.submit(requests, delivered.extend)
+    assert [None if result.error is None else result.error.code for result in delivered] == [None, "context"]
+
+
+def test_grades_are_numbers_of_the_prompt_and_comparisons_follow_them() -> None:
+    texts = ["urgent 3 of 10?", "7", "none", "7.0"]
+    found = answers([GenRequest(number, text, answer=ranking.GRADE) for number, text in enumerate(texts)])
+    assert [result.text for result in found] == ["10.0", "7.0", "0.0", "7.0"]
+    most, least = (
+        GenRequest(number, ranking.comparison(texts[1:], number == 0), answer=ranking.choice(3)) for number in (0, 1)
+    )
+    assert [result.text for result in answers([most, least])] == ["A", "B"]
+
+
+def test_letters_in_any_other_prompt_are_a_plain_choice() -> None:
+    [result] = answers([GenRequest(0, "B or A", answer=ranking.choice(2))])
+    assert result.text == "A"

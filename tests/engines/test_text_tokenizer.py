@@ -60,6 +60,13 @@ def test_texts_are_framed_and_neither_cut_nor_filled_up() -> None:
     assert tokens.count(GenRequest(0, "hello world")) == 4
 
 
+def test_what_the_vocabulary_does_not_have_is_unknown_once() -> None:
+    tokens = TextTokenizer(tokenizer())
+    assert ids(tokens, "hello \N{SNOWMAN} goodbye [UNK]") == (
+        ["[CLS]", "hello", *["[UNK]"] * 2, "[", "[UNK]", "]", "[SEP]"]
+    )
+
+
 def test_a_control_token_in_a_text_is_text() -> None:
     tokens = TextTokenizer(tokenizer())
     assert ids(tokens, "[SEP] hello [CLS]") == ["[CLS]", "[", "sep", "]", "hello", "[", "cls", "]", "[SEP]"]

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from halo_sql.engines import bundled
 from halo_sql.engines.protocol import EMBEDDING, SCORE, TEXT, YES_NO, GenRequest, GenResult
+from halo_sql.engines.text_tokenizer import TextTokenizer
 from halo_sql.engines.vectors import decode_vector
 from halo_sql.engines.vllm import VllmEngine
 from halo_sql.engines.vllm_model import VllmModel
@@ -58,6 +60,19 @@ def test_texts_longer_than_the_context_are_refused_one_by_one(real_embedder: Any
     assert "257 tokens exceeds" in results[1].error.message
     assert "truncate = true" in results[1].error.remedy
     assert [result.prompt_tok for result in results] == [256, 257, 9, 2]  # control tokens in texts are spelled out
+
+
+@pytest.mark.vllm
+def test_harmless_texts_get_the_ids_that_the_tokenizer_gives_them(real_embedder: Any) -> None:
+    from tokenizers import Tokenizer
+
+    folder = bundled.ensure("minilm")
+    usual, ours = Tokenizer.from_file(str(folder / "tokenizer.json")), TextTokenizer.load(folder)
+    usual.no_truncation()
+    usual.no_padding()
+    texts = ["", " Hello,  WORLD!\n\t", "naïve café", "漢字かな", "🙂 emoji", "don't", "a" * 300, "http://x.y/z?q=1"]
+    given = ours.render_batch([GenRequest(n, text) for n, text in enumerate(texts)])
+    assert given == [usual.encode(text).ids for text in texts]
 
 
 @pytest.mark.vllm

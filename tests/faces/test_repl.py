@@ -72,11 +72,24 @@ def test_history_is_kept_and_private(terminal: Start, tmp_path: Path) -> None:
         ("sele\t", "select"),
         (".tab\t", ".tables"),
         ("SELECT LLM_FIL\t", "LLM_FILTER"),
+        ("SELECT LLM_MAP(shorten_\t", "shorten_it"),
         ("SELECT regexp_split_to_t\t", "regexp_split_to_table"),
     ],
 )
 def test_completion(terminal: Start, typed: str, completed: str) -> None:
-    with terminal("-cmd", "CREATE TABLE customer_orders (order_number INTEGER)") as shell:
+    with terminal(
+        "-cmd", "CREATE TABLE customer_orders (order_number INTEGER); CREATE PROMPT shorten_it AS 'x'"
+    ) as shell:
         shell.wait("halo>")
         shell.send(typed)
         assert completed in shell.wait(completed)
+
+
+def test_the_history_file_holds_no_keys(terminal: Start, tmp_path: Path) -> None:
+    with terminal() as shell:
+        shell.wait("halo>")
+        shell.send("CREATE SECRET s (TYPE llm, API_KEY 'hunter2'); SELECT 'do' || 'ne' AS me;\r")
+        shell.wait("done")
+    text = (tmp_path / "history").read_text()
+    assert "hunter2" not in text
+    assert "CREATE SECRET s (TYPE llm, API_KEY *********)" in text

@@ -52,6 +52,6 @@ def bound(duck: Duck) -> Bind:
     settings = Settings({"halo_default_model": "echo"})
 
     def run(sql: str, params: Any = None, answer: Any = None) -> BoundStatement:
-        return bind(sql, duck, snapshot, settings, params, answer)
+        return bind(sql, duck, snapshot, settings, params, answer=answer)
 
     return run

@@ -93,3 +93,6 @@ SELECT LLM_MAP('{{ {''a'': max(id), ''b'': [min(id)]} }}') m FROM t;
 SELECT id, COALESCE((SELECT LLM_MAP('{{ u.x }}') FROM u WHERE u.id = t.id AND u.id = 1), LLM_MAP('{{ body }}')) m FROM t ORDER BY id;
 SELECT id FROM t WHERE (SELECT LLM_FILTER('{{ t.id > 1 }}')) AND LLM_FILTER('{{ id < 4 }}') ORDER BY id;
 SELECT id, LLM_MAP('{{ #1 }}') m FROM t ORDER BY id;
+
+SELECT a AS localtime FROM (VALUES ('2018-01-01'), ('2022-01-01')) q(a) WHERE LLM_FILTER('{{ localtime >= ''2020-01-01'' }}');
+SELECT "localtime", LLM_MAP('{{ localtime }}') m FROM (VALUES ('2018-01-01'), ('2022-01-01')) q(localtime) ORDER BY 1;

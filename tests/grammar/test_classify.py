@@ -68,6 +68,15 @@ PLAIN = [
     "explain",
     "UPDATE agent SET tool = 1",
     "SELECT * FROM halo_models()",
+    "BEGIN",
+    "BEGIN TRANSACTION",
+    "END",
+    "COMMENT ON TABLE model IS 'x'",
+    "COMMENT ON COLUMN agent.tool IS 'x'",
+    "SELECT batch FROM batch",
+    "EXPLAIN DROP SECRET s",
+    "CREATE SECRET tools (TYPE s3)",
+    "SHOW tool",
 ]
 DDL = [
     "CREATE MODEL m FROM 'x'",
@@ -90,7 +99,22 @@ DDL = [
     "DESCRIBE MODEL m",
     'desc prompt "P"',
     "DESCRIBE MODEL 'm'",
+    "ALTER PROMPT p AS 'x'",
+    "ALTER AGENT a SET (max_steps = 1)",
+    "COMMENT ON TOOL t IS 'x'",
+    "comment on model m is null",
+    "SHOW TOOLS",
+    "SHOW AGENTS",
+    "SHOW SECRETS",
+    "DESCRIBE TOOL t",
+    "DESC AGENT a",
+    "DESCRIBE SECRET s",
+    "CREATE PERSISTENT SECRET s (TYPE llm, API_KEY 'k')",
+    "CREATE TEMP AGENT a WITH (model = m)",
+    "DROP TOOL t CASCADE",
 ]
+SECRET = ["DROP SECRET s", "drop persistent secret if exists s", "DROP TEMPORARY SECRET s"]
+BATCH = ["BEGIN BATCH", "begin batch;", "END BATCH", "-- now\nend /* it */ batch"]
 SETTING = [
     "SET halo_store = 'off'",
     "set session HALO_store TO off",
@@ -153,6 +177,8 @@ LLM = [
             (Kind.PLAIN, PLAIN),
             (Kind.HALO_DDL, DDL),
             (Kind.HALO_SETTING, SETTING),
+            (Kind.HALO_SECRET, SECRET),
+            (Kind.BATCH, BATCH),
             (Kind.EXPLAIN, EXPLAIN),
             (Kind.LLM, LLM),
         )
@@ -163,7 +189,7 @@ def test_kind(sql: str, kind: Kind) -> None:
     assert classify(sql) is kind
 
 
-@pytest.mark.parametrize("sql", [text for text in PLAIN + DDL + SETTING + EXPLAIN + LLM if text])
+@pytest.mark.parametrize("sql", [text for text in PLAIN + DDL + SETTING + SECRET + BATCH + EXPLAIN + LLM if text])
 def test_case_comments_and_length_change_nothing(sql: str) -> None:
     kind = classify(sql)
     assert classify("/* head */ " + sql) is kind

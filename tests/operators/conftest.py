@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from halo_sql.duck import Duck
-from halo_sql.engines.protocol import ChannelSpec, DeliverOutcomes, Outcome, Validate
+from halo_sql.engines.protocol import ChannelSpec, DeliverOutcomes, Outcome, Validate, estimate_tok
 from halo_sql.errors import EngineError
 from halo_sql.ir.expr import Column, ColumnId
 from halo_sql.ir.logical import Fragment
@@ -32,14 +32,17 @@ def echo(spec: ChannelSpec, prompt: str) -> str | EngineError:
 class LocalChannels:
     """Answers every prompt by ``answer``, at once (window 0) or ``window`` at a time in shuffled order, turn by turn.
 
+    room_tok  of every channel, in tokens of 4 characters
+
     asked     every prompt that was put, in order
     opened    specs of opened channels
     open_now  channels not closed yet
     """
 
-    def __init__(self, answer: Answer = echo, window: int = 0, seed: int = 0) -> None:
+    def __init__(self, answer: Answer = echo, window: int = 0, seed: int = 0, room_tok: int = 0) -> None:
         self.answer = answer
         self.window = window
+        self.room_tok = room_tok
         self.random = random.Random(seed)
         self.asked: list[str] = []
         self.opened: list[ChannelSpec] = []
@@ -67,6 +70,10 @@ class LocalChannel:
         self.queue: list[tuple[int, str]] = []
         self.task: asyncio.Task[None] | None = None
         self.closed = False
+        self.room_tok = owner.room_tok
+
+    def count_tok(self, prompt: str) -> int:
+        return estimate_tok(prompt)
 
     def outcome(self, prompt: str) -> Outcome:
         found = self.owner.answer(self.spec, prompt)

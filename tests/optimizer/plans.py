@@ -4,22 +4,38 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from halo_sql.ir.expr import Column, ColumnId, ColumnRef, SqlExpr, column_expr, join_text
-from halo_sql.ir.logical import CteScan, Filter, Fragment, Limit, LlmFilter, LlmMap, Project, Sort, SortKey
+from halo_sql.ir.logical import (
+    CteScan,
+    Filter,
+    Fragment,
+    InputRef,
+    Limit,
+    LlmFilter,
+    LlmMap,
+    LlmReduce,
+    LlmTopK,
+    Project,
+    Sort,
+    SortKey,
+)
 from halo_sql.ir.physical import (
     DuckFragmentExec,
     Input,
     LimitExec,
     LlmFilterExec,
     LlmMapExec,
+    LlmReduceExec,
+    LlmTopKExec,
     PhysicalDag,
     PrefixClusterExec,
     RestoreOrderExec,
 )
-from halo_sql.ir.prompt import Hole, LlmCall, Prompt, Sampling
-from halo_sql.ir.types import BOOLEAN, VARCHAR, SqlType
+from halo_sql.ir.prompt import Hole, ItemsHole, LlmCall, Prompt, Sampling
+from halo_sql.ir.types import BOOLEAN, DOUBLE, VARCHAR, VARCHAR_LIST, SqlType
 from halo_sql.ir.walk import children, output_columns
 from halo_sql.optimizer.context import ColumnStats, EngineProfile, FragmentStats, OptimizerContext
 from halo_sql.optimizer.nodes import label
@@ -63,7 +79,7 @@ def call(
     output: int, text: str, *, kind: str = "map", volatile: bool = False, model: str = "m", **rest: Any
 ) -> LlmCall:
     sampling = rest.pop("sampling", Sampling(temperature=1.0 if volatile else 0.0))
-    returns = BOOLEAN if kind == "filter" else VARCHAR
+    returns = {"filter": BOOLEAN, "rank": DOUBLE}.get(kind, VARCHAR)
     return LlmCall(ColumnId(output), kind, template(text), model, returns, sampling, label=f"{text!r}", **rest)
 
 
@@ -93,6 +109,29 @@ def llm_map(plan: Any, *calls: LlmCall) -> LlmMap:
 
 def llm_filter(plan: Any, output: int, text: str, **rest: Any) -> LlmFilter:
     return LlmFilter(plan, call(output, text, kind="filter", **rest))
+
+
+def groups(plan: Any, number: int, by: Column = A, keys: int = 1) -> Fragment:
+    """``by`` and the list of bodies for each of its values: columns ``number`` and ``number + 1``."""
+    body = next(column for column in output_columns(plan) if column.name == "body")
+    columns = (col(number, by.name, by.type), col(number + 1, "inputs", VARCHAR_LIST))
+    ref = InputRef(0, ((by.name, by.id), ("body", body.id), ("id", ID.id)))
+    text = f"SELECT {by.name}, list(body ORDER BY id) FILTER (WHERE body IS NOT NULL) FROM "
+    tail = f" AS t GROUP BY {by.name} ORDER BY {by.name}"
+    return Fragment((text, ref, tail), columns, (plan,), "Aggregate", keys=keys)
+
+
+def reduced(plan: Any, output: int, text: str, items: int, **rest: Any) -> LlmReduce:
+    """A call over the list in column ``items``."""
+    one = call(output, text, kind="reduce", **rest)
+    return LlmReduce(plan, (replace(one, prompt=Prompt((*one.prompt.user, ItemsHole(ColumnId(items))))),))
+
+
+def top_k(plan: Any, output: int, text: str, count: int | None, method: str = "", **rest: Any) -> LlmTopK:
+    """The rows that ``text`` fits best."""
+    one = call(output, text, kind="rank", **rest)
+    graded = replace(one, prompt=replace(one.prompt, system="Grade how much this applies. " * 4))
+    return LlmTopK(plan, graded, True, False, count, 0, method)
 
 
 def order_by(plan: Any, *keys: str, modifiers: str = "") -> Sort:
@@ -147,7 +186,7 @@ def normalized(plan: Any, *names: str, ctx: OptimizerContext | None = None) -> t
 def shape(plan: Any) -> str:
     """A plan in one line, top first: ``Limit > LlmMap('x {3}') > Fragment``."""
     name = type(plan).__name__
-    if isinstance(plan, LlmMap | LlmFilter):
+    if isinstance(plan, LlmMap | LlmFilter | LlmTopK):
         calls = plan.calls if isinstance(plan, LlmMap) else (plan.call,)
         name += "(" + ", ".join(item.label for item in calls) + ")"
     elif isinstance(plan, Filter):
@@ -168,6 +207,10 @@ def operators(dag: PhysicalDag) -> list[str]:
             name += "(" + ", ".join(item.label for item in op.calls) + ")"
         elif isinstance(op, LlmFilterExec):
             name += f"({op.call.label})"
+        elif isinstance(op, LlmReduceExec):
+            name += f"({op.variant})"
+        elif isinstance(op, LlmTopKExec):
+            name += f"({op.method})"
         elif isinstance(op, DuckFragmentExec):
             name += f"({_tree(op.tree)}{' streaming' if op.streaming else ''})"
         elif isinstance(op, LimitExec):
@@ -196,9 +239,9 @@ def well_formed(dag: PhysicalDag) -> None:
         assert len(set(names)) == len(names), node
         below = [{column.id for column in dag.node(source).columns} for source in node.inputs]
         op = node.op
-        if isinstance(op, LlmMapExec):
+        if isinstance(op, LlmMapExec | LlmReduceExec):
             assert all(item.columns() <= below[0] for item in op.calls)
-        elif isinstance(op, LlmFilterExec):
+        elif isinstance(op, LlmFilterExec | LlmTopKExec):
             assert op.call.columns() <= below[0]
         elif isinstance(op, PrefixClusterExec):
             assert set(op.keys) <= below[0]

@@ -15,6 +15,8 @@ from halo_sql.ir.physical import (
     LimitExec,
     LlmFilterExec,
     LlmMapExec,
+    LlmReduceExec,
+    LlmTopKExec,
     MaterializeExec,
     PhysicalDag,
     PhysicalNode,
@@ -23,7 +25,7 @@ from halo_sql.ir.physical import (
     SelectExec,
     batch_name,
 )
-from halo_sql.ir.prompt import LlmCall
+from halo_sql.ir.prompt import ItemsHole, LlmCall
 from halo_sql.ir.sql import render
 
 Row = dict[ColumnId, Any]
@@ -59,8 +61,12 @@ def answer(call: LlmCall, row: Row, outcome: Outcome) -> Any:
     pieces = [piece if isinstance(piece, str) else row[piece.column] for piece in call.prompt.user]  # type: ignore[union-attr]
     if any(piece is None for piece in pieces):
         return None
+    if isinstance(call.prompt.user[-1], ItemsHole):
+        pieces[-1] = "\n".join(pieces[-1])
     text = "".join(pieces)
     outcome.prompts.append((call.kind, text))
+    if call.kind == "rank":
+        return zlib.crc32(text.encode()) % 5
     return zlib.crc32(text.encode()) % 3 > 0 if call.kind == "filter" else f"<{text}>"
 
 
@@ -71,7 +77,13 @@ def _run(node: PhysicalNode, dag: PhysicalDag, inputs: list[list[Row]], connecti
         return _query(op, node, dag, inputs, connection)
     if isinstance(op, SelectExec):
         return [{column.id: row[source] for column, source in op.columns} for row in rows]
-    if isinstance(op, LlmMapExec):
+    if isinstance(op, LlmTopKExec):
+        ranks = [answer(op.call, row, outcome) for row in rows]
+        found = sorted((row for row, rank in enumerate(ranks) if rank is not None), key=lambda row: -ranks[row])
+        found += [row for row, rank in enumerate(ranks) if rank is None]
+        end = None if op.count is None else op.offset + op.count
+        return [rows[place] for place in found[op.offset : end]]
+    if isinstance(op, LlmMapExec | LlmReduceExec):
         return [{**row, **{call.output: answer(call, row, outcome) for call in op.calls}} for row in rows]
     if isinstance(op, LlmFilterExec):
         return [row for row in rows if answer(op.call, row, outcome) is True]

@@ -23,6 +23,7 @@ from .plans import (
     col,
     context,
     cte,
+    groups,
     limit,
     llm_filter,
     llm_map,
@@ -30,6 +31,8 @@ from .plans import (
     order_by,
     plan_of,
     project,
+    reduced,
+    top_k,
     well_formed,
     where,
 )
@@ -65,6 +68,9 @@ DEMAND = Demand(
     (Ask(call(51, "x {52}"), (col(52, "body"),)),),
 )
 
+#: Short texts, and money counts more than time.
+CHEAP: dict[str, Any] = {"rows": 1000, "chars": {3: 8}, "objective": "usd"}
+
 #: rule -> (plan, options, what the operators must hold)
 GIVES: dict[str, tuple[Any, dict[str, Any], str]] = {
     "order_llm_filters": (CHEAP_ABOVE, {}, "LlmFilter('y {3}')"),
@@ -82,6 +88,10 @@ GIVES: dict[str, tuple[Any, dict[str, Any], str]] = {
     ),
     "llm_map": (MAPPED, {}, "LlmMap('x {3}')"),
     "llm_filter": (llm_filter(T, 21, "y {3}"), {}, "LlmFilter('y {3}')"),
+    "llm_reduce_one_shot": (reduced(groups(T, 30), 20, "sum {30}", 31), {}, "LlmReduce(one shot)"),
+    "llm_reduce_tree_fold": (reduced(groups(T, 30), 20, "sum", 31, fan_in=2), {}, "LlmReduce(tree fold)"),
+    "llm_top_k_score": (top_k(T, 20, "x {3}", 5), {"rows": 1000}, "LlmTopK(score)"),
+    "llm_top_k_tournament": (top_k(T, 20, "x {3}", 1), CHEAP, "LlmTopK(tournament)"),
     "limit": (limit(llm_filter(T, 21, "y {3}"), 10), {}, "Limit(10)"),
     "select": (project(MAPPED, S), {}, "Select"),
     "cte_scan": (over_cte(MAPPED), {}, "Materialize"),
@@ -103,6 +113,18 @@ GIVES_NOT: dict[str, tuple[Any, dict[str, Any], str]] = {
     "sort_past_llm_filter": (order_by(llm_filter(T, 21, "y {3}"), "CAST(#3 AS INTEGER)"), {}, ""),
     "llm_map": (T, {}, "LlmMap"),
     "llm_filter": (MAPPED, {}, "LlmFilter"),
+    "llm_reduce_one_shot": (
+        reduced(groups(T, 30, keys=0), 20, "sum", 31),
+        {"engines": {"m": EngineProfile(context_tok=2000)}},
+        "LlmReduce(one shot)",
+    ),
+    "llm_reduce_tree_fold": (
+        reduced(groups(T, 30, keys=0), 20, "sum", 31),
+        {"engines": {"m": EngineProfile(context_tok=200_000)}},
+        "LlmReduce(tree fold)",
+    ),
+    "llm_top_k_score": (top_k(T, 20, "x {3}", 5, "tournament"), {"rows": 1000}, "LlmTopK(score)"),
+    "llm_top_k_tournament": (top_k(T, 20, "x {3}", 1, on_error="null"), CHEAP, "LlmTopK(tournament)"),
     "limit": (limit(T, 10), {}, "Limit(10)"),
     "select": (project(MAPPED, S, (col(30), "upper(#20)")), {}, "Select"),
     "cte_scan": (over_cte(MAPPED, 1), {}, "Materialize"),
@@ -293,3 +315,28 @@ def test_pick_of_columns_is_no_query() -> None:
     assert [column.id for column in root.columns] == [20, 1]
     assert isinstance(done.logical, Project)
     assert ColumnId(3) not in {column.id for column in root.columns}
+
+
+def test_the_method_of_a_top_k_does_not_depend_on_what_engines_said() -> None:
+    plan = top_k(T, 20, "x {3}", 5)
+    slow = {"m": EngineProfile(window_requests=1, decode_step_s=1.0)}
+    for engines in ({}, slow):
+        done = plan_of(plan, context(rows=1000, engines=engines))
+        assert "LlmTopK(score)" in operators(done.dag)
+    assert "LlmTopK(score)" in operators(plan_of(plan, context(rows=1000, engines=slow, enabled=False)).dag)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 10, 100, 10_000])
+@pytest.mark.parametrize("count", [1, 3, 10])
+def test_a_tournament_is_not_quadratic(rows: int, count: int) -> None:
+    done = plan_of(top_k(T, 20, "x {3}", count, "tournament"), context(rows=rows))
+    node = next(node for node in done.dag.nodes if "LlmTopK" in type(node.op).__name__)
+    assert node.estimate.llm_calls <= rows + 2 * count * (rows.bit_length() + 1)
+
+
+def test_a_fold_is_estimated_level_by_level() -> None:
+    done = plan_of(reduced(groups(T, 30, keys=0), 20, "sum", 31, fan_in=10), context(rows=1000))
+    node = next(node for node in done.dag.nodes if type(node.op).__name__ == "LlmReduceExec")
+    op: Any = node.op
+    assert (op.levels, round(op.items), op.fan_in) == (3, 1000, 10)
+    assert node.estimate.llm_calls == 111

@@ -22,6 +22,7 @@ from .plans import (
     col,
     context,
     cte,
+    groups,
     holes,
     limit,
     llm_filter,
@@ -30,8 +31,10 @@ from .plans import (
     order_by,
     plan_of,
     project,
+    reduced,
     shape,
     sql,
+    top_k,
     where,
 )
 
@@ -91,6 +94,17 @@ FIRES: dict[str, list[tuple[Any, str]]] = {
         (limit(project(MAPPED, S, (H, "#2 + 1")), 10, 5), "Project > LlmMap('x {3}') > Limit > Fragment"),
         (limit(project(KEPT, ID), 10), "Project > Limit > LlmFilter('y {3}') > Fragment"),
         (limit(order_by(MAPPED, "#1"), 10), ""),
+    ],
+    "top_k_below_llm": [
+        (top_k(MAPPED, 21, "z {3}", 2), "LlmMap('x {3}') > LlmTopK('z {3}') > Fragment"),
+        (
+            top_k(project(MAPPED, S, (H, "#3")), 21, "z {10}", 2),
+            "Project > LlmMap('x {3}') > LlmTopK('z {10}') > Fragment",
+        ),
+        (
+            top_k(llm_map(KEPT, call(20, "x {3}")), 21, "z {3}", 2),
+            "LlmMap('x {3}') > LlmTopK('z {3}') > LlmFilter('y {3}') > Fragment",
+        ),
     ],
     "sort_below_llm": [
         (order_by(MAPPED, "#1"), "LlmMap('x {3}') > Sort > Fragment"),
@@ -197,6 +211,13 @@ STAYS: dict[str, list[Any]] = {
         limit(order_by(MAPPED, "#20"), 10),
         limit(T, 10),
     ],
+    "top_k_below_llm": [
+        top_k(MAPPED, 21, "z {20}", 2),
+        top_k(project(MAPPED, (H, "#20")), 21, "z {10}", 2),
+        top_k(project(MAPPED, (H, "upper(#3)")), 21, "z {10}", 2),
+        top_k(KEPT, 21, "z {3}", 2),
+        top_k(limit(MAPPED, 5), 21, "z {3}", 2),
+    ],
     "sort_below_llm": [
         order_by(MAPPED, "#20"),
         order_by(KEPT, "CAST(#3 AS INTEGER)"),
@@ -226,8 +247,13 @@ STAYS: dict[str, list[Any]] = {
         llm_map(MAPPED, call(21, "z {20}")),
         llm_map(MAPPED, call(21, "z {3}", guard=ColumnId(20))),
         llm_map(MAPPED, call(21, "z {3}", volatile=True)),
+        llm_map(reduced(groups(T, 30), 20, "sum", 31), call(21, "z {30}")),
     ],
-    "distinct_before_llm": [llm_map(T, call(20, "x {3}", volatile=True)), llm_filter(T, 20, "x {3}", volatile=True)],
+    "distinct_before_llm": [
+        reduced(groups(T, 30), 20, "sum", 31),
+        llm_map(T, call(20, "x {3}", volatile=True)),
+        llm_filter(T, 20, "x {3}", volatile=True),
+    ],
     "drop_unused_calls": [
         project(where(MAPPED, "#20 = 'a'"), ID),
         project(llm_map(MAPPED, call(21, "u {20}")), R),

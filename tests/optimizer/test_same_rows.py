@@ -17,11 +17,15 @@ from halo_sql.optimizer.rules import RULES
 from halo_sql.optimizer.rules.rule import Stage
 
 from .plans import (
+    BODY,
+    ID,
+    A,
     T,
     call,
     col,
     context,
     cte,
+    groups,
     holes,
     limit,
     llm_filter,
@@ -29,6 +33,8 @@ from .plans import (
     order_by,
     plan_of,
     project,
+    reduced,
+    top_k,
     well_formed,
     where,
 )
@@ -53,6 +59,8 @@ STEPS = (
     "sort by answer",
     "limit",
     "cte",
+    "top k",
+    "groups",
 )
 
 
@@ -95,6 +103,21 @@ def build(steps: list[tuple[str, int]]) -> Any:
             plan = order_by(plan, f"#{answers[0].id}", f"#{columns['id'].id}")
         elif step == "limit":
             plan = limit(plan, 5 + number, number % 3)
+        elif step == "top k":
+            source = columns["title"] if number % 2 else body
+            method = ("", "score", "tournament")[number % 3]
+            plan = top_k(
+                holes(plan, (hole, f"CAST(#{source.id} AS VARCHAR)")), output, f"{{{hole.id}}}", 3 + number, method
+            )
+        elif step == "groups" and columns["id"].id == ID.id:
+            plan = reduced(groups(plan, fresh + 3, columns["a"]), output, f"{number} ", fresh + 4, fan_in=0)
+            plan = project(
+                plan,
+                (ID, f"#{fresh + 3}"),
+                (A, f"#{fresh + 3}"),
+                (BODY, f"#{output}"),
+                (columns["title"], f"#{output}"),
+            )
         elif step == "cte":
             plan = cte(plan, fresh, fresh * 100)
         answers = [column for column in output_columns(plan) if column.name.startswith("'")]

@@ -32,5 +32,5 @@ def demand(expr: Any, group: int, required: Properties, memo: Memo, ctx: PlanCon
     rounds = 1 + len({ask.rank for ask in expr.asks})
     estimate = llm_estimate(calls_made(expr), Profile(rows, {}), rows, False, ctx.options)
     own = cpu(rounds * (QUERY_S + rows * ROW_S))
-    op = DemandExec(expr.parts, expr.columns, expr.asks, expr.label, expr.write, expr.pinned)
+    op = DemandExec(expr.parts, expr.columns, expr.asks, expr.label, expr.write, expr.pinned, expr.unsteady)
     return [Alternative(op, inputs, replace(estimate, rows=rows, cost=estimate.cost + own), "demand")]

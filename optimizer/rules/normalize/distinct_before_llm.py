@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from halo_sql.ir.logical import LlmFilter, LlmMap, LogicalPlan
+from halo_sql.ir.logical import LlmFilter, LlmMap, LlmReduce, LogicalPlan
 from halo_sql.optimizer.nodes import is_volatile
 from halo_sql.optimizer.plan_context import PlanContext
 
@@ -17,7 +17,9 @@ def distinct_before_llm(node: Any, ctx: PlanContext) -> LogicalPlan | None:
     of its own::
 
         SELECT LLM_MAP('a name like {{ b }}', temperature => 1) FROM t
+
+    nor for an LlmReduce: comparing whole lists costs more than it saves (equal requests are asked once in any case).
     """
-    if not isinstance(node, LlmMap | LlmFilter) or node.distinct or is_volatile(node):
+    if not isinstance(node, LlmMap | LlmFilter) or isinstance(node, LlmReduce) or node.distinct or is_volatile(node):
         return None
     return replace(node, distinct=True)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from halo_sql.ir.expr import ColumnId
-from halo_sql.ir.logical import Distinct, Filter, Limit, LlmFilter, LlmMap, LogicalPlan, Project, Sort
+from halo_sql.ir.logical import Distinct, Filter, Limit, LlmFilter, LlmMap, LlmTopK, LogicalPlan, Project, Sort
 from halo_sql.ir.prompt import Hole, LlmCall, Prompt, Segment
 from halo_sql.optimizer.nodes import calls_of, string_constant
 from halo_sql.optimizer.plan_context import PlanContext
@@ -20,7 +20,7 @@ def fold_constant_prompts(node: Any, ctx: PlanContext) -> LogicalPlan | None:
 
         SELECT LLM_MAP('since {{ DATE '2024-01-01' }}: {{ NULL }}') FROM t
     """
-    if not isinstance(node, LlmMap | LlmFilter):
+    if not isinstance(node, LlmMap | LlmFilter | LlmTopK):
         return None
     source: Any = node.input if ctx.has_string_constants else None  # without one only the call's own texts matter
     pending = [call for call in calls_of(node) if (id(call), id(source)) not in ctx.settled]

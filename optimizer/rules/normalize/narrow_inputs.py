@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from halo_sql.ir.logical import CteScan, Distinct, Filter, Fragment, Limit, LogicalPlan, Project, Sink, Sort
+from halo_sql.ir.logical import CteScan, Distinct, Filter, Fragment, Limit, LlmTopK, LogicalPlan, Project, Sink, Sort
 from halo_sql.ir.walk import output_columns
 from halo_sql.optimizer.nodes import is_llm, pick
 from halo_sql.optimizer.plan_context import PlanContext
@@ -25,7 +25,9 @@ def narrow_inputs(plan: Any, ctx: PlanContext) -> LogicalPlan | None:
 
 
 def _narrow(parent: Any, child: Any, required: Required) -> Any:
-    into_llm = is_llm(parent) and isinstance(child, Fragment | Filter | Sort | Limit | Distinct | CteScan)
+    into_llm = (is_llm(parent) or isinstance(parent, LlmTopK)) and isinstance(
+        child, Fragment | Filter | Sort | Limit | Distinct | CteScan
+    )
     into_spool = isinstance(parent, Sort | Fragment | Sink) and is_llm(child)
     if not (into_llm or into_spool):
         return child

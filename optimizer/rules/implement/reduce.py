@@ -1,0 +1,109 @@
+"""What llm_reduce_one_shot and llm_reduce_tree_fold share: how many requests a group is expected to take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil, inf
+from typing import Any
+
+from halo_sql.ir.logical import LlmReduce
+from halo_sql.ir.physical import Cost, Estimate, LlmReduceExec
+from halo_sql.ir.prompt import ItemsHole, LlmCall
+from halo_sql.optimizer.alternative import Alternative, Requirement
+from halo_sql.optimizer.cardinality import CHARS_PER_TOK, DEFAULT_CHARS, Profile, output_tok
+from halo_sql.optimizer.cost import OPERATOR_ROW_S, OPERATOR_S, cpu, llm_estimate
+from halo_sql.optimizer.memo import Memo
+from halo_sql.optimizer.plan_context import PlanContext
+from halo_sql.optimizer.properties import Form, Properties
+from halo_sql.optimizer.rules.implement.llm import lookahead
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """The tree expected over one group: its items, those a request takes, the levels, the requests of all levels."""
+
+    items: float
+    fan_in: float
+    levels: int
+    requests: float
+
+
+def expected_fold(call: LlmCall, groups: Profile, ctx: PlanContext) -> Fold:
+    """By the average group, the call's fan_in and the context of its engine, where that is known."""
+    hole = call.prompt.user[-1]
+    assert isinstance(hole, ItemsHole)
+    chars = groups.known(hole.column).chars
+    items = max(1.0, chars / (DEFAULT_CHARS + 1.0))
+    context_tok = ctx.options.engine(call.model).context_tok
+    room_chars = inf
+    if context_tok:
+        static = sum(len(part) for part in call.prompt.user if isinstance(part, str)) + len(call.prompt.system or "")
+        room_chars = max(1.0, (context_tok - call.sampling.max_tokens) * CHARS_PER_TOK - static)
+    most = float(call.fan_in) if call.fan_in else inf
+    fan_in = max(1.0, min(most, room_chars // (chars / items), items))
+    left, levels, requests = items, 0, 0.0
+    while True:
+        parts = float(ceil(left / fan_in))
+        levels, requests = levels + 1, requests + parts
+        if parts <= 1.0:
+            break
+        left = parts
+        fan_in_above = max(2.0, min(most, room_chars // max(1.0, output_tok(call) * CHARS_PER_TOK)))
+        fan_in = fan_in if levels == 1 and fan_in >= 2.0 else fan_in_above
+    first = max(1.0, min(most, room_chars // (chars / items), items))
+    return Fold(items, first, levels, requests)
+
+
+def reduce_alternatives(
+    expr: LlmReduce, variant: str, folds: list[Fold], group: int, required: Properties, memo: Memo, ctx: PlanContext
+) -> list[Alternative]:
+    """The operator over groups as they come; a row goal passes through."""
+    if required.form is not Form.ROWS or required.clustered is not None:
+        return []
+    child = memo.group(expr.input)
+    goal = required.row_goal
+    read = child.profile.rows if goal is None else min(child.profile.rows, goal)
+    estimate = Estimate(memo.group(group).profile.rows, cost=cpu(OPERATOR_S + read * OPERATOR_ROW_S))
+    for call, fold in zip(expr.calls, folds, strict=True):
+        estimate = _plus(estimate, _call(call, fold, child.profile, read, ctx))
+    largest = max(folds, key=lambda fold: fold.requests)
+    op = LlmReduceExec(
+        expr.calls, variant, largest.items, largest.fan_in, largest.levels, lookahead(expr.calls, goal, ctx)
+    )
+    below = Requirement(child.id, Properties(Form.ROWS, required.order, None, goal))
+    return [Alternative(op, (below,), estimate, f"llm_reduce_{variant.replace(' ', '_')}")]
+
+
+def _call(call: LlmCall, fold: Fold, groups: Profile, read: float, ctx: PlanContext) -> Estimate:
+    """A request per group takes instruction, items and answer; each further one an instruction, an answer, and an
+    answer that is read again."""
+    one = llm_estimate([call], groups, read, False, ctx.options)
+    more = (fold.requests - 1.0) * one.llm_calls
+    if not more:
+        return one
+    engine = ctx.options.engine(call.model)
+    static = sum(len(part) for part in call.prompt.user if isinstance(part, str)) + len(call.prompt.system or "")
+    static_tok, answer_tok = more * static / CHARS_PER_TOK, more * output_tok(call)
+    seconds = answer_tok / engine.prefill_tok_per_s + answer_tok * engine.decode_step_s / engine.window_requests
+    usd = (static_tok + answer_tok) * engine.usd_per_prompt_tok + answer_tok * engine.usd_per_output_tok
+    extra = Estimate(
+        0.0, more, static_tok + answer_tok, static_tok, answer_tok, Cost(seconds, 0.0, 2 * answer_tok, usd)
+    )
+    return _plus(one, extra)
+
+
+def _plus(left: Estimate, right: Estimate) -> Estimate:
+    return Estimate(
+        left.rows,
+        left.llm_calls + right.llm_calls,
+        left.prompt_tok + right.prompt_tok,
+        left.prompt_tok_cached + right.prompt_tok_cached,
+        left.output_tok + right.output_tok,
+        left.cost + right.cost,
+    )
+
+
+def folds_of(expr: Any, memo: Memo, ctx: PlanContext) -> list[Fold]:
+    """The expected tree of each call of an LlmReduce."""
+    groups = memo.group(expr.input).profile
+    return [expected_fold(call, groups, ctx) for call in expr.calls]

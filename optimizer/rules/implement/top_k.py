@@ -1,0 +1,88 @@
+"""What llm_top_k_score and llm_top_k_tournament share: which of the two it is, and what comparisons take."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import ceil, log
+from typing import Any
+
+from halo_sql.ir.logical import LlmTopK
+from halo_sql.ir.physical import Cost, Estimate, LlmTopKExec
+from halo_sql.optimizer.alternative import Alternative, Requirement
+from halo_sql.optimizer.cardinality import CHARS_PER_TOK, Profile
+from halo_sql.optimizer.context import EngineProfile, OptimizerContext
+from halo_sql.optimizer.cost import LLM_ROW_S, OPERATOR_ROW_S, OPERATOR_S, cpu, levels, llm_estimate, value
+from halo_sql.optimizer.memo import Memo
+from halo_sql.optimizer.plan_context import PlanContext
+from halo_sql.optimizer.properties import Form, Properties
+
+FAN_IN = 4  # candidates of a comparison: few enough for small models
+#: An engine of ordinary speed and price (dollars per million tokens: 1 in, 4 out).
+ORDINARY = EngineProfile(usd_per_prompt_tok=1e-6, usd_per_output_tok=4e-6)
+_FRAME_TOK = 40.0  # system message and question around the candidates
+_CANDIDATE_TOK = 4.0  # letter and quotes around each
+_ANSWER_TOK = 2.0
+
+
+def method_of(expr: LlmTopK, rows: Profile, objective: str) -> str:
+    """'score' or 'tournament': as the user says, else what costs less on an ordinary engine.
+
+    Two methods may rank differently, so the choice rests on the statement, its data and the user's objective, never
+    on what engines said of themselves in earlier runs. A comparison that fails has no row of its own: only grades can
+    be NULL. Grades are faster, comparisons can be cheaper: they pay for one system message instead of several.
+    """
+    if expr.method:
+        return expr.method
+    if expr.count is None or not expr.call.sampling.deterministic or expr.call.on_error != "fail":
+        return "score"
+    ordinary = OptimizerContext(engines={expr.call.model: ORDINARY})
+    graded = llm_estimate([expr.call], rows, rows.rows, False, ordinary)
+    compared = tournament_estimate(expr, rows, ORDINARY)
+    return "tournament" if value(compared.cost, objective) < value(graded.cost, objective) else "score"
+
+
+def tournament_estimate(expr: LlmTopK, rows: Profile, engine: EngineProfile) -> Estimate:
+    """(n - 1) / (m - 1) comparisons level by level, then a way up the tree for each further row."""
+    fan_in = expr.call.fan_in or FAN_IN
+    count = max(1.0, rows.rows)
+    wanted = count if expr.count is None else min(count, float(expr.count + expr.offset))
+    depth = max(1.0, ceil(log(count) / log(fan_in))) if count > 1 else 0.0
+    side_by_side = (count - 1.0) / (fan_in - 1.0)
+    one_by_one = max(0.0, wanted - 1.0) * depth
+    calls = side_by_side + one_by_one
+    system_tok = len(expr.call.prompt.system or "") / CHARS_PER_TOK
+    text_tok = levels(expr.call.prompt, rows)[-1].end_tok - system_tok + _CANDIDATE_TOK
+    prompt_tok = calls * (_FRAME_TOK + min(count, fan_in) * text_tok)
+    steps = depth + side_by_side / engine.window_requests + one_by_one
+    gpu_s = prompt_tok / engine.prefill_tok_per_s + steps * _ANSWER_TOK * engine.decode_step_s
+    usd = prompt_tok * engine.usd_per_prompt_tok + calls * _ANSWER_TOK * engine.usd_per_output_tok
+    cost = Cost(gpu_s, calls * LLM_ROW_S, prompt_tok + calls * _ANSWER_TOK, usd)
+    return Estimate(rows.rows, calls, prompt_tok, 0.0, calls * _ANSWER_TOK, cost)
+
+
+def top_k_alternatives(
+    expr: Any, method: str, group: int, required: Properties, memo: Memo, ctx: PlanContext
+) -> list[Alternative]:
+    """The operator over all rows of its input in order, when ``method`` is the one to use."""
+    if required.form is not Form.ROWS or required.clustered is not None or not isinstance(expr, LlmTopK):
+        return []
+    child = memo.group(expr.input)
+    rows = child.profile
+    if method_of(expr, rows, ctx.options.objective) != method:
+        return []
+    if method == "score":
+        estimate = llm_estimate([expr.call], rows, rows.rows, False, ctx.options)
+    else:
+        estimate = tournament_estimate(expr, rows, ctx.options.engine(expr.call.model))
+    own = cpu(OPERATOR_S + rows.rows * OPERATOR_ROW_S)
+    estimate = replace(estimate, rows=memo.group(group).profile.rows, cost=estimate.cost + own)
+    op = LlmTopKExec(
+        expr.call,
+        method,
+        expr.descending,
+        expr.nulls_first,
+        expr.count,
+        expr.offset,
+        expr.call.fan_in or FAN_IN if method == "tournament" else 1,
+    )
+    return [Alternative(op, (Requirement(child.id, Properties()),), estimate, f"llm_top_k_{method}")]

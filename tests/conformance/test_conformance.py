@@ -1,0 +1,82 @@
+"""HaloSQL against the conformance packs beside the checkout: DuckDB's own test files, and the echo cases.
+
+Both lie in ``../shared`` with their runners. Without that folder nothing here runs, and the run's last lines say so. A
+sample is run always; everything where CI is set.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SHARED = ROOT.parent / "shared"
+IN_CI = os.environ.get("CI", "") not in ("", "0", "false")
+SAMPLE_FOLDERS = ("cte", "prepared", "transactions", "copy")
+SAMPLE_EVERY = 20  # echo cases
+SECONDS = 1500
+
+pytestmark = pytest.mark.skipif(not SHARED.is_dir(), reason="../shared is not here")
+
+
+def run_tool(*arguments: str | Path) -> str:
+    """The output of one of the runners."""
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    return done.stdout + done.stderr
+
+
+def last_counts(output: str) -> tuple[int, int]:
+    """The runner's last line: passed, failed."""
+    found = re.findall(r"(\d+) passed, (\d+) failed", output)
+    assert found, output[-3000:]
+    return int(found[-1][0]), int(found[-1][1])
+
+
+@pytest.mark.timeout(SECONDS)
+@pytest.mark.parametrize("part", [""] if IN_CI else SAMPLE_FOLDERS)
+def test_duckdbs_own_files(part: str) -> None:
+    folder = SHARED / "conformance/duckdb/test/sql" / part
+    output = run_tool(SHARED / "tools/sqllogic.py", "--engine", "halo", folder)
+    passed, failed = last_counts(output)
+    assert failed == 0, output[-3000:]
+    assert passed > 0
+
+
+@pytest.mark.timeout(SECONDS)
+def test_the_defining_equation(tmp_path: Path) -> None:
+    cases = (SHARED / "conformance/echo_cases.jsonl").read_text(encoding="utf-8").splitlines()
+    every = 1 if IN_CI else SAMPLE_EVERY
+    chosen = [case for number, case in enumerate(cases) if number % every == 0 and not is_known(case)]
+    file = tmp_path / "cases.jsonl"
+    file.write_text("\n".join(chosen) + "\n", encoding="utf-8")
+    output = run_tool(SHARED / "tools/echo_mutate.py", "--run", file, "--engine", "halo", "--show", "50")
+    passed, failed = last_counts(output)
+    assert failed == 0, output[-5000:]
+    assert passed == len(chosen)
+
+
+def test_few_cases_are_known_to_fail() -> None:
+    cases = (SHARED / "conformance/echo_cases.jsonl").read_text(encoding="utf-8").splitlines()
+    assert sum(map(is_known, cases)) <= 0.005 * len(cases)
+
+
+def is_known(case: str) -> bool:
+    """Whether known.txt explains why the case fails."""
+    lines = (Path(__file__).parent / "known.txt").read_text(encoding="utf-8").splitlines()
+    patterns = [line.partition("\t")[0] for line in lines if line and not line.startswith("#")]
+    mutated = json.loads(case)["mutated"]
+    return any(re.search(pattern, mutated) for pattern in patterns)
