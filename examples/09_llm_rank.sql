@@ -8,14 +8,14 @@
 -- 1. The three rows to which it applies most. With a LIMIT this is a top-k: a grade per row, the best kept.
 SELECT name, summary
 FROM packages
-WHERE length(summary) < 50
+WHERE length(summary) BETWEEN 25 AND 40
 ORDER BY LLM_RANK('How much has this to do with testing? {{ summary }}') DESC, name
 LIMIT 3;
 
 -- 2. The same by comparisons: fewer calls, each over several rows; the best of four, then the best of the best.
 SELECT name, summary
 FROM packages
-WHERE length(summary) < 50
+WHERE length(summary) BETWEEN 25 AND 40
 ORDER BY LLM_RANK('This has to do with testing: {{ summary }}', method => 'tournament') DESC, name
 LIMIT 3;
 
@@ -29,7 +29,7 @@ ORDER BY LLM_RANK('How much has this to do with testing? {{ summary }}', method 
 -- 4. The grade itself, a DOUBLE; rows that fail have none.
 SELECT name, LLM_RANK('How long is this text, of 100? {{ summary }} {{ length(summary) }}', on_error => 'null') AS grade
 FROM packages
-WHERE length(summary) < 30
+WHERE length(summary) BETWEEN 10 AND 20
 ORDER BY grade DESC NULLS LAST, name
 LIMIT 5;
 

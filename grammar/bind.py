@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from halo_sql.catalog.objects import Snapshot
@@ -12,6 +13,7 @@ from halo_sql.deep import deep
 from halo_sql.duck import Duck
 from halo_sql.errors import CatalogError, Error, NotSupportedError, ParserError, Span
 from halo_sql.grammar.bind_query import QueryBinder
+from halo_sql.grammar.bind_upsert import bind_upsert, upserts
 from halo_sql.grammar.bind_write import bind_write, writes
 from halo_sql.grammar.binding import Binding, BoundQuery, CteContext, plain
 from halo_sql.grammar.blanking import for_sqlglot
@@ -25,6 +27,7 @@ from halo_sql.grammar.source import Source
 from halo_sql.grammar.splice import Piece, Spliced, assemble
 from halo_sql.grammar.syntax import analyse
 from halo_sql.grammar.texts import visible
+from halo_sql.grammar.values import parameter, variable
 from halo_sql.ir.expr import Column, literal
 from halo_sql.ir.logical import BoundStatement, Fragment, Sink
 from halo_sql.ir.types import BIGINT
@@ -48,19 +51,21 @@ def bind(
 
     expanded  the statement with its views and macros written out, when it names any
     """
+    text, names = sql if expanded is None else expanded.text, list[tuple[str, str]]()
     try:
         spliced = splice_parameters(
-            sql if expanded is None else expanded.text, params, duck.parameter, duck.expression_name
+            text, params, partial(parameter, duck), duck.expression_name, partial(variable, duck)
         )
     except Error as problem:
         if expanded is not None:
             expanded.explain(problem, sql)
         raise
-    text, names = spliced.text, list[tuple[str, str]]()
+    text = spliced.text
     origin: Callable[[Span], Span] = spliced.origin
+    outer = _same if expanded is None else expanded.origin
     while True:
         try:
-            bound = _bind(text, _placed(origin, expanded), duck, snapshot, settings, answer is not None)
+            bound = _bind(text, _chain(origin, outer), duck, snapshot, settings, answer is not None)
             return replace(bound, columns=tuple(_named(column, names) for column in bound.columns))
         except ConstantNeededError as need:
             assert answer is not None
@@ -74,7 +79,7 @@ def bind(
                 Piece(text[span.end :], Span(span.end, len(text))),
             ]
             replaced = assemble(pieces)
-            text, origin = replaced.text, _chained(replaced, origin)
+            text, origin = replaced.text, _chain(replaced.origin, origin)
         except Error as problem:
             if problem.span is not None:
                 problem.span, problem.sql = origin(problem.span), sql
@@ -83,13 +88,12 @@ def bind(
             raise
 
 
-def _placed(origin: Callable[[Span], Span], expanded: Expanded | None) -> Callable[[Span], Span]:
-    """From a span of the bound text to the user's statement."""
-    return origin if expanded is None else lambda span: expanded.origin(origin(span))
+def _same(span: Span) -> Span:
+    return span
 
 
-def _chained(inner: Spliced, outer: Callable[[Span], Span]) -> Callable[[Span], Span]:
-    return lambda span: outer(inner.origin(span))
+def _chain(inner: Callable[[Span], Span], outer: Callable[[Span], Span]) -> Callable[[Span], Span]:
+    return lambda span: outer(inner(span))
 
 
 def _named(column: Column, names: Sequence[tuple[str, str]]) -> Column:
@@ -115,15 +119,15 @@ def _bind_text(
     for index, token in enumerate(lexed.tokens):
         if token.text == ";":
             raise ParserError("one statement at a time", span=lexed.span(index, index + 1), remedy="Remove the rest.")
-    is_write = writes(lexed)
-    kind, query = ("write", (0, len(lexed.tokens))) if is_write else statement_query(lexed)
+    write = bind_write if writes(lexed) else bind_upsert if upserts(lexed) else None
+    kind, query = ("write", (0, len(lexed.tokens))) if write is not None else statement_query(lexed)
     span = lexed.span(*query)
     source = Source(lexed, analyse(for_sqlglot(lexed, span.start, span.end), span.start), lambda part: part)
     reader = CallReader(duck, snapshot, settings)
 
     try:
-        if is_write:
-            return bind_write(Binding(duck, source, reader.find(source), place))
+        if write is not None:
+            return write(Binding(duck, source, reader.find(source), place))
         return _bind_calls(Binding(duck, source, reader.find(source), place), kind, query, answers)
     except Error as problem:
         reader.explain(problem)

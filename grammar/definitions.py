@@ -18,6 +18,7 @@ from halo_sql.grammar.source import read_literal
 from halo_sql.ir.expr import literal, quote
 from halo_sql.ir.types import SqlType
 
+Columns = Sequence[tuple[str, SqlType]]
 MARK = "/* halo_sql */ "  # in front of a definition's text in its stub
 
 
@@ -213,25 +214,28 @@ def _parameter(lexed: Lexed, first: int, end: int) -> Parameter:
     return Parameter(identifier(lexed.text(first)), kind, default)
 
 
-def view_stub(head: str, definition: Definition, columns: Sequence[tuple[str, SqlType]]) -> str:
+def view_stub(head: str, definition: Definition, columns: Columns) -> str:
     """The CREATE VIEW statement of a stub with these columns; ``head`` is the user's text up to the name."""
-    items = ", ".join(f"CAST(e AS {kind.text}) AS {quote(name)}" for name, kind in columns)
-    return f"{head} AS SELECT {items} FROM {_source(definition, definition.overloads[0])}"
+    return f"{head} AS SELECT {_items(columns)} FROM {_source(definition, definition.overloads[0])}"
 
 
-def macro_stub(head: str, definition: Definition) -> str:
-    """The CREATE MACRO statement of a stub."""
+def macro_stub(head: str, definition: Definition, columns: Sequence[Columns]) -> str:
+    """The CREATE MACRO statement of a stub; ``columns`` are those of each overload of a table macro, if known."""
     bodies = []
-    for overload in definition.overloads:
+    for overload, known in zip(definition.overloads, columns, strict=True):
         listed = ", ".join(parameter.sql for parameter in overload.parameters)
         if definition.kind == "table macro":
-            bodies.append(f"({listed}) AS TABLE SELECT e AS halo_sql FROM {_source(definition, overload)}")
+            bodies.append(f"({listed}) AS TABLE SELECT {_items(known)} FROM {_source(definition, overload)}")
         else:
             text = literal(MARK + overload.text)
             bodies.append(
                 f"({listed}) AS error(CASE WHEN {text} IS NULL THEN '' ELSE {literal(_message(definition))} END)"
             )
     return f"{head} {', '.join(bodies)}"
+
+
+def _items(columns: Columns) -> str:
+    return ", ".join(f"CAST(e AS {kind.text}) AS {quote(name)}" for name, kind in columns) or "e AS halo_sql"
 
 
 def _source(definition: Definition, overload: Overload) -> str:

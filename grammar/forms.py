@@ -108,7 +108,10 @@ class _Finder:
         if lexed.word(first) == "WITH":
             start, ctes, _ = ctes_at(lexed, first, end)
         word = lexed.word(start)
-        named = {cte.name.lower() for cte in ctes if self._has(*cte.body)}
+        named: set[str] = set()
+        for cte in ctes:
+            if self._has(*cte.body) or self._reads(named, *cte.body):
+                named.add(cte.name.lower())
         if ctes and (word in _SOURCES | _DESCRIBES or self._form_reads(named, start, end)):
             self._ctes(ctes)
         if word not in _SOURCES | _DESCRIBES or not self._has(start, end):
@@ -143,11 +146,12 @@ class _Finder:
         return bool(names) and any(
             lexed.word(index) in _SOURCES | _DESCRIBES
             and lexed.text(index - 1) == "("
-            and any(
-                lexed.text(at).strip('"').lower() in names for at in range(index, lexed.partner.get(index - 1, index))
-            )
+            and self._reads(names, index, lexed.partner.get(index - 1, index))
             for index in range(first, end)
         )
+
+    def _reads(self, names: set[str], first: int, end: int) -> bool:
+        return any(self.lexed.text(at).strip('"').lower() in names for at in range(first, end))
 
     def _ctes(self, ctes: Sequence[Cte]) -> None:
         """Stage the CTEs with calls; later ones read the earlier ones' tables."""

@@ -45,7 +45,7 @@ def group_keys(block: Block) -> Keys:
     at = clause[0]
     for first, end in _leaves(lexed, clause):
         written = _meant(block, (first, end))
-        exprs.append(written or (first, end))
+        exprs.append(_bare(lexed, written or (first, end)))
         if written is not None:
             parts += [_between(lexed, at, first), "(", written, ")"]
         else:
@@ -141,10 +141,15 @@ def words(block: Block, part: Range) -> list[Word]:
 
 def said(block: Block, part: Range) -> tuple[object, ...]:
     """What an expression says, without brackets around all of it."""
-    lexed, (first, end) = block.binding.lexed, part
+    return tuple(what for what, _, _ in words(block, _bare(block.binding.lexed, part)))
+
+
+def _bare(lexed: Lexed, part: Range) -> Range:
+    """An expression without brackets around all of it."""
+    first, end = part
     while lexed.text(first) == "(" and lexed.partner[first] == end - 1 and len(lexed.items(first + 1, end - 1)) == 1:
         first, end = first + 1, end - 1
-    return tuple(what for what, _, _ in words(block, (first, end)))
+    return first, end
 
 
 # --- parts that stand for one value of a group

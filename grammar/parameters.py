@@ -12,10 +12,12 @@ from types import MappingProxyType
 from typing import Any
 
 from halo_sql.errors import NotSupportedError, ProgrammingError, Span
+from halo_sql.grammar.classify import operator_calls
 from halo_sql.grammar.expand_tokens import is_named
 from halo_sql.grammar.holes import Edit, Place, literal_edit, prompt_literals
 from halo_sql.grammar.lex import Lexed, lex
 from halo_sql.grammar.relations import layout
+from halo_sql.grammar.source import read_literal
 from halo_sql.grammar.splice import Piece, Spliced, assemble, pieces_of
 from halo_sql.ir.expr import literal, quote
 
@@ -30,14 +32,19 @@ class _Place:
 
 
 def splice_parameters(
-    sql: str, params: Any, other: Callable[[Any], str] | None = None, name_of: Callable[[str], str] | None = None
+    sql: str,
+    params: Any,
+    other: Callable[[Any], str] | None = None,
+    name_of: Callable[[str], str] | None = None,
+    variable: Callable[[str], str] | None = None,
 ) -> Spliced:
     """The statement with each parameter replaced by a literal, also in the holes of prompts.
 
     Raises DuckDB's errors for values that are missing or too many; a missing one's position is told.
 
-    other    the literal of a value that is none of Python's own types; None: such a value is an error
-    name_of  the column name of an expression: unnamed SELECT items with parameters keep the one DuckDB gives them
+    other     the literal of a value that is none of Python's own types; None: such a value is an error
+    name_of   the column name of an expression: unnamed SELECT items with parameters keep the one DuckDB gives them
+    variable  the value of a session variable: other connections, where some expressions are computed, do not have it
     """
     places: list[_Place] = []
     values: dict[str, str] = {}
@@ -52,14 +59,11 @@ def splice_parameters(
                 values[key] = _text(_value(params, found.name), other)
             except ProgrammingError as problem:
                 raise problem.locate(sql, found.origin) from None
-    if not places:
-        return assemble([Piece(sql, Span(0, len(sql)))])
-    edits = _edits(sql, [], values)
-    if name_of is not None:
-        numbered = _edits(
-            sql, [], {key: f"${found.name}" for key, found in zip(map(_key, places), places, strict=True)}
-        )
-        edits += _item_names(sql, numbered, name_of)
+    variable = variable if "getvariable" in sql.lower() else None
+    edits = _edits(sql, [], values, variable) if places or variable else []
+    if name_of is not None and (edits or sql.upper().count("SELECT") > 1):
+        numbered = _edits(sql, [], {_key(found): f"${found.name}" for found in places}) if places else []
+        edits += _item_names(sql, edits, numbered, name_of)
     return assemble(pieces_of(sql, 0, len(sql), edits))
 
 
@@ -67,16 +71,24 @@ def _key(found: _Place) -> str:
     return str(found.name).lower()
 
 
-def _item_names(sql: str, numbered: Sequence[Edit], name_of: Callable[[str], str]) -> list[Edit]:
+def _item_names(sql: str, made: Sequence[Edit], numbered: Sequence[Edit], name_of: Callable[[str], str]) -> list[Edit]:
+    """Names for unnamed items with parameters, and with calls in derived tables: what stands for them has others."""
     lexed = lex(sql)
+    calls = [token.start for token in operator_calls(lexed.tokens)]
     edits: list[Edit] = []
-    for part in layout(lexed).select_lists:
+    for part in reversed(layout(lexed).select_lists):  # the inner ones first
+        opening = lexed.parent[part[0] - 1]
+        derived = opening >= 0 and (
+            lexed.word(opening - 1) in ("FROM", "JOIN", "LATERAL", "AS", "MATERIALIZED")
+            or lexed.text(opening - 1) in (",", "(")
+        )
         for item in lexed.items(*part):
             span = lexed.span(*item)
-            if any(span.start <= edit.start < span.end for edit, _ in numbered) and not is_named(lexed, *item):
-                text = assemble(
-                    pieces_of(sql, span.start, span.end, [e for e in numbered if e[0].end <= span.end])
-                ).text
+            changed = any(span.start <= edit.start < span.end for edit, _ in (*made, *edits))
+            calling = derived and any(span.start <= call < span.end for call in calls)
+            if (changed or calling) and not is_named(lexed, *item):
+                inside = [edit for edit in numbered if span.start <= edit[0].start and edit[0].end <= span.end]
+                text = assemble(pieces_of(sql, span.start, span.end, inside)).text
                 edits.append((Span(span.end, span.end), [Piece(f" AS {quote(name_of(text))}", span)]))
     return edits
 
@@ -88,8 +100,13 @@ def parameter_names(sql: str) -> list[str]:
     return list(dict.fromkeys(str(found.name) for found in places))
 
 
-def _edits(sql: str, places: list[_Place], values: Mapping[str, str] = MappingProxyType({})) -> list[Edit]:
-    """An edit per parameter and per prompt that holds one, in the order of the text; ``places`` gets the parameters."""
+def _edits(
+    sql: str,
+    places: list[_Place],
+    values: Mapping[str, str] = MappingProxyType({}),
+    variable: Callable[[str], str] | None = None,
+) -> list[Edit]:
+    """An edit per parameter, variable, and prompt that holds one, in order; ``places`` gets the parameters."""
     count = 0
 
     def find(lexed: Lexed, place: Place) -> list[Edit]:
@@ -100,6 +117,11 @@ def _edits(sql: str, places: list[_Place], values: Mapping[str, str] = MappingPr
         for index, token in enumerate(tokens):
             if index in prompts:
                 edits += literal_edit(lexed, index, place, find)
+                continue
+            if variable is not None and _is_variable(lexed, index):
+                span = lexed.span(index, index + 4)
+                value = variable(read_literal(lexed.text(index + 2)).value)
+                edits.append((span, [Piece(value, place(span))]))
                 continue
             behind = tokens[index + 1] if index + 1 < len(tokens) and tokens[index + 1].start == token.end else None
             name: int | str
@@ -120,6 +142,13 @@ def _edits(sql: str, places: list[_Place], values: Mapping[str, str] = MappingPr
         return edits
 
     return find(lex(sql), lambda span: span)
+
+
+def _is_variable(lexed: Lexed, index: int) -> bool:
+    """Whether ``getvariable('name')`` stands here."""
+    if lexed.word(index) != "GETVARIABLE" or lexed.text(index + 1) != "(" or lexed.text(index + 3) != ")":
+        return False
+    return lexed.tokens[index + 2].kind == "string_const" and lexed.text(index + 2)[0] in "'$eE"
 
 
 def _check_names(sql: str, places: Sequence[_Place]) -> None:

@@ -7,7 +7,6 @@ track of the one it has and closes it before anything else runs.
 from __future__ import annotations
 
 import inspect
-import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -16,8 +15,9 @@ from typing import Any, ClassVar, NamedTuple
 import duckdb
 
 from halo_sql import errors
+from halo_sql.duck_errors import convert_error, stream_error
 from halo_sql.errors import Error, Span
-from halo_sql.ir.expr import literal, quote
+from halo_sql.ir.expr import quote
 from halo_sql.ir.types import SqlType
 
 BATCH_ROWS = 2048  # DuckDB's own vector size
@@ -306,16 +306,6 @@ class Duck:
         with suppress(duckdb.Error):
             self.connection.remove_function(name)
 
-    def parameter(self, value: Any) -> str:
-        """The SQL text of a parameter's value, of the type DuckDB gives it."""
-        [(kind, text)] = self.rows("SELECT typeof($1), CAST($1 AS VARCHAR)", [value])
-        return self.constant(kind, text)
-
-    @staticmethod
-    def constant(kind: str, text: str | None) -> str:
-        """The SQL text of a value given as its type and its text."""
-        return "NULL" if text is None else f"CAST({literal(text)} AS {kind})"
-
     def interrupt(self) -> None:
         """Stop what the connection runs (from any thread)."""
         self.connection.interrupt()
@@ -387,66 +377,6 @@ def type_tree(found: Any) -> SqlType:
     if text == "JSON":
         return SqlType(text, "json")
     return SqlType(text, kind)
-
-
-_CLASSES: tuple[tuple[type[Exception], type[Error]], ...] = (
-    (duckdb.InterruptException, errors.InterruptedQueryError),
-    (duckdb.ParserException, errors.ParserError),
-    (duckdb.BinderException, errors.BinderError),
-    (duckdb.CatalogException, errors.CatalogError),
-    (duckdb.IntegrityError, errors.IntegrityError),
-    (duckdb.NotSupportedError, errors.NotSupportedError),
-    (duckdb.InternalError, errors.InternalError),
-    (duckdb.DataError, errors.DataError),
-    (duckdb.OperationalError, errors.OperationalError),
-    (duckdb.ProgrammingError, errors.ProgrammingError),
-)
-_LINE = re.compile(r"\n\nLINE (\d+): (.*)\n( *)(\^+)", re.DOTALL)
-
-
-def convert_error(problem: Exception, sql: str | None = None) -> Error:
-    """DuckDB's exception as one of ours: same kind, same message, and the position when DuckDB tells one."""
-    text = str(problem)
-    kind, _, message = text.partition(": ")
-    if not message:
-        kind, message = "", text
-    cls = next((ours for theirs, ours in _CLASSES if isinstance(problem, theirs)), errors.DatabaseError)
-    if message.startswith("{"):  # SET errors_as_json: the user wants the JSON
-        return cls(message, kind=kind or None)
-    message, span = _position(message, sql)
-    return cls(message, kind=kind or None, sql=sql if span else None, span=span)
-
-
-def stream_error(text: str, sql: str | None = None) -> Error:
-    """The error of a text such as ``Conversion Error: …``: DuckDB's errors inside a stream lose their class."""
-    kind, _, message = text.partition(": ")
-    message, span = _position(message, sql)
-    for _, cls in _CLASSES:
-        if cls.default_kind == kind:
-            return cls(message, sql=sql if span else None, span=span)
-    return errors.OperationalError(message or text, kind=kind if message else None)
-
-
-def _position(message: str, sql: str | None) -> tuple[str, Span | None]:
-    """Split DuckDB's caret lines off the message and find the place in the whole statement."""
-    found = _LINE.search(message)
-    if found is None or sql is None:
-        return message, None
-    number, shown, carets = int(found[1]), found[2], found[4]
-    column = len(found[3]) - len(f"LINE {number}: ")
-    lines = sql.split("\n")
-    if number > len(lines) or column < 0:
-        return message, None
-    line_start = sum(len(line) + 1 for line in lines[: number - 1])
-    left_cut = shown.startswith("...")
-    if left_cut:  # DuckDB shows a window of a long line
-        window = shown[3:].removesuffix("...")
-        offset = lines[number - 1].find(window)
-        if offset < 0:
-            return message, None
-        column = column - 3 + offset
-    start = line_start + column
-    return message[: found.start()], Span(start, start + len(carets))
 
 
 def batches(reader: Any, sql: str | None = None) -> Iterator[Any]:

@@ -53,6 +53,8 @@ class Error(Exception):
         self.sql = sql
         self.span = span
         self.remedy = remedy
+        self._drawn = ""
+        self._drawn_for: tuple[str | None, Span | None] = (None, None)
 
     def locate(self, sql: str, span: Span | None = None) -> Error:
         """Attach the statement (and the span if none is set yet); returns self."""
@@ -60,6 +62,11 @@ class Error(Exception):
             self.sql = sql
         if self.span is None:
             self.span = span
+        return self
+
+    def drawn(self, text: str) -> Error:
+        """Use DuckDB's own lines for the position, as long as it is the one DuckDB meant; returns self."""
+        self._drawn, self._drawn_for = text, (self.sql, self.span)
         return self
 
     def moved(self, part: str, start: int, sql: str) -> Error:
@@ -74,7 +81,8 @@ class Error(Exception):
         if self.remedy:
             lines.append(self.remedy)
         if self.sql is not None and self.span is not None:
-            lines += ["", caret(self.sql, self.span)]
+            same = self._drawn and self._drawn_for == (self.sql, self.span)
+            lines += ["", self._drawn if same else caret(self.sql, self.span)]
         return "\n".join(lines)
 
 
@@ -201,23 +209,71 @@ class InterruptedQueryError(OperationalError):
     default_kind = "INTERRUPT Error"
 
 
-def caret(sql: str, span: Span, width: int = 100) -> str:
-    """The line of ``sql`` that holds ``span`` with carets under it, cut to ``width`` characters around it."""
+WINDOW = 59  # columns of a line that are shown on either side of where an error begins, as DuckDB does
+
+
+def caret(sql: str, span: Span) -> str:
+    """The line of ``sql`` that holds ``span`` with carets under it; of a long line the part around it."""
     start = max(0, min(span.start, len(sql)))
     line_start = sql.rfind("\n", 0, start) + 1
     line_end = sql.find("\n", start)
     line_end = len(sql) if line_end < 0 else line_end
     number = sql.count("\n", 0, line_start) + 1
-    line, column = sql[line_start:line_end].replace("\t", " "), start - line_start
-    length = max(1, min(span.end, line_end) - start)
-    if len(line) > width:
-        left = max(0, min(column - width // 2, len(line) - width))
-        line, column = line[left : left + width], column - left
-        if left:
-            line, column = "..." + line, column + 3
-        length = min(length, len(line) - column)
-    head = f"LINE {number}: "
-    return f"{head}{line}\n{' ' * (len(head) + column)}{'^' * max(1, length)}"
+    before = sql[line_start:start].replace("\t", " ")
+    behind = sql[start:line_end].replace("\t", " ").rstrip("\r")
+    marked = behind[: max(1, min(span.end, line_end) - start)]
+    left = _cut(before[::-1], WINDOW)[::-1]
+    right = _cut(behind, WINDOW)
+    head = f"LINE {number}: " + ("..." if len(left) < len(before) else "")
+    carets = max(1, width(marked[: len(right)]))
+    shown = f"{head}{left}{right}" + ("..." if len(right) < len(behind) else "")
+    return f"{shown}\n{' ' * (len(head) + width(left))}{'^' * carets}"
+
+
+def _cut(text: str, columns: int) -> str:
+    """The beginning of a text that fits into so many columns."""
+    if len(text) * 2 <= columns:
+        return text
+    used = 0
+    for index, character in enumerate(text):
+        used += _columns(character)
+        if used > columns:
+            return text[:index]
+    return text
+
+
+def width(text: str) -> int:
+    """How many columns of a terminal a text takes: wide characters take two, combining ones and joined emoji none."""
+    if text.isascii():
+        return len(text)
+    joined = False
+    used = 0
+    for character in text:
+        used += 0 if joined else _columns(character)
+        joined = character == "\u200d"
+    return used
+
+
+def offset_of(text: str, column: int) -> int:
+    """The index of the character that stands at a column of a terminal."""
+    if text.isascii():
+        return min(column, len(text))
+    for index in range(len(text) + 1):
+        if width(text[:index]) >= column:
+            while index < len(text) and not _columns(text[index]):
+                index += 1
+            return index
+    return len(text)
+
+
+def _columns(character: str) -> int:
+    if character < "\u0300":
+        return 1
+    from unicodedata import category, east_asian_width
+
+    if category(character) in ("Mn", "Me", "Cf") or "\U0001f3fb" <= character <= "\U0001f3ff":
+        return 0
+    return 2 if east_asian_width(character) in "WF" else 1
 
 
 def did_you_mean(name: str, known: list[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from halo_sql.duck import Duck
@@ -12,6 +13,7 @@ from halo_sql.errors import Error, NotSupportedError, ParserError, Span
 from halo_sql.grammar.lex import Lexed, lex
 from halo_sql.grammar.parameters import SqlText, parameter_names, splice_parameters
 from halo_sql.grammar.skeleton import identifier
+from halo_sql.grammar.values import constant, parameter
 from halo_sql.ir.expr import quote
 
 if TYPE_CHECKING:
@@ -113,7 +115,7 @@ class Prepared:
         from halo_sql.grammar.expanded import Mark, assembled
 
         if "?" in sql or "$" in sql:  # all before them keeps its place
-            lexed = lex(splice_parameters(sql, params, self._duck.parameter).text)
+            lexed = lex(splice_parameters(sql, params, partial(parameter, self._duck)).text)
         where = lexed.span(at + 1, at + 2)
         head = lexed.sql[: lexed.tokens[at].start]
         try:
@@ -148,4 +150,4 @@ class Prepared:
             return SqlText(token.text)
         text = lexed.slice(first, end)
         [(kind, value)] = self._duck.rows(f"SELECT typeof(x), CAST(x AS VARCHAR) FROM (SELECT ({text}\n) AS x)")
-        return SqlText(self._duck.constant(kind, value))
+        return SqlText(constant(kind, value))

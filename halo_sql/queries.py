@@ -59,12 +59,14 @@ class Queries:
 
     def _constant(self, call: str, params: object) -> str:
         """The answer of a call without columns as a SQL expression."""
+        from halo_sql.grammar.values import constant
+
         result, _ = self.run(f"SELECT CAST({call} AS VARCHAR) AS value, typeof({call}) AS kind", params)
         try:
             value, kind = result.fetchall()[0]
         finally:
             result.close()
-        return Duck.constant(kind, value)
+        return constant(kind, value)
 
     def optimize(self, bound: BoundStatement, snapshot: Snapshot) -> Optimized:
         """The physical plan."""

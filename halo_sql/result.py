@@ -13,8 +13,9 @@ from typing import Any, Protocol, TypeVar
 
 import duckdb
 
-from halo_sql.duck import BATCH_ROWS, convert_error, type_tree
+from halo_sql.duck import BATCH_ROWS, type_tree
 from halo_sql.duck import batches as reader_batches
+from halo_sql.duck_errors import convert_error
 from halo_sql.errors import InterruptedQueryError, ProgrammingError
 from halo_sql.ir.expr import Column, ColumnId
 from halo_sql.ir.types import SqlType

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from halo_sql.duck import Duck
@@ -13,6 +14,7 @@ from halo_sql.grammar.expanded import Expanded, Mark, assembled
 from halo_sql.grammar.forms import Stage, Staged, may_stage, staged
 from halo_sql.grammar.lex import lex
 from halo_sql.grammar.parameters import splice_parameters
+from halo_sql.grammar.values import parameter, variable
 from halo_sql.ir.expr import quote
 from halo_sql.result import Result, detached
 
@@ -33,7 +35,7 @@ def find(sql: str, params: Any, expanded: Expanded | None, duck: Duck) -> tuple[
     name = f"__halo_stage_{next(_NUMBERS)}_"
     if staged(lex(text), name) is None:
         return None
-    spliced = splice_parameters(text, params, duck.parameter, duck.expression_name)
+    spliced = splice_parameters(text, params, partial(parameter, duck), duck.expression_name, partial(variable, duck))
     whole = written(spliced.pieces(), expanded)
     found = staged(lex(whole.text), name)
     assert found is not None
@@ -68,6 +70,17 @@ def run(sql: str, whole: Expanded, found: Staged, duck: Duck, bind: Bind, execut
             if problem.sql == text.text:
                 text.explain(problem, sql)
             raise
+
+
+def explain(
+    sql: str, whole: Expanded, found: Staged, duck: Duck, bind: Bind, plan: Callable[[Expanded], str]
+) -> tuple[list[str], str]:
+    """The plan of each stage that would run; without any, DuckDB's of the statement."""
+    with _tables(sql, whole, found.stages, duck, bind) as columns:
+        text = _text(whole, found.parts, columns)
+        _check(sql, text, duck)
+        plans = [plan(_text(whole, stage.parts, columns)) for stage in found.stages if not stage.described]
+        return plans, "" if plans else str(duck.rows("EXPLAIN " + text.text)[0][-1])
 
 
 @contextmanager

@@ -221,7 +221,7 @@ def drops_own_secret(sql: str, secrets: SecretStore) -> bool:
         statement = parse_statement(sql)
     except Error:
         return False
-    return isinstance(statement, DropSecret) and secrets.find(statement.name) is not None
+    return isinstance(statement, DropSecret) and secrets.has(statement.name)
 
 
 def tool_by_name(problem: Error, catalog: Catalog) -> Error | None:

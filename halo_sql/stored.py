@@ -7,14 +7,15 @@ statement that names one reads their definitions anew when anything may have cha
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from halo_sql.duck import Duck
-from halo_sql.errors import BinderError, Error
+from halo_sql.errors import BinderError, CatalogError, Error
 from halo_sql.grammar.definitions import (
     STUB_ERROR,
+    Columns,
     Creation,
     Definition,
     macro_stub,
@@ -56,6 +57,7 @@ class Stored:
         self._duck = duck
         self._shared = shared
         self._names: set[str] = set()  # upper case; grows only: a ROLLBACK can bring a dropped one back
+        self._pattern: re.Pattern[str] | None = None  # finds them in a text; made when needed
         self._read = empty  # whether the names are known
         self._fresh = empty  # whether the definitions are
         self._seen = shared[0]
@@ -79,8 +81,10 @@ class Stored:
             self.read()
         if not self._names:
             return False
-        upper = sql.upper()
-        return any(name in upper for name in self._names)
+        if self._pattern is None:
+            listed = "|".join(re.escape(name.replace('"', '""')) for name in sorted(self._names))
+            self._pattern = re.compile(rf"(?<!\w)(?:{listed})(?!\w)", re.IGNORECASE)
+        return self._pattern.search(sql) is not None
 
     def note(self, sql: str) -> None:
         """A plain statement has run: it may have changed what there is."""
@@ -95,8 +99,8 @@ class Stored:
                 self._fresh = False
 
     def missed(self, problem: Error) -> bool:
-        """Whether DuckDB stumbled over a stub this connection did not know of; then it does now."""
-        if STUB_ERROR not in problem.message or self._fresh:
+        """Whether DuckDB may have stumbled over a stub this connection did not know of; then it does now."""
+        if self._fresh or not (STUB_ERROR in problem.message or isinstance(problem, BinderError | CatalogError)):
             return False
         try:
             self.read()
@@ -127,9 +131,13 @@ class Stored:
         for name, database, schema, sqls in macros:
             if not self._keep(read_stub("macro", name, sqls, database, schema)):
                 self._others.add((name.lower(), database, schema))
-        self._names |= {name.upper() for _, name in self._found}
+        self._know(name for _, name in self._found)
         self._path = self._search_path() if self._names else []
         self._read = self._fresh = True
+
+    def _know(self, names: Iterable[str]) -> None:
+        self._names |= {name.upper() for name in names}
+        self._pattern = None
 
     def _keep(self, definition: Definition | None) -> bool:
         if definition is not None:
@@ -254,14 +262,13 @@ class Stored:
         if definition.kind == "view":
             stub = self._view(sql, head, creation, bind)
         else:
-            self._check_macro(sql, creation, bind)
-            stub = macro_stub(head, definition)
+            stub = macro_stub(head, definition, self._check_macro(sql, creation, bind))
         try:
             result = self._duck.execute(stub)
         except Error as problem:
             problem.sql, problem.span = sql, lexed.span(*creation.name)
             raise
-        self._names.add(definition.name.upper())
+        self._know([definition.name])
         self._changed()
         return result
 
@@ -289,14 +296,23 @@ class Stored:
         columns = [(name, column.type) for (name, _), column in zip(shown, bound.columns, strict=True)]
         return view_stub(head, creation.definition, columns)
 
-    def _check_macro(self, sql: str, creation: Creation, bind: Bind) -> None:
-        """Bind each body with NULLs in the place of its parameters: names, options and holes must be right."""
+    def _check_macro(self, sql: str, creation: Creation, bind: Bind) -> list[Columns]:
+        """Bind each body with NULLs in the place of its parameters: names, options and holes must be right.
+
+        Gives the columns of each, none where only values for the parameters would tell.
+        """
+        found: list[Columns] = []
         from halo_sql.grammar.expand import expand_body
 
         for overload, body in zip(creation.definition.overloads, creation.bodies, strict=True):
             expanded = expand_body(sql, lex(sql).span(*body), creation.definition, overload, self)
             try:
-                bind(sql, expanded)
+                bound = bind(sql, expanded)
             except Error as problem:
                 if not _BY_TYPE.search(problem.message) and not expanded.is_argument(problem.span, sql):
                     raise
+                found.append([])
+                continue
+            names = [name for name, _ in visible(bound.columns)]
+            found.append([(name, column.type) for name, column in zip(names, bound.columns, strict=True)])
+        return found

@@ -29,6 +29,7 @@ TESTS = sorted((ROOT / "tests").rglob("*.py")) + sorted((ROOT / "benchmarks").rg
 NAMED_FILES = {
     "duckdb": {
         "halo_sql/duck.py": "the adapter",
+        "halo_sql/duck_errors.py": "its exceptions",
         "halo_sql/result.py": "reads DuckDB's results and converts batches through it",
     },
     "sqlglot": {"grammar/syntax.py": "the syntax tree of a query with calls"},

@@ -96,12 +96,15 @@ def castable(duck: Duck, given: SqlType, wanted: SqlType) -> bool:
     """Whether DuckDB has a cast from one type to the other (single values may still fail)."""
     if given.text == wanted.text or given.kind in ("varchar", "json") or wanted.kind == "varchar":
         return True
+    probe = duck.duplicate()  # an error would end the user's transaction
     try:
-        duck.rows(f"SELECT CAST(CAST({_sample(given)} AS {given.text}) AS {wanted.text})")
+        probe.rows(f"SELECT CAST(CAST({_sample(given)} AS {given.text}) AS {wanted.text})")
     except DataError as problem:
         return "Unimplemented" not in problem.message
     except Error:
         return False
+    finally:
+        probe.close()
     return True
 
 

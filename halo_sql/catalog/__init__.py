@@ -1,1 +1,1 @@
-"""Catalog: MODEL and PROMPT objects, versioned rows in the user's DuckDB database."""
+"""Catalog: MODEL, PROMPT, TOOL and AGENT objects, versioned rows in the user's DuckDB database."""

@@ -118,6 +118,12 @@ class SecretStore:
         with self._lock:
             return self._memory.get(lowered) or self._read(lowered)
 
+    def has(self, name: str) -> bool:
+        """Whether there is one of this name, readable or not."""
+        with self._lock, suppress(OSError):
+            return name.lower() in self._memory or self._path(name.lower()).exists()
+        return False
+
     def get(self, name: str) -> Secret:
         """As ``find``; CatalogError when there is none."""
         found = self.find(name)
@@ -129,8 +135,9 @@ class SecretStore:
         """All of them by name, the temporary one of two first. Files that cannot be read are left out."""
         with self._lock:
             found = dict(self._memory)
-            names = [unquote(path.stem) for path in sorted(self._folder().glob("*.json"))]
-            kept = []
+            names, kept = [], []
+            with suppress(OSError):  # no folder, no secrets
+                names = [unquote(path.stem) for path in sorted(self._folder().glob("*.json"))]
             for name in names:
                 with suppress(OperationalError):
                     secret = self._read(name)
@@ -158,7 +165,10 @@ class SecretStore:
         return self._folder() / (quote(name, safe="") + ".json")
 
     def _read(self, name: str) -> Secret | None:
-        path = self._path(name)
+        try:
+            path = self._path(name)
+        except OSError:  # no folder can be made: there is nothing in it
+            return None
         try:
             mode = path.stat().st_mode
             if os.name == "posix" and mode & (stat.S_IRWXG | stat.S_IRWXO):

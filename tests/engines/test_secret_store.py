@@ -90,6 +90,7 @@ def test_a_file_that_others_can_read_is_refused(store: SecretStore, tmp_path: Pa
         store.find("s")
     assert "chmod 600" in caught.value.remedy
     assert store.all() == []
+    assert store.has("s")
     path.chmod(0o600)
     path.write_text("{")
     with pytest.raises(OperationalError, match="cannot be read"):
@@ -125,3 +126,16 @@ def test_a_models_secret_becomes_its_key(store: SecretStore) -> None:
     with pytest.raises(CatalogError, match="is for https://other, not for https://h/v1") as caught:
         with_secret(Model(secret="s"), store)
     assert KEY not in str(caught.value)
+
+
+def test_without_a_folder_there_are_no_persistent_secrets() -> None:
+    def refused() -> Path:
+        raise PermissionError("a home that cannot be made")
+
+    store = SecretStore(refused)
+    assert store.find("s") is None
+    assert not store.has("s")
+    assert store.all() == []
+    assert store.create(Secret("s", KEY))
+    assert store.has("S")
+    assert [secret.name for secret in store.all()] == ["s"]

@@ -1,0 +1,81 @@
+"""Which way a statement with LLM calls goes: a definition is kept, a form is run in stages, all others become plans."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from halo_sql.errors import CatalogError, Error
+from halo_sql.grammar.classify import Kind, classify
+from halo_sql.grammar.split import StatementText
+from halo_sql.result import DuckResult, Result
+
+if TYPE_CHECKING:
+    from halo_sql.grammar.expanded import Expanded
+    from halo_sql.grammar.forms import Staged
+    from halo_sql.session import Session
+
+
+def run(session: Session, sql: str, params: object, expanded: Expanded | None) -> Result:
+    """A statement with LLM calls, its own or those of views, macros and prepared statements it names.
+
+    expanded  the statement with these written out
+    """
+    if (creation := session.stored.creation(sql)) is not None:
+        session.stored.create(sql, creation, params, session.check)
+        return DuckResult(session.duck.connection)
+    if session.prepared.prepare(sql, session.stored.expand, session.check):
+        from halo_sql.statements import text_result
+
+        return text_result([("Success", "BOOLEAN")], [])
+    if expanded is not None and classify(expanded.text) is not Kind.LLM:
+        return run_written(session, sql, params, expanded)
+    from halo_sql import staging
+
+    stages = staging.find(sql, params, expanded, session.duck)
+    if stages is not None:
+        return run_staged(session, sql, *stages)
+    return session.queries.run(sql, params, expanded)[0]
+
+
+def run_plain(session: Session, sql: str, params: object) -> Result:
+    """A text for DuckDB alone."""
+    if session.prepared.forget(sql):
+        from halo_sql.statements import text_result
+
+        return text_result([("Success", "BOOLEAN")], [])
+    try:
+        session.duck.execute(sql, params)
+    except Error as problem:
+        if session.stored.missed(problem) and (expanded := session.stored.expand(sql)) is not None:
+            return run(session, sql, params, expanded)
+        if not isinstance(problem, CatalogError):
+            raise
+        from halo_sql.statements import tool_by_name
+
+        raise tool_by_name(problem, session.catalog) or problem from None
+    result = DuckResult(session.duck.connection)
+    session.stored.note(sql)
+    return result
+
+
+def run_written(session: Session, sql: str, params: object, expanded: Expanded) -> Result:
+    """A text that stands for the user's statement: an EXPLAIN whose statement names views or macros."""
+    try:
+        return session.execute_one(StatementText(expanded.text, 0), classify(expanded.text), params)
+    except Error as problem:
+        if problem.sql == expanded.text:
+            expanded.explain(problem, sql)
+        raise
+
+
+def run_staged(session: Session, sql: str, whole: Expanded, stages: Staged) -> Result:
+    """A statement whose queries with LLM calls are run before it."""
+    from halo_sql import staging
+
+    def execute(sql: str, text: Expanded) -> Result:
+        if classify(text.text) is Kind.LLM:
+            return run(session, sql, None, text)
+        session.duck.execute(text.text)
+        return DuckResult(session.duck.connection)
+
+    return staging.run(sql, whole, stages, session.duck, session.check, execute)

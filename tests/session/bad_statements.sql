@@ -1,0 +1,206 @@
+SELEC 1
+SELECT
+SELECT * FROM
+SELECT FROM WHERE
+SELECT 1 +
+SELECT (1
+SELECT 1)
+SELECT 'abc
+SELECT "abc
+SELECT $$abc
+SELECT /* abc
+SELECT nosuch
+SELECT nosuch FROM t
+SELECT t.nosuch FROM t
+SELECT x.a FROM t
+SELECT a.b.c.d FROM t
+SELECT * FROM nosuch
+SELECT * FROM nosuch.nosuch
+SELECT * FROM nosuch.nosuch.nosuch
+SELECT * FROM t JOIN nosuch USING (a)
+SELECT * FROM t JOIN u USING (nosuch)
+SELECT * FROM t JOIN u ON nosuch
+SELECT a FROM t, u
+SELECT nosuch(a) FROM t
+SELECT lenght(body) FROM t
+SELECT length() FROM t
+SELECT length(1, 2, 3)
+SELECT abs('x', 'y')
+SELECT 'x' + 1
+SELECT 1 + 'x'
+SELECT [1] + 1
+SELECT DATE '2020-13-01'
+SELECT CAST('x' AS INTEGER)
+SELECT CAST('x' AS NOSUCH)
+SELECT 'x'::INTEGER
+SELECT 'x'::DATE
+SELECT body::INTEGER FROM t
+SELECT 1 / 0::VARCHAR::INT
+SELECT 9223372036854775807 + 1
+SELECT 200::TINYINT
+SELECT sum(sum(a)) FROM t
+SELECT sum(a), b FROM t
+SELECT a FROM t GROUP BY b
+SELECT a, count(*) FROM t
+SELECT a FROM t HAVING b > 1
+SELECT a FROM t WHERE sum(a) > 1
+SELECT a FROM t WHERE row_number() OVER () > 1
+SELECT row_number() FROM t
+SELECT rank() OVER (ORDER BY nosuch) FROM t
+SELECT * FROM t ORDER BY 5
+SELECT * FROM t ORDER BY nosuch
+SELECT * FROM t LIMIT 'x'
+SELECT * FROM t LIMIT -1
+SELECT * FROM t LIMIT a
+SELECT * FROM t OFFSET -1
+SELECT 1 UNION SELECT 1, 2
+SELECT 1 UNION SELECT 'x'::BLOB
+SELECT 1 INTERSECT SELECT 1, 2
+VALUES (1), (1, 2)
+WITH x AS (SELECT nosuch) SELECT * FROM x
+WITH x AS (SELECT 1), x AS (SELECT 2) SELECT * FROM x
+WITH RECURSIVE x AS (SELECT 1) SELECT y FROM x
+SELECT (SELECT 1, 2)
+SELECT (SELECT a FROM t)
+SELECT * FROM t WHERE a IN (SELECT a, b FROM t)
+SELECT * FROM t WHERE a = 'x'
+SELECT * FROM t WHERE body
+SELECT * EXCLUDE (nosuch) FROM t
+SELECT * REPLACE (1 AS nosuch) FROM t
+SELECT COLUMNS('nosuch') FROM t
+SELECT COLUMNS(
+SELECT t.* EXCLUDE a FROM u
+SELECT CASE WHEN 1 THEN 2
+SELECT CASE WHEN 'x' THEN 1 END
+SELECT unnest(a) FROM t
+SELECT list_transform([1], x -> nosuch)
+SELECT list_transform([1], lambda x, y, z, q: 1)
+SELECT {'a': 1}.b
+SELECT struct_extract({'a': 1}, 'b')
+SELECT [1, 'x']
+SELECT MAP {1: 2, 'x': 3}
+SELECT s.nosuch FROM (SELECT {'a': 1} AS s)
+SELECT regexp_matches('a', '(')
+SELECT strptime('x', '%Y')
+SELECT error('mine')
+SELECT json_extract('{', '$.a')
+SELECT '{'::JSON
+SELECT 'x'::UUID
+SELECT 'x'::BOOLEAN
+SELECT '1 month x'::INTERVAL
+SELECT 'z'::ENUM('a', 'b')
+CREATE TABLE t (a INTEGER)
+CREATE TABLE x (a NOSUCH)
+CREATE TABLE x (a INTEGER, a INTEGER)
+CREATE TABLE x ()
+CREATE TABLE x (a INTEGER CHECK (nosuch > 1))
+CREATE TABLE x (a INTEGER REFERENCES nosuch (a))
+CREATE TABLE x AS SELECT nosuch
+CREATE TABLE nosuch.x (a INTEGER)
+CREATE VIEW v AS SELECT nosuch
+CREATE VIEW t AS SELECT 1
+CREATE MACRO m(a) AS nosuch(a)
+CREATE SCHEMA main
+CREATE TYPE y AS NOSUCH
+CREATE INDEX i ON nosuch (a)
+CREATE INDEX i ON t (nosuch)
+CREATE SEQUENCE s START 'x'
+DROP TABLE nosuch
+DROP VIEW t
+DROP SCHEMA nosuch
+DROP MACRO nosuch
+DROP INDEX nosuch
+DROP TYPE nosuch
+DROP NOSUCH x
+ALTER TABLE nosuch ADD COLUMN x INTEGER
+ALTER TABLE t ADD COLUMN a INTEGER
+ALTER TABLE t DROP COLUMN nosuch
+ALTER TABLE t RENAME nosuch TO x
+ALTER TABLE t ALTER a TYPE NOSUCH
+ALTER TABLE t RENAME TO u
+INSERT INTO nosuch VALUES (1)
+INSERT INTO t VALUES (1)
+INSERT INTO t VALUES (1, 2, 3, 4)
+INSERT INTO t (nosuch) VALUES (1)
+INSERT INTO t (a, a) VALUES (1, 1)
+INSERT INTO t BY NAME SELECT 1 AS nosuch
+INSERT INTO t VALUES ('x', 1, 'y')
+INSERT INTO k VALUES (1), (1)
+INSERT INTO k VALUES (NULL)
+INSERT INTO c VALUES (-1)
+INSERT INTO t SELECT nosuch FROM t
+INSERT INTO k VALUES (1) ON CONFLICT (nosuch) DO NOTHING
+INSERT INTO t VALUES (1, 2, 'x') RETURNING nosuch
+UPDATE nosuch SET a = 1
+UPDATE t SET nosuch = 1
+UPDATE t SET a = nosuch
+UPDATE t SET a = 'x'
+UPDATE t SET a = 1 WHERE nosuch
+DELETE FROM nosuch
+DELETE FROM t WHERE nosuch
+DELETE FROM t USING nosuch
+TRUNCATE nosuch
+MERGE INTO t USING nosuch ON (1 = 1) WHEN MATCHED THEN DELETE
+COPY nosuch TO '/tmp/nosuch.csv'
+COPY t FROM '/nosuch/nosuch.csv'
+COPY t TO '/nosuch/nosuch/x.csv'
+COPY t TO '/tmp/x.csv' (FORMAT nosuch)
+COPY t TO '/tmp/x.csv' (NOSUCH 1)
+COPY (SELECT nosuch) TO '/tmp/x.csv'
+SELECT * FROM '/nosuch/nosuch.csv'
+SELECT * FROM 'nosuch.parquet'
+SELECT * FROM read_csv('/nosuch/nosuch.csv')
+SELECT * FROM read_csv()
+SELECT * FROM read_csv('x', nosuch = 1)
+SELECT * FROM range()
+SELECT * FROM range('x')
+SELECT * FROM nosuch(1)
+SELECT * FROM generate_series(1, 2, 0)
+PRAGMA nosuch
+PRAGMA nosuch = 1
+SET nosuch = 1
+SET threads = 'x'
+SET threads = -1
+SET memory_limit = 'x'
+RESET nosuch
+USE nosuch
+ATTACH '/nosuch/nosuch.duckdb' AS x
+DETACH nosuch
+CALL nosuch()
+EXECUTE nosuch
+PREPARE p AS SELECT nosuch
+COMMIT
+ROLLBACK
+BEGIN; BEGIN
+INSTALL
+LOAD nosuch_extension
+EXPORT DATABASE
+EXPLAIN SELECT nosuch
+EXPLAIN SELEC 1
+DESCRIBE nosuch
+SUMMARIZE nosuch
+SHOW nosuch
+PIVOT t ON nosuch USING count(*)
+PIVOT nosuch ON a USING count(*)
+UNPIVOT t ON nosuch INTO NAME n VALUE v
+SELECT * FROM t PIVOT (count(*) FOR nosuch IN (1))
+SELECT * FROM t TABLESAMPLE nosuch
+SELECT * FROM t USING SAMPLE -5
+SELECT a FROM t QUALIFY nosuch
+SELECT a FROM t WINDOW w AS (PARTITION BY nosuch)
+SELECT sum(a) OVER nosuch FROM t
+SELECT sum(a) FILTER (WHERE nosuch) FROM t
+SELECT DISTINCT ON (nosuch) a FROM t
+SELECT a FROM t GROUP BY ROLLUP (nosuch)
+SELECT GROUPING(nosuch) FROM t
+SELECT getvariable()
+SELECT current_setting('nosuch')
+SELECT nextval('nosuch')
+SELECT * FROM t AT (VERSION => 1)
+COMMENT ON TABLE nosuch IS 'x'
+GRANT SELECT ON t TO x
+SELECT 1 AS
+SELECT 1; SELECT nosuch
+SELECT 1; SELEC 2
+SELECT 'é', nosuch FROM t
+SELECT '😀😀', '日本語', nosuch FROM t
