@@ -11,10 +11,7 @@ FROM (SELECT name, LLM_EXTRACT(summary, 'STRUCT(topic VARCHAR, "language" VARCHA
       ORDER BY md5(name)
       LIMIT 4);
 
--- Into a table, each field an ordinary column.
+-- Into a table, each field an ordinary column. The LIMIT stands below the calls: four of them are made.
 CREATE OR REPLACE TABLE package_facts AS
 SELECT name, unnest(LLM_EXTRACT(summary, 'STRUCT(kind ENUM(''library'', ''tool''), words VARCHAR[])', max_tokens => 80, on_error => 'null'))
-FROM packages
-WHERE length(summary) BETWEEN 30 AND 40
-ORDER BY md5(name)
-LIMIT 4;
+FROM (SELECT name, summary FROM packages WHERE length(summary) BETWEEN 30 AND 40 ORDER BY md5(name) LIMIT 4);

@@ -233,7 +233,8 @@ class Hoister:
             self.binding.place(site.origin()),
             site.labels,
         )
-        if not any(not isinstance(segment, str) for segment in segments) and self.scope.tables:
+        constant = all(isinstance(segment, str) for segment in segments)
+        if constant and site.kind != "embed" and self.scope.tables:  # the vector of a question is one on purpose
             self.binding.warnings.append(
                 f"{label_of(site)}: the prompt has no hole, so every row gets the same answer (one call is made)"
             )

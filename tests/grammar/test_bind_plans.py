@@ -207,6 +207,7 @@ def test_sinks(bound: Any, sql: str, kind: str, prefix: str, suffix: str) -> Non
 def test_a_prompt_without_holes_over_a_table_is_warned_of(bound: Any) -> None:
     (warning,) = bound("SELECT LLM_MAP('x') FROM t").warnings
     assert "no hole" in warning
+    assert not bound("SELECT array_distance(LLM_EMBED(body), LLM_EMBED('a question')) FROM t").warnings
     assert not bound("SELECT LLM_MAP('x')").warnings
 
 
