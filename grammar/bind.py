@@ -13,6 +13,7 @@ from halo_sql.deep import deep
 from halo_sql.duck import Duck
 from halo_sql.errors import CatalogError, Error, NotSupportedError, ParserError, Span
 from halo_sql.grammar.bind_query import QueryBinder
+from halo_sql.grammar.bind_upsert import bind_upsert, upserts
 from halo_sql.grammar.bind_write import bind_write, writes
 from halo_sql.grammar.binding import Binding, BoundQuery, CteContext, plain
 from halo_sql.grammar.blanking import for_sqlglot
@@ -118,15 +119,15 @@ def _bind_text(
     for index, token in enumerate(lexed.tokens):
         if token.text == ";":
             raise ParserError("one statement at a time", span=lexed.span(index, index + 1), remedy="Remove the rest.")
-    is_write = writes(lexed)
-    kind, query = ("write", (0, len(lexed.tokens))) if is_write else statement_query(lexed)
+    write = bind_write if writes(lexed) else bind_upsert if upserts(lexed) else None
+    kind, query = ("write", (0, len(lexed.tokens))) if write is not None else statement_query(lexed)
     span = lexed.span(*query)
     source = Source(lexed, analyse(for_sqlglot(lexed, span.start, span.end), span.start), lambda part: part)
     reader = CallReader(duck, snapshot, settings)
 
     try:
-        if is_write:
-            return bind_write(Binding(duck, source, reader.find(source), place))
+        if write is not None:
+            return write(Binding(duck, source, reader.find(source), place))
         return _bind_calls(Binding(duck, source, reader.find(source), place), kind, query, answers)
     except Error as problem:
         reader.explain(problem)

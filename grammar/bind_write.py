@@ -76,7 +76,7 @@ def _verb(lexed: Lexed) -> int | None:
 def bind_write(binding: Binding) -> BoundStatement:
     """The statement as a Demand that writes; its columns are those of RETURNING, or one count."""
     parts = _parse(binding)
-    _check(binding)
+    check_by_duckdb(binding)
     text = DemandText(binding, (0, len(binding.lexed.tokens)), CteContext(), True, _places(binding, parts))
     text.cut()
     probe = merged([*_with(text, parts), *_probe(text, parts)])
@@ -113,7 +113,7 @@ def _parse(binding: Binding) -> _Parts:
     verb, end = _verb(lexed), len(lexed.tokens)
     assert verb is not None
     kind = lexed.word(verb)
-    returning = _word_at(lexed, verb, end, "RETURNING")
+    returning = word_at(lexed, verb, end, "RETURNING")
     parts = _Parts(kind, (0, verb), (0, 0))
     if returning is not None:
         parts.returning, end = (returning + 1, end), returning
@@ -126,29 +126,29 @@ def _parse(binding: Binding) -> _Parts:
     if kind == "MERGE":
         _parse_merge(binding, parts, verb, end)
         return parts
-    where = _word_at(lexed, verb, end, "WHERE")
+    where = word_at(lexed, verb, end, "WHERE")
     if where is not None:
         parts.condition, end = (where + 1, end), where
     if kind == "DELETE":
-        using = _word_at(lexed, verb, end, "USING")
+        using = word_at(lexed, verb, end, "USING")
         if using is not None:
             parts.source, end = (using + 1, end), using
         parts.target = (verb + 2, end)  # DELETE FROM
         return parts
-    sets = _word_at(lexed, verb, end, "SET")
+    sets = word_at(lexed, verb, end, "SET")
     assert sets is not None, "DuckDB has parsed it"
-    source = _word_at(lexed, sets, end, "FROM")
+    source = word_at(lexed, sets, end, "FROM")
     if source is not None:
         parts.source, end = (source + 1, end), source
     first = verb + 1
     if lexed.word(first) == "OR":  # UPDATE OR REPLACE, OR IGNORE
         first += 2
     parts.target = (first, sets)
-    parts.values = _set_values(lexed, sets + 1, end)
+    parts.values = set_values(lexed, sets + 1, end)
     return parts
 
 
-def _set_values(lexed: Lexed, first: int, end: int) -> list[Range]:
+def set_values(lexed: Lexed, first: int, end: int) -> list[Range]:
     """The right sides of ``a = e, (b, c) = (f, g)``."""
     found = []
     for start, stop in lexed.items(first, end):
@@ -161,12 +161,12 @@ def _set_values(lexed: Lexed, first: int, end: int) -> list[Range]:
 
 def _parse_merge(binding: Binding, parts: _Parts, verb: int, end: int) -> None:
     lexed = binding.lexed
-    using = _word_at(lexed, verb, end, "USING")
+    using = word_at(lexed, verb, end, "USING")
     assert using is not None, "DuckDB has parsed it"
     parts.target = (verb + 2, using)  # MERGE INTO
     whens = [index for index in lexed.level(using, end) if lexed.word(index) == "WHEN"]
     first_when = whens[0] if whens else end
-    on = _word_at(lexed, using + 1, first_when, "ON")
+    on = word_at(lexed, using + 1, first_when, "ON")
     named = next(
         (
             index
@@ -184,7 +184,7 @@ def _parse_merge(binding: Binding, parts: _Parts, verb: int, end: int) -> None:
 
 
 def _merge_clause(lexed: Lexed, when: int, end: int) -> _Clause:
-    then = _word_at(lexed, when, end, "THEN")
+    then = word_at(lexed, when, end, "THEN")
     assert then is not None, "DuckDB has parsed it"
     head = [lexed.word(index) for index in range(when + 1, then)]
     if head[0] == "MATCHED":
@@ -197,9 +197,9 @@ def _merge_clause(lexed: Lexed, when: int, end: int) -> _Clause:
     condition = None if both is None else (both + 1, then)
     action, values = lexed.word(then + 1), []
     if action == "UPDATE" and lexed.word(then + 2) == "SET" and lexed.text(then + 3) != "*":
-        values = _set_values(lexed, then + 3, end)
+        values = set_values(lexed, then + 3, end)
     elif action == "INSERT":
-        opening = _word_at(lexed, then, end, "VALUES")
+        opening = word_at(lexed, then, end, "VALUES")
         if opening is not None:
             listed = lexed.items(opening + 2, lexed.partner[opening + 1])
             values = [piece for piece in listed if lexed.word(piece[0]) != "DEFAULT"]
@@ -208,7 +208,8 @@ def _merge_clause(lexed: Lexed, when: int, end: int) -> _Clause:
     return _Clause(test, condition, values)
 
 
-def _word_at(lexed: Lexed, first: int, end: int, word: str) -> int | None:
+def word_at(lexed: Lexed, first: int, end: int, word: str) -> int | None:
+    """The first token of a range, outside brackets, that is this keyword."""
     return next(
         (index for index in lexed.level(first, end) if lexed.word(index) == word and not lexed.column_label(index)),
         None,
@@ -347,7 +348,7 @@ def _columns(binding: Binding, text: DemandText, parts: _Parts) -> tuple[Column,
     )
 
 
-def _check(binding: Binding) -> None:
+def check_by_duckdb(binding: Binding) -> None:
     """DuckDB binds the statement with typed NULLs in the calls' places; its errors point into the statement."""
     lexed, prefix = binding.lexed, "EXPLAIN "
     span = lexed.span(0, len(lexed.tokens))

@@ -71,7 +71,7 @@ def classify_instructions(labels: Sequence[Label], multi: bool) -> str:
     """What the system message says: the labels in their order, and the form of the answer."""
     lines = ["Classify the text that the user gives."]
     if multi:
-        lines.append("Answer with a JSON array of every label below that applies, and nothing else; [] when none does.")
+        lines.append("Answer with a JSON array of every label below that applies, and nothing else.")
     else:
         lines.append("Answer with the one label below that fits best, and nothing else.")
     lines.append("Labels:")
