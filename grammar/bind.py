@@ -18,6 +18,7 @@ from halo_sql.grammar.bind_write import bind_write, writes
 from halo_sql.grammar.binding import Binding, BoundQuery, CteContext, plain
 from halo_sql.grammar.blanking import for_sqlglot
 from halo_sql.grammar.calls import CallReader
+from halo_sql.grammar.collations import reads_collations
 from halo_sql.grammar.constants import ConstantNeededError, needed_constant
 from halo_sql.grammar.expanded import Expanded
 from halo_sql.grammar.lex import Lexed, lex
@@ -144,6 +145,7 @@ def _bind_calls(binding: Binding, kind: str, query: Range, answers: bool) -> Bou
                 remedy="Put it into the query of the statement.",
             )
     _bind_shadow(binding, query, answers)
+    binding.whole = reads_collations(binding)
     if kind != "query" and _check_target(binding, kind, query):
         nothing = Fragment(
             ("SELECT NULL WHERE false",), (binding.new_column("nothing", BIGINT),), label="Nothing to do"

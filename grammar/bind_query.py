@@ -37,6 +37,8 @@ class QueryBinder:
         query = parse_query(self.binding.lexed, first, end)
         warned = len(self.binding.warnings)
         try:
+            if self.binding.whole:
+                raise NotSupportedError("an LLM call over columns with a collation cannot stand here")
             inner = self._with(query, context)
             if not self.binding.tainted(first, end, inner):
                 return self._own(query, context)

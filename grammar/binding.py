@@ -75,6 +75,7 @@ class Binding:
         self.tried: set[int] = set()  # first tokens of CTEs that were asked for together
         self.learned: dict[tuple[int, int], Columns] = {}  # token range of a block -> its columns
         self._described: dict[str, Columns] = {}
+        self.whole = False  # nothing is lifted: the statement is one query of DuckDB's
         self.bound = (
             False  # set when DuckDB has taken the whole statement: what it refuses later is no error of the user's
         )

@@ -84,11 +84,12 @@ class Duck:
     # the same for every connection of a DuckDB version, and slow to list
     _known_functions: ClassVar[tuple[frozenset[str], ...] | None] = None
 
-    def __init__(self, connection: Any) -> None:
+    def __init__(self, connection: Any, may_collate: list[bool] | None = None) -> None:
         self.connection = connection
         self._open: Any = None  # the Arrow reader that owns the connection, if any
         self._types: dict[str, SqlType] = {}
         self._names: dict[str, str] = {}  # text of an expression -> the name of its column
+        self.may_collate = may_collate or [True]  # whether tables may have collations; one for all connections
 
     @classmethod
     def connect(cls, database: str, read_only: bool, config: Mapping[str, Any]) -> Duck:
@@ -100,7 +101,7 @@ class Duck:
 
     def duplicate(self) -> Duck:
         """Another connection to the same database (no temporary objects, own transaction)."""
-        return Duck(self.connection.cursor())
+        return Duck(self.connection.cursor(), self.may_collate)
 
     def close(self) -> None:
         """Close the connection; idempotent."""
@@ -115,6 +116,7 @@ class Duck:
 
     def execute(self, sql: str, params: Any = None) -> Any:
         """Run a statement; returns DuckDB's connection, which holds the result."""
+        self.may_collate[0] |= any(word in sql.lower() for word in ("collate", "attach", "import", "copy"))
         self.release()
         try:
             return self.connection.execute(sql) if params is None else self.connection.execute(sql, params)

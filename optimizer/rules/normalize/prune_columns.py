@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from halo_sql.ir.expr import Column, SqlExpr
+from halo_sql.ir.expr import SqlExpr
 from halo_sql.ir.logical import Demand, LogicalPlan, Project
 from halo_sql.ir.physical import batch_name
 from halo_sql.optimizer.plan_context import PlanContext
@@ -35,30 +35,17 @@ def _prune(node: Any, required: Required) -> Any:
         column, expr = node.exprs[0]
         if len(node.exprs) == 1 and not expr.columns():
             return node
-        kept = ((column, SqlExpr((nothing(column),), column.type, row_wise=True)),)
-        return replace(node, exprs=kept)
+        nothing = SqlExpr((f"CAST(NULL AS {column.type.text})",), column.type, row_wise=True)
+        return replace(node, exprs=((column, nothing),))
     return node if len(kept) == len(node.exprs) else replace(node, exprs=kept)
-
-
-def nothing(column: Column) -> str:
-    """A value of the column's type that costs nothing."""
-    return f"CAST(NULL AS {column.type.text})"
 
 
 def _prune_demand(node: Demand, required: Required) -> Demand:
     """DuckDB leaves out what the outer SELECT does not name, calls included; order and rows stay."""
-    kept = tuple(column for column in node.columns if column.id in required)
-    if len(kept) == len(node.columns) or node.write or (not kept and len(node.columns) == 1 and _is_nothing(node)):
+    kept = tuple(column for column in node.columns if column.id in required) or node.columns[:1]
+    if len(kept) == len(node.columns) or node.write:
         return node
     names = ", ".join(batch_name(column.id) for column in node.columns)
     wanted = ", ".join(batch_name(column.id) for column in kept)
-    if not kept:
-        kept = node.columns[:1]
-        wanted = nothing(kept[0])
     parts = (f"SELECT {wanted} FROM (", *node.parts, f"\n) AS f({names})")
     return replace(node, parts=parts, columns=kept)
-
-
-def _is_nothing(node: Demand) -> bool:
-    first = node.parts[0]
-    return isinstance(first, str) and first.startswith(f"SELECT {nothing(node.columns[0])} FROM (")
