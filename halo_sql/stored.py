@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +79,8 @@ class Stored:
         if self._seen != self._shared[0]:
             self._seen, self._read, self._fresh = self._shared[0], False, False
         if not self._read and not (_QUERY.match(sql) and ";" not in sql.rstrip("; \t\r\n")):
-            self.read()
+            with suppress(Error):  # a catalog that cannot be read now: the statement itself says why, or mends it
+                self.read()
         if not self._names:
             return False
         if self._pattern is None:

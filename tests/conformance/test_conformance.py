@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -27,16 +28,17 @@ pytestmark = pytest.mark.skipif(not SHARED.is_dir(), reason="../shared is not he
 
 
 def run_tool(*arguments: str | Path) -> str:
-    """The output of one of the runners."""
-    done = subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-    )
+    """The output of one of the runners; its HOME is a folder of its own, since some cases keep secrets there."""
+    with tempfile.TemporaryDirectory() as home:
+        done = subprocess.run(
+            [sys.executable, *map(str, arguments)],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "HOME": home},
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
     return done.stdout + done.stderr
 
 

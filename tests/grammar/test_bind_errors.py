@@ -123,7 +123,7 @@ def test_deeper_nesting_is_refused(bound: Any, before: str) -> None:
 
 def test_nested_subqueries_end_in_a_typed_error(bound: Any) -> None:
     assert bound("FROM " + "(FROM " * 30 + "(SELECT LLM_MAP('{{ body }}') AS m FROM t)" + ")" * 30).columns
-    sql = "FROM " + "(FROM " * 800 + "(SELECT LLM_MAP('{{ body }}') AS m FROM t)" + ")" * 800
+    sql = "FROM " + "(FROM " * 950 + "(SELECT LLM_MAP('{{ body }}') AS m FROM t)" + ")" * 950
     assert isinstance(refused(bound, sql), NotSupportedError | ParserError)
 
 

@@ -46,7 +46,7 @@ BINDING = [
         "Write a DuckDB",
     ),
     ("SELECT LLM_MAP('{{ body') FROM t", halo_sql.ProgrammingError, "{{", "End it with }}"),
-    ("SELECT LLM_FILTER('{{ body }}', returns => 'INTEGER') FROM t", halo_sql.ProgrammingError, "'INTEGER'", "LLM_MAP"),
+    ("SELECT LLM_FILTER('{{ body }}', returns => 'INTEGER') FROM t", halo_sql.ProgrammingError, "returns", "LLM_MAP"),
     ("SELECT LLM_MAP() FROM t", halo_sql.ProgrammingError, "LLM_MAP()", "For example"),
     ("SELECT LLM_MAP('{{ id }}') FROM nowhere", halo_sql.ProgrammingError, "nowhere", ""),
     ("INSERT INTO nowhere SELECT LLM_MAP('{{ id }}') FROM t", halo_sql.ProgrammingError, "nowhere", ""),
