@@ -21,13 +21,13 @@ from halo_sql.grammar.checked import checked_fragment, fragment_columns
 from halo_sql.grammar.expressions import typed
 from halo_sql.grammar.group_parts import GroupPart, Keys, group_keys, group_parts
 from halo_sql.grammar.grouped import call_text
-from halo_sql.grammar.hoist import Hoister, label_of
+from halo_sql.grammar.hoist import Hoister
 from halo_sql.grammar.names import Scope, Table
 from halo_sql.grammar.skeleton import Range, Select, starts_query
 from halo_sql.grammar.texts import FragmentText, Part, hidden, merged
 from halo_sql.ir.expr import Column, ColumnId
 from halo_sql.ir.logical import Filter, LlmReduce
-from halo_sql.ir.prompt import Hole, ItemsHole, LlmCall, ObjectHole, Prompt, Segment
+from halo_sql.ir.prompt import Hole, ItemsHole, LlmCall, ObjectHole, Segment
 from halo_sql.ir.walk import output_columns
 
 _GROUPED_AWAY = frozenset({"FROM", "WHERE", "GROUP", "HAVING", "SAMPLE"})
@@ -232,21 +232,7 @@ class _Stage:
         return LlmReduce(fragment, tuple(self._call(*site) for site in self.sites))
 
     def _call(self, site: CallSite, output: ColumnId, segments: tuple[Segment, ...]) -> LlmCall:
-        return LlmCall(
-            output,
-            site.kind,
-            Prompt(segments, site.system),
-            site.model.name,
-            site.returns,
-            site.sampling,
-            site.on_error,
-            site.cache,
-            site.priority,
-            None,
-            label_of(site),
-            site.fan_in,
-            self.block.binding.place(site.origin()),
-        )
+        return self.block.binding.call(site, segments, output=output)
 
     def scope(self, plan: LlmReduce) -> Scope:
         """The tables of FROM with the columns that are keys, as the groups have them."""

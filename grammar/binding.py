@@ -20,8 +20,10 @@ from halo_sql.grammar.splice import Piece, Spliced, assemble, pieces_of
 from halo_sql.grammar.stubs import Stubs, may_read_stubs, stub, words_of
 from halo_sql.ir.expr import Column, ColumnId, literal, quote
 from halo_sql.ir.logical import LogicalPlan
+from halo_sql.ir.prompt import LlmCall, Prompt, Segment
 from halo_sql.ir.types import SqlType
 
+SHOWN_LABEL = 60
 SHADOW_MARK = "'__halo_call'"  # in the shadow of every call, hence in the names DuckDB gives to items that hold one
 LONGEST_TRACED = 10_000  # characters of a hole whose errors point to a single place in it
 
@@ -101,6 +103,41 @@ class Binding:
         left = bisect_left(self.calls, first, key=_position)
         right = bisect_left(self.calls, end, left, key=_position)
         return [call for call in self.calls[left:right] if call.end <= end]
+
+    def calls_of(self, source: Source) -> Sequence[CallSite]:
+        """The calls of a text: the statement, or a hole of one of its calls."""
+        if source is self.source:
+            return self.calls
+        stack = list(self.calls)
+        while stack:
+            call = stack.pop()
+            for hole in call.holes():
+                for item in hole.fields:
+                    if item.source is source:
+                        return item.calls
+                    stack += item.calls
+        return ()
+
+    def call(
+        self, site: CallSite, segments: Sequence[Segment], guard: ColumnId | None = None, output: ColumnId | None = None
+    ) -> LlmCall:
+        """A call over columns: its user message, its guard (a BOOLEAN column), its own column (a new one when None)."""
+        return LlmCall(
+            output=self.new_id() if output is None else output,
+            kind=site.kind,
+            prompt=Prompt(tuple(segments), site.system),
+            model=site.model.name,
+            returns=site.returns,
+            sampling=site.sampling,
+            on_error=site.on_error,
+            cache=site.cache,
+            priority=site.priority,
+            guard=guard,
+            label=label_of(site),
+            fan_in=site.fan_in,
+            span=self.place(site.origin()),
+            labels=site.labels,
+        )
 
     def tainted(self, first: int, end: int, context: CteContext) -> bool:
         """Whether a token range holds an LLM call or reads a CTE that does."""
@@ -321,3 +358,9 @@ def _traced(piece: Piece, origin: Callable[[Span], Span]) -> list[Piece]:
         else:
             pieces.append(Piece(character, at))
     return pieces
+
+
+def label_of(site: CallSite) -> str:
+    """A call's text as EXPLAIN shows it."""
+    text = " ".join(site.text.split())
+    return text if len(text) <= SHOWN_LABEL else text[: SHOWN_LABEL - 1] + "…"

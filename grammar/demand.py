@@ -23,7 +23,7 @@ from halo_sql.grammar.source import Source
 from halo_sql.grammar.texts import FragmentText, alias, merged
 from halo_sql.ir.expr import Column, quote
 from halo_sql.ir.logical import Ask, CallText, CteScan, Demand, DemandPart, GoOn, InputRef
-from halo_sql.ir.prompt import Hole, ItemsHole, LlmCall, ObjectHole, Prompt, Segment
+from halo_sql.ir.prompt import Hole, ItemsHole, ObjectHole, Segment
 from halo_sql.ir.types import BOOLEAN, VARCHAR, VARCHAR_LIST
 from halo_sql.ir.walk import call_type, output_columns
 
@@ -273,7 +273,7 @@ class DemandText:
             if isinstance(piece, str):
                 pieces.append(piece)
             else:
-                calls = self.places.calls_of(source)
+                calls = self.binding.calls_of(source)
                 pieces += self._with_calls(source, piece, calls, ())
         return _merge(pieces)
 
@@ -295,30 +295,16 @@ class DemandText:
             for segment in segments
         )
         words = tuple(_folded(argument) for argument in arguments)
-        rest = (site.kind, site.model.name, site.system, site.returns, site.sampling, site.on_error, site.cache)
-        rest = (*rest, site.fan_in, site.separator)  # type: ignore[assignment]
-        key = (rest, site.priority, shape, words, bool(guard))
+        options = (site.kind, site.model.name, site.system, site.returns, site.sampling, site.on_error, site.labels)
+        more = (site.cache, site.priority, site.fan_in, site.separator, bool(guard))
+        key = (options, more, shape, words)
         rank, recursive = self.places.rank(site), self.places.is_recursive(site)
         known = self._known.get(key)
         if known is not None and self.asks[known].recursive == recursive:
             ask = self.asks[known]
             self.asks[known] = replace(ask, rank=min(ask.rank, rank))
             return known
-        call = LlmCall(
-            self.binding.new_id(),
-            site.kind,
-            Prompt(segments, site.system),
-            site.model.name,
-            site.returns,
-            site.sampling,
-            site.on_error,
-            site.cache,
-            site.priority,
-            columns[0].id if guard else None,
-            " ".join(site.text.split())[:60],
-            site.fan_in,
-            self.binding.place(site.origin()),
-        )
+        call = self.binding.call(site, segments, columns[0].id if guard else None)
         self._known[key] = len(self.asks)
         self.asks.append(Ask(call, columns, rank, recursive))
         return len(self.asks) - 1

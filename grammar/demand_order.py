@@ -107,20 +107,6 @@ class Places:
             return True
         return starts_query(lexed, opening + 1)
 
-    def calls_of(self, source: Source) -> Sequence[CallSite]:
-        """The calls of a text."""
-        if source is self.binding.source:
-            return self.binding.calls
-        stack = list(self.binding.calls)
-        while stack:
-            call = stack.pop()
-            for hole in call.holes():
-                for item in hole.fields:
-                    if item.source is source:
-                        return item.calls
-                    stack += item.calls
-        return ()
-
     # --- which come first
 
     def rank(self, site: CallSite) -> int:
@@ -139,9 +125,9 @@ class Places:
         for term in self.guard_terms(source, site):
             for piece in term:
                 if not isinstance(piece, str):
-                    yield from (
-                        call for call in self.calls_of(source) if piece[0] <= call.first and call.end <= piece[1]
-                    )
+                    first, end = piece
+                    calls = self.binding.calls_of(source)
+                    yield from (call for call in calls if first <= call.first and call.end <= end)
         outer = self._outer[id(site)]
         own = self.walk.places.get(outer.first)
         if own is None:

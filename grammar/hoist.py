@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from halo_sql.errors import Error, NotSupportedError
-from halo_sql.grammar.binding import Binding
+from halo_sql.grammar.binding import Binding, label_of
 from halo_sql.grammar.calls import CallSite, HoleField, HoleSite
 from halo_sql.grammar.expressions import aggregates, grouping, resolved, typed, verbatim
 from halo_sql.grammar.guards import Term, bound_names, guard_terms
@@ -17,11 +17,9 @@ from halo_sql.grammar.source import Source
 from halo_sql.grammar.stars import starred, unique
 from halo_sql.ir.expr import Column, ColumnId, ColumnRef, SqlExpr, column_expr, join_text, quote
 from halo_sql.ir.logical import LlmFilter, LlmMap, LogicalPlan, Project
-from halo_sql.ir.prompt import Hole, LlmCall, ObjectHole, Prompt, Segment
+from halo_sql.ir.prompt import Hole, LlmCall, ObjectHole, Segment
 from halo_sql.ir.types import BOOLEAN, VARCHAR
 from halo_sql.ir.walk import call_type, output_columns
-
-SHOWN_LABEL = 60
 
 
 @dataclass(slots=True)
@@ -157,7 +155,7 @@ class Hoister:
 
     def _term(self, source: Source, term: Term) -> SqlExpr | None:
         """A guard term as an expression; None when it cannot be evaluated row by row (then more rows ask)."""
-        calls = self._calls_of(source)
+        calls = self.binding.calls_of(source)
         parts: list[str | ColumnRef] = []
         flags: list[SqlExpr] = []
         for piece in term:
@@ -179,19 +177,6 @@ class Hoister:
         scopes = [expr.scope for expr in flags if expr.scope]
         row_wise = all(expr.row_wise for expr in flags)
         return SqlExpr(join_text(parts), BOOLEAN, scopes[0] if scopes else (), False, row_wise)
-
-    def _calls_of(self, source: Source) -> Sequence[CallSite]:
-        if source is self.binding.source:
-            return self.binding.calls
-        stack = list(self.binding.calls)
-        while stack:
-            call = stack.pop()
-            for hole in call.holes():
-                for item in hole.fields:
-                    if item.source is source:
-                        return item.calls
-                    stack += item.calls
-        return ()
 
     def _expr(self, source: Source, first: int, end: int, calls: Sequence[CallSite]) -> SqlExpr:
         found = resolved(source, first, end, self.scope, calls, self.output_of, self.aliases, self.binding.duck)
@@ -217,22 +202,7 @@ class Hoister:
         guard_column = None
         if guard is not None:
             guard_column = guard.as_column() or self._add(layer, "guard", guard, BOOLEAN)
-        call = LlmCall(
-            self.binding.new_id(),
-            site.kind,
-            Prompt(tuple(segments), site.system),
-            site.model.name,
-            site.returns,
-            site.sampling,
-            site.on_error,
-            site.cache,
-            site.priority,
-            guard_column,
-            label_of(site),
-            site.fan_in,
-            self.binding.place(site.origin()),
-            site.labels,
-        )
+        call = self.binding.call(site, segments, guard_column)
         constant = all(isinstance(segment, str) for segment in segments)
         if constant and site.kind != "embed" and self.scope.tables:  # the vector of a question is one on purpose
             self.binding.warnings.append(
@@ -379,9 +349,3 @@ def _as_json(expr: SqlExpr) -> SqlExpr:
 
 def _wrap(before: str, expr: SqlExpr, after: str) -> SqlExpr:
     return SqlExpr(join_text((before, *expr.parts, after)), VARCHAR, expr.scope, expr.volatile, expr.row_wise)
-
-
-def label_of(site: CallSite) -> str:
-    """A call's text as EXPLAIN shows it."""
-    text = " ".join(site.text.split())
-    return text if len(text) <= SHOWN_LABEL else text[: SHOWN_LABEL - 1] + "…"

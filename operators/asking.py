@@ -21,6 +21,19 @@ ENDING = frozenset({"auth", "budget", "cancelled"})
 ORDERED_FROM_ROWS = 1024
 
 
+def channel_spec(call: LlmCall, ordered: bool = True) -> ChannelSpec:
+    """What all requests of a call have in common."""
+    return ChannelSpec(
+        model=call.model,
+        system=call.prompt.system,
+        sampling=call.sampling,
+        answer=answer_form(call),
+        cache=call.cache,
+        priority=call.priority,
+        ordered=ordered,
+    )
+
+
 class _Pending:
     """The place of an answer that has not come."""
 
@@ -106,15 +119,7 @@ class Asking:
         if self.channel is not None:
             return
         call = self.call
-        spec = ChannelSpec(
-            model=call.model,
-            system=call.prompt.system,
-            sampling=call.sampling,
-            answer=answer_form(call),
-            cache=call.cache,
-            priority=call.priority,
-            ordered=lookahead >= ORDERED_FROM_ROWS,
-        )
+        spec = channel_spec(call, ordered=lookahead >= ORDERED_FROM_ROWS)
         try:
             self.channel = await ctx.channels.open(spec, self._converter.validate, self._metrics, self._deliver)
         except EngineError as problem:

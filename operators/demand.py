@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from halo_sql.duck import Duck, batches
-from halo_sql.engines.protocol import Channel, ChannelSpec, Outcome
+from halo_sql.engines.protocol import Channel, Outcome
 from halo_sql.errors import EngineError, Error, InterruptedQueryError, OperationalError
 from halo_sql.ir.expr import Column, ColumnId
 from halo_sql.ir.logical import DemandPart, Fragment, GoOn, InputRef
@@ -18,9 +18,8 @@ from halo_sql.ir.physical import DemandExec, Input, PhysicalNode, batch_name
 from halo_sql.ir.prompt import Hole, Prompt
 from halo_sql.ir.walk import call_type
 from halo_sql.metrics import NodeMetrics
-from halo_sql.operators.asking import ENDING
+from halo_sql.operators.asking import ENDING, channel_spec
 from halo_sql.operators.context import Batches, RunContext
-from halo_sql.operators.convert import answer_form
 from halo_sql.operators.demand_lookup import Lookup, Lookups, carrier
 from halo_sql.operators.duck_fragment import fragment_sql
 from halo_sql.operators.folding import Folding
@@ -284,14 +283,6 @@ class _Asking:
         if lookup.name in self._channels:
             return
         call = lookup.ask.call
-        spec = ChannelSpec(
-            model=call.model,
-            system=call.prompt.system,
-            sampling=call.sampling,
-            answer=answer_form(call),
-            cache=call.cache,
-            priority=call.priority,
-        )
 
         def deliver(outcomes: Sequence[tuple[int, Outcome]]) -> None:
             prompts, found = self._waiting[lookup.name]
@@ -301,7 +292,7 @@ class _Asking:
 
         try:
             self._channels[lookup.name] = await self._ctx.channels.open(
-                spec, lookup.converter.validate, self._metrics, deliver
+                channel_spec(call), lookup.converter.validate, self._metrics, deliver
             )
         except EngineError as problem:
             problem.span = problem.span or call.span
