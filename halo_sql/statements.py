@@ -15,6 +15,7 @@ from halo_sql.duck import Duck
 from halo_sql.engines.registry import check_model, with_secret
 from halo_sql.engines.secret_store import COLUMNS, Secret, SecretStore, rows
 from halo_sql.errors import CatalogError, Error, NotSupportedError, ProgrammingError, SettingError, Span, did_you_mean
+from halo_sql.grammar.operators_table import OPERATORS
 from halo_sql.grammar.source import read_literal
 from halo_sql.grammar.statements.check_agent import check_agent
 from halo_sql.grammar.statements.check_tool import check_tool
@@ -225,10 +226,14 @@ def drops_own_secret(sql: str, secrets: SecretStore) -> bool:
 
 
 def tool_by_name(problem: Error, catalog: Catalog) -> Error | None:
-    """What to say instead of "there is no such function" when a TOOL has the name; None when none has."""
+    """What to say instead of "there is no such function" when a TOOL has the name, or an operator nearly has it; None
+    for DuckDB's own words."""
     found = _NO_FUNCTION.search(problem.message)
     if found is None:
         return None
+    if found[1].lower().startswith("llm_"):
+        first = problem.message.partition("\n")[0]
+        return CatalogError(first, sql=problem.sql, span=problem.span, remedy=did_you_mean(found[1], list(OPERATORS)))
     try:
         tool = catalog.snapshot().tools.get(found[1].lower())
     except Error:  # the transaction ended with the error
