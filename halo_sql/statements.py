@@ -233,7 +233,10 @@ def tool_by_name(problem: Error, catalog: Catalog) -> Error | None:
         return None
     if found[1].lower().startswith("llm_"):
         first = problem.message.partition("\n")[0]
-        return CatalogError(first, sql=problem.sql, span=problem.span, remedy=did_you_mean(found[1], list(OPERATORS)))
+        remedy = did_you_mean(found[1], list(OPERATORS))
+        if found[1].upper() in OPERATORS:  # s.llm_map()
+            remedy = f"An operator is not called as a method: write {found[1].upper()}(…)."
+        return CatalogError(first, sql=problem.sql, span=problem.span, remedy=remedy)
     try:
         tool = catalog.snapshot().tools.get(found[1].lower())
     except Error:  # the transaction ended with the error
