@@ -21,9 +21,10 @@ from halo_sql.grammar.calls import CallReader
 from halo_sql.grammar.collations import reads_collations
 from halo_sql.grammar.constants import ConstantNeededError, needed_constant
 from halo_sql.grammar.expanded import Expanded
+from halo_sql.grammar.learn import learn_ctes
 from halo_sql.grammar.lex import Lexed, lex
 from halo_sql.grammar.parameters import splice_parameters
-from halo_sql.grammar.skeleton import QUERY_STARTS, Range, identifier, starts_query
+from halo_sql.grammar.skeleton import QUERY_STARTS, Range, identifier, parse_query, starts_query
 from halo_sql.grammar.source import Source
 from halo_sql.grammar.splice import Piece, Spliced, assemble
 from halo_sql.grammar.syntax import analyse
@@ -163,8 +164,13 @@ def _bind_calls(binding: Binding, kind: str, query: Range, answers: bool) -> Bou
 def _bind_shadow(binding: Binding, query: Range, answers: bool) -> None:
     """DuckDB binds the whole query with typed NULLs in the calls' places: every error of the user's own shows here."""
     problem: Error | None = None
+    parsed = parse_query(binding.lexed, *query)
+    context, first = CteContext(), query[0]
+    if parsed.ctes and not parsed.recursive:  # the CTEs by one question, the rest over what they look like
+        learn_ctes(binding, parsed.ctes, context)
+        context, first = CteContext(parsed.ctes), parsed.arms[0].range[0]
     try:
-        binding.describe(binding.shadow(*query))
+        binding.describe(binding.shadow(first, query[1]), context)
     except Error as refused:
         problem = refused
     site = needed_constant(binding, query, problem) if answers else None
