@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from halo_sql.grammar.bind_tail import filter_by_text
 from halo_sql.grammar.block import Block, lift, reads_waiting, resolve, row_calls
@@ -21,19 +21,14 @@ def bind_where(block: Block, moved: Sequence[Range]) -> None:
     clause = block.select.clauses.get("WHERE")
     binding, hoister = block.binding, block.hoister
     conditions: list[Range] = [*moved, *(conjuncts(block, clause) if clause is not None else ())]
-    own: list[Range] = []
-    opened: list[tuple[Range, SqlExpr | None]] = []
+    plain: dict[Range, SqlExpr | None] = {}  # without calls; None: cannot be opened
     for condition in conditions:
         calls = row_calls(block, condition)
         if not binding.tainted(*condition, block.context) and not reads_waiting(block, condition, calls):
-            expr = resolve(block, condition)
-            checked = None if expr is None else typed(binding.duck, [expr], hoister.scope.columns())
-            if checked:
-                opened.append((condition, checked[0]))
-            else:
-                own.append(condition)
-        else:
-            opened.append((condition, None))
+            plain[condition] = resolve(block, condition)
+    checked = _checked(block, plain)
+    own = [condition for condition in plain if condition not in checked]
+    opened = [(condition, checked.get(condition)) for condition in conditions if condition not in own]
     if own:
         hoister.plan = block.bound_from.plan_with(own)
     filters = [call for condition, expr in opened if expr is None for call in _whole_filter(block, condition)]
@@ -44,6 +39,18 @@ def bind_where(block: Block, moved: Sequence[Range]) -> None:
             hoister.plan = Filter(hoister.plan, expr)
         else:
             _llm_condition(block, condition)
+
+
+def _checked(block: Block, plain: Mapping[Range, SqlExpr | None]) -> dict[Range, SqlExpr]:
+    """The conditions that DuckDB takes over the columns in scope, with their types: asked for at once, one by one only
+    when one of them is refused."""
+    found = {condition: expr for condition, expr in plain.items() if expr is not None}
+    duck, columns = block.binding.duck, block.hoister.scope.columns()
+    whole = typed(duck, list(found.values()), columns)
+    if whole is not None:
+        return dict(zip(found, whole, strict=True))
+    single = {condition: typed(duck, [expr], columns) for condition, expr in found.items()}
+    return {condition: exprs[0] for condition, exprs in single.items() if exprs}
 
 
 def conjuncts(block: Block, part: Range) -> list[Range]:
