@@ -64,7 +64,6 @@ class DemandText:
     places: Places
     text: FragmentText = field(default_factory=FragmentText)
     asks: list[Ask] = field(default_factory=list)
-    ranks: list[int] = field(default_factory=list)
     _known: dict[object, int] = field(default_factory=dict)
 
     def bind(self, described: Described) -> Demand | None:

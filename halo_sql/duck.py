@@ -116,7 +116,8 @@ class Duck:
 
     def execute(self, sql: str, params: Any = None) -> Any:
         """Run a statement; returns DuckDB's connection, which holds the result."""
-        self.may_collate[0] |= any(word in sql.lower() for word in ("collate", "attach", "import", "copy"))
+        lowered = sql.lower()
+        self.may_collate[0] |= any(word in lowered for word in ("collate", "attach", "import", "copy"))
         self.release()
         try:
             return self.connection.execute(sql) if params is None else self.connection.execute(sql, params)

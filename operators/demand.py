@@ -16,6 +16,7 @@ from halo_sql.ir.expr import Column, ColumnId
 from halo_sql.ir.logical import DemandPart, Fragment, GoOn, InputRef
 from halo_sql.ir.physical import DemandExec, Input, PhysicalNode, batch_name
 from halo_sql.ir.prompt import Hole, Prompt
+from halo_sql.ir.sql import input_text
 from halo_sql.ir.walk import call_type
 from halo_sql.metrics import NodeMetrics
 from halo_sql.operators.asking import ENDING, channel_spec
@@ -129,8 +130,6 @@ def _flat(part: DemandPart, lookups: Lookups, names: Sequence[str]) -> str:
         return f"{lookups.go_on}(1)"
     if isinstance(part, InputRef):
         assert names, "a call's arguments hold no relation"
-        from halo_sql.ir.sql import input_text
-
         return input_text(part, names[part.index])
     lookup = lookups.all[part.index]
     arguments = ", ".join("".join(_flat(piece, lookups, names) for piece in each) for each in part.arguments)

@@ -13,34 +13,33 @@ from typing import Any
 
 from halo_sql.duck import Duck
 from halo_sql.engines.protocol import Outcome
+from halo_sql.ir.expr import quote
 from halo_sql.ir.logical import Ask
 from halo_sql.ir.physical import batch_name
 from halo_sql.ir.prompt import ItemsHole
 from halo_sql.ir.types import SqlType
+from halo_sql.operators.arrow_types import carried_as_text
 from halo_sql.operators.convert import Converter
 from halo_sql.operators.items import ItemLists
 from halo_sql.operators.render import Renderer
 from halo_sql.operators.text_cast import TextCast
 
 #: Kinds whose Arrow form DuckDB takes back as another type: the function gives text or a near type, the query casts.
-_CAST = frozenset({"json", "enum", "uuid", "bit", "time with time zone", "uhugeint", "hugeint"})
+_CAST = frozenset({"json", "enum", "uuid", "hugeint"})
 
 
 def carrier(sql_type: SqlType) -> str:
     """The type a look-up function returns for values of ``sql_type``; where it differs the text casts."""
-    if sql_type.kind in ("bit", "time with time zone", "uhugeint"):
-        return "VARCHAR"
     return _carried(sql_type) if _needs_cast(sql_type) else sql_type.text
 
 
 def _needs_cast(sql_type: SqlType) -> bool:
-    return sql_type.kind in _CAST or any(_needs_cast(member) for _, member in sql_type.fields)
+    return (
+        sql_type.kind in _CAST or carried_as_text(sql_type) or any(_needs_cast(member) for _, member in sql_type.fields)
+    )
 
 
 def _carried(sql_type: SqlType) -> str:
-    from halo_sql.ir.expr import quote
-    from halo_sql.operators.arrow_types import carried_as_text
-
     if carried_as_text(sql_type) or sql_type.kind in ("json", "enum", "uuid"):
         return "VARCHAR"
     if sql_type.kind == "hugeint":

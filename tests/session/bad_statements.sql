@@ -141,12 +141,12 @@ DELETE FROM t WHERE nosuch
 DELETE FROM t USING nosuch
 TRUNCATE nosuch
 MERGE INTO t USING nosuch ON (1 = 1) WHEN MATCHED THEN DELETE
-COPY nosuch TO '/tmp/nosuch.csv'
+COPY nosuch TO 'nosuch.csv'
 COPY t FROM '/nosuch/nosuch.csv'
 COPY t TO '/nosuch/nosuch/x.csv'
-COPY t TO '/tmp/x.csv' (FORMAT nosuch)
-COPY t TO '/tmp/x.csv' (NOSUCH 1)
-COPY (SELECT nosuch) TO '/tmp/x.csv'
+COPY t TO 'x.csv' (FORMAT nosuch)
+COPY t TO 'x.csv' (NOSUCH 1)
+COPY (SELECT nosuch) TO 'x.csv'
 SELECT * FROM '/nosuch/nosuch.csv'
 SELECT * FROM 'nosuch.parquet'
 SELECT * FROM read_csv('/nosuch/nosuch.csv')
