@@ -200,6 +200,11 @@ ENGINE_ERROR_CODES = {
     "invalid_output": "the answer does not fit the declared type",
     "cancelled": "the query was cancelled",
     "budget": "a limit set by the user (calls, tokens, seconds) is exhausted",
+    "tool": "a tool reported an error",
+    "too_large": "a tool's result is larger than it may be",
+    "denied": "a policy refuses the call (allow-list, schema, taint, address)",
+    "in_doubt": "a call with side effects was begun before and may have happened; it is not repeated",
+    "limit": "an agent reached one of its limits without an answer",
 }
 
 

@@ -5,13 +5,52 @@ An engine knows nothing of SQL, rows or plans. It lives on one asyncio loop (the
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol, Self
 
 from halo_sql.errors import EngineError
 from halo_sql.ir.prompt import Sampling
 from halo_sql.metrics import NodeMetrics
+
+
+class ToolSchema(NamedTuple):
+    """A tool as a model sees it: ``parameters`` is the closed JSON schema (a text) of its arguments object."""
+
+    name: str
+    description: str
+    parameters: str
+
+
+class Dialogue(str):
+    """A conversation as the user message of a request.
+
+    As a text it is the JSON spelling of its turns without the closing bracket: equal conversations are equal texts,
+    no two others are, and one that goes on sorts right behind its beginning.
+
+    turns  contents of the messages behind the system message: user, assistant, user, …, user. An assistant's turn is
+           what the model answered (kind 'step': its canonical text); the user's turn behind one with calls is
+           ``{"results": [{"tool": …, "result": …} | {"tool": …, "error": "…"}, …]}``, in the order of the calls
+    """
+
+    __slots__ = ("turns",)
+    turns: tuple[str, ...]
+
+    def __new__(cls, turns: Sequence[str]) -> Self:
+        """A conversation of these turns."""
+        text = super().__new__(cls, "[" + ", ".join(json.dumps(turn, ensure_ascii=False) for turn in turns))
+        text.turns = tuple(turns)
+        return text
+
+    def then(self, *turns: str) -> Dialogue:
+        """The conversation with these turns behind it."""
+        return Dialogue((*self.turns, *turns))
+
+
+def turns_of(user: str) -> tuple[str, ...]:
+    """The turns of a user message: several when it is a ``Dialogue``."""
+    return user.turns if isinstance(user, Dialogue) else (user,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,13 +59,16 @@ class Answer:
 
     kind     'text' (free), 'json' (``schema`` is a JSON-schema text; ``choices``, if any, are the texts of which it
              is a list), 'choice' (one of ``choices``, verbatim),
-             'score' (the probability that a yes / no answer is yes, from log-probabilities: a decimal in 0 … 1) or
-             'embedding' (the user message's vector: base64 of little-endian float32)
+             'score' (the probability that a yes / no answer is yes, from log-probabilities: a decimal in 0 … 1),
+             'embedding' (the user message's vector: base64 of little-endian float32) or
+             'step' (of an agent: ``{"calls": [{"tool": name, "arguments": {…}}, …]}`` or ``{"answer": value}``, as
+             ``schema`` says; ``tools`` are those of the whole conversation, also where only an answer is allowed)
     """
 
     kind: str = "text"
     schema: str = ""
     choices: tuple[str, ...] = ()
+    tools: tuple[ToolSchema, ...] = ()
 
 
 TEXT = Answer()
@@ -40,7 +82,7 @@ class GenRequest:
     """One request.
 
     id        unique among the requests in flight on an engine; results carry it back
-    user      the user message, rendered
+    user      the user message, rendered; a ``Dialogue`` is several
     system    the system message or None
     sampling  decoding options, resolved
     answer    the form of the answer
@@ -154,17 +196,26 @@ def failure(request_id: int, message: str, code: str, *, retryable: bool = False
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The outcome of one prompt for the operator that asked: a valid text, or an error."""
+    """The outcome of one prompt for the operator that asked: a valid text, or an error.
+
+    prompt_tok, output_tok  what the answer took when it was made; 0: not known
+    """
 
     text: str = ""
     error: EngineError | None = None
+    prompt_tok: int = 0
+    output_tok: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class ChannelSpec:
-    """What all requests of one LLM node have in common.
+    """What all requests of one call of a node have in common.
 
     model     catalog name of the model, as in ``LlmCall.model``
+    tool      set: the requests are JSON objects of arguments for this TOOL, the answers JSON values
+    agent     set: the requests are JSON objects of fields for this AGENT, the answers JSON values
+    row_form  of an agent: the answer is the object of ``answer``, ``steps``, ``tokens``, ``trace``
+    traced    its calls are written to the log by whoever asks, not by the channel
     cache     may be answered by and written to the response store (also needs ``EngineInfo.storable``)
     ordered   send in prefix order within what is queued; False: in the order of ``put`` (a LIMIT is waiting)
     """
@@ -176,6 +227,10 @@ class ChannelSpec:
     cache: bool = True
     priority: int = 0
     ordered: bool = True
+    tool: str = ""
+    agent: str = ""
+    row_form: bool = False
+    traced: bool = False
 
 
 Validate = Callable[[str, str], EngineError | None]  # (text, finish) -> None when the answer is complete and valid

@@ -1,0 +1,1 @@
+"""Agents: conversations of a model with its tools, all rows at once, inside hard limits."""
