@@ -24,6 +24,7 @@ from halo_sql.grammar.expanded import Expanded
 from halo_sql.grammar.learn import learn_ctes
 from halo_sql.grammar.lex import Lexed, lex
 from halo_sql.grammar.parameters import splice_parameters
+from halo_sql.grammar.row_calls import with_row_calls
 from halo_sql.grammar.skeleton import QUERY_STARTS, Range, identifier, parse_query, starts_query
 from halo_sql.grammar.source import Source
 from halo_sql.grammar.splice import Piece, Spliced, assemble
@@ -62,8 +63,9 @@ def bind(
         if expanded is not None:
             expanded.explain(problem, sql)
         raise
-    text = spliced.text
-    origin: Callable[[Span], Span] = spliced.origin
+    rows = with_row_calls(spliced.text, duck, snapshot)
+    text = rows.text
+    origin: Callable[[Span], Span] = _chain(rows.origin, spliced.origin)
     outer = _same if expanded is None else expanded.origin
     while True:
         try:

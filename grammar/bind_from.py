@@ -42,9 +42,16 @@ class Relations:
 
 
 def bind_from(
-    binding: Binding, clause: Range | None, block: Range, context: CteContext, relations: Relations
+    binding: Binding,
+    clause: Range | None,
+    block: Range,
+    context: CteContext,
+    relations: Relations,
+    without: Sequence[str] = (),
 ) -> BoundFrom:
-    """The clause behind FROM (None: a SELECT without FROM, one row)."""
+    """The clause behind FROM (None: a SELECT without FROM, one row).
+
+    ``without``: names of its last items, which are not part of ``clause``."""
     if clause is None:
         one = Fragment(("SELECT 1",), (binding.new_column("one", BIGINT),), label="One row")
         return BoundFrom(Scope(), lambda conditions: _one_row(binding, one, conditions, context))
@@ -53,6 +60,7 @@ def bind_from(
     _refuse_calls(binding, clause, [*(span for span, _ in replaced), *moved])
     node = binding.source.syntax.select_in(*_chars(binding, block))
     items = _items(node)
+    items = items[: len(items) - len(without)]
     if len(items) == 1 and len(replaced) == 1 and is_whole(binding, clause, replaced[0][0]):
         query = replaced[0][1]
         name = items[0][0] or "__halo_table"

@@ -16,7 +16,7 @@ from halo_sql.grammar.bind_tail import bind_tail, cut_names, filter_by_text, sou
 from halo_sql.grammar.bind_where import conjuncts
 from halo_sql.grammar.binding import BoundQuery
 from halo_sql.grammar.block import Block, Described, StandIn, learn_aliases, lift_calls, resolve, row_calls
-from halo_sql.grammar.calls import CallSite, HoleSite
+from halo_sql.grammar.call_site import CallSite, HoleSite
 from halo_sql.grammar.checked import checked_fragment, fragment_columns
 from halo_sql.grammar.expressions import typed
 from halo_sql.grammar.group_parts import GroupPart, Keys, group_keys, group_parts
@@ -176,7 +176,7 @@ class _Stage:
         segments.append(ItemsHole(self._item("inputs", parts), site.separator))
         what = (tuple(segments), site.model.name, site.system, site.returns, site.sampling, site.on_error, site.cache,
                 site.priority, site.fan_in)  # fmt: skip
-        if site.sampling.deterministic and what in self._known:
+        if site.deterministic and what in self._known:
             return self._known[what]
         column = self._known[what] = self.block.binding.new_id()
         self.sites.append((site, column, tuple(segments)))
@@ -273,7 +273,7 @@ def _over_groups(plan: LlmReduce, stage: _Stage, block: Block, described: Descri
     )
     learn_aliases(above)
     if "HAVING" in select.clauses:
-        for condition in conjuncts(above, select.clauses["HAVING"]):
+        for condition in conjuncts(above.binding.lexed, select.clauses["HAVING"]):
             _having(above, condition)
     bound = bind_plain(above, described) if is_plain(above) else None
     return bound or bind_tail(above, described)

@@ -9,7 +9,7 @@ from halo_sql.grammar.bind_select import bind_select
 from halo_sql.grammar.bind_tail import CALLS_TABLE
 from halo_sql.grammar.binding import SHADOW_MARK, Binding, BoundCte, BoundQuery, CteContext
 from halo_sql.grammar.block import Described
-from halo_sql.grammar.calls import CallSite
+from halo_sql.grammar.call_site import CallSite
 from halo_sql.grammar.checked import checked_fragment, fragment_columns
 from halo_sql.grammar.demand import bind_demand
 from halo_sql.grammar.hoist import Hoister

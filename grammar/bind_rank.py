@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from halo_sql.grammar.block import Block, row_calls
-from halo_sql.grammar.calls import CallSite
+from halo_sql.grammar.call_site import CallSite
 from halo_sql.grammar.skeleton import Range
 from halo_sql.ir.logical import LlmTopK, LogicalPlan, Sort, SortKey
 

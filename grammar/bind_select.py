@@ -11,9 +11,10 @@ from collections.abc import Sequence
 
 from halo_sql.grammar.bind_from import Relations, bind_from, bind_relations, is_whole
 from halo_sql.grammar.bind_groups import bind_groups, has_reduce
+from halo_sql.grammar.bind_lateral import trailing_calls, with_laterals
 from halo_sql.grammar.bind_plain import bind_plain, is_plain
 from halo_sql.grammar.bind_tail import bind_tail
-from halo_sql.grammar.bind_where import bind_where
+from halo_sql.grammar.bind_where import bind_where, conjuncts
 from halo_sql.grammar.binding import Binding, BoundQuery, CteContext
 from halo_sql.grammar.block import Block, Described, learn_aliases, lift, output_names, select_items
 from halo_sql.grammar.checked import checked_fragment
@@ -27,15 +28,22 @@ def bind_select(
 ) -> BoundQuery:
     """Bind a block; ``described`` are the names and types of its output as DuckDB tells them."""
     select = parse_select(binding.lexed, *block_range)
-    skip = select.clauses.get("FROM", (0, 0))
-    subqueries = bound_subqueries(binding, select.range, context, bind_query, skip)
-    relations = bind_relations(binding, select.clauses.get("FROM"), context, bind_query)
+    clause = select.clauses.get("FROM")
+    subqueries = bound_subqueries(binding, select.range, context, bind_query, clause or (0, 0))
+    laterals = trailing_calls(binding, clause)
+    if clause is not None and laterals:
+        clause = (clause[0], laterals[0].start)
+    relations = bind_relations(binding, clause, context, bind_query)
     items = select_items(binding, select)
     described = output_names(binding, items, described)
     composed = _composed(binding, select, context, relations, subqueries, described)
     if composed is not None:
         return composed
-    bound_from = bind_from(binding, select.clauses.get("FROM"), block_range, context, relations)
+    bound_from = bind_from(binding, clause, block_range, context, relations, [lateral.alias for lateral in laterals])
+    if laterals:
+        where = select.clauses.get("WHERE")
+        conditions = [] if where is None else conjuncts(binding.lexed, where)
+        bound_from = with_laterals(binding, bound_from, laterals, conditions)
     hoister = Hoister(binding, bound_from.plan_with(()), bound_from.scope, {})
     block = Block(binding, select, context, items, bound_from, hoister, subqueries)
     learn_aliases(block)

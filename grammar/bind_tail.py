@@ -8,7 +8,7 @@ from types import MappingProxyType
 from halo_sql.errors import Span
 from halo_sql.grammar.binding import Binding, BoundQuery
 from halo_sql.grammar.block import Block, Described, row_calls
-from halo_sql.grammar.calls import CallSite
+from halo_sql.grammar.call_site import CallSite
 from halo_sql.grammar.checked import checked_fragment
 from halo_sql.grammar.expressions import grouping, own_tokens
 from halo_sql.grammar.grouped import call_text

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from halo_sql.grammar.bind_tail import filter_by_text
 from halo_sql.grammar.block import Block, lift, reads_waiting, resolve, row_calls
-from halo_sql.grammar.calls import CallSite
+from halo_sql.grammar.call_site import CallSite
 from halo_sql.grammar.expressions import typed
 from halo_sql.grammar.guards import split_words
+from halo_sql.grammar.lex import Lexed
 from halo_sql.grammar.skeleton import Range, starts_query
 from halo_sql.ir.expr import SqlExpr
 from halo_sql.ir.logical import Filter
@@ -20,7 +21,7 @@ def bind_where(block: Block, moved: Sequence[Range]) -> None:
     opened run with FROM."""
     clause = block.select.clauses.get("WHERE")
     binding, hoister = block.binding, block.hoister
-    conditions: list[Range] = [*moved, *(conjuncts(block, clause) if clause is not None else ())]
+    conditions: list[Range] = [*moved, *(conjuncts(binding.lexed, clause) if clause is not None else ())]
     plain: dict[Range, SqlExpr | None] = {}  # without calls; None: cannot be opened
     for condition in conditions:
         calls = row_calls(block, condition)
@@ -53,9 +54,8 @@ def _checked(block: Block, plain: Mapping[Range, SqlExpr | None]) -> dict[Range,
     return {condition: exprs[0] for condition, exprs in single.items() if exprs}
 
 
-def conjuncts(block: Block, part: Range) -> list[Range]:
+def conjuncts(lexed: Lexed, part: Range) -> list[Range]:
     """The operands of a chain of AND, brackets around it taken off."""
-    lexed = block.binding.lexed
     first, end = part
     while lexed.text(first) == "(" and lexed.partner[first] == end - 1 and not starts_query(lexed, first + 1):
         first, end = first + 1, end - 1
@@ -64,7 +64,7 @@ def conjuncts(block: Block, part: Range) -> list[Range]:
     pieces = split_words(lexed, first, end, "AND")
     if len(pieces) == 1:
         return [(first, end)]
-    return [conjunct for piece in pieces for conjunct in conjuncts(block, piece)]
+    return [conjunct for piece in pieces for conjunct in conjuncts(lexed, piece)]
 
 
 def _whole_filter(block: Block, condition: Range) -> list[CallSite]:

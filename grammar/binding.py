@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 from halo_sql.duck import Duck
 from halo_sql.errors import Error, InterruptedQueryError, Span
-from halo_sql.grammar.calls import CallSite, HoleField
+from halo_sql.grammar.call_site import CallSite, HoleField
+from halo_sql.grammar.object_calls import ROW_OPERATORS
 from halo_sql.grammar.skeleton import Cte
 from halo_sql.grammar.source import Source
 from halo_sql.grammar.splice import Piece, Spliced, assemble, pieces_of
@@ -137,6 +138,9 @@ class Binding:
             fan_in=site.fan_in,
             span=self.place(site.origin()),
             labels=site.labels,
+            target=site.target,
+            volatile=site.volatile,
+            row_form=site.row_form,
         )
 
     def tainted(self, first: int, end: int, context: CteContext) -> bool:
@@ -363,4 +367,6 @@ def _traced(piece: Piece, origin: Callable[[Span], Span]) -> list[Piece]:
 def label_of(site: CallSite) -> str:
     """A call's text as EXPLAIN shows it."""
     text = " ".join(site.text.split())
+    for written, operator in ROW_OPERATORS.items():
+        text = operator + text[len(written) :] if text.upper().startswith(written) else text
     return text if len(text) <= SHOWN_LABEL else text[: SHOWN_LABEL - 1] + "…"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from halo_sql.errors import Error, Span
 from halo_sql.grammar.bind_from import BoundFrom
 from halo_sql.grammar.binding import SHADOW_MARK, Binding, BoundQuery, CteContext
-from halo_sql.grammar.calls import CallSite
+from halo_sql.grammar.call_site import CallSite
 from halo_sql.grammar.expressions import Placed, grouping, resolved
 from halo_sql.grammar.hoist import Hoister
 from halo_sql.grammar.skeleton import Range, Select, identifier

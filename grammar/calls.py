@@ -2,116 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from halo_sql.catalog.objects import ModelDef, Snapshot
+from halo_sql.catalog.objects import Snapshot
 from halo_sql.config import Settings
 from halo_sql.duck import Duck
-from halo_sql.errors import BinderError, Error, NotSupportedError, Span, did_you_mean
+from halo_sql.errors import BinderError, Error, Span, did_you_mean
 from halo_sql.grammar.arguments import read_arguments
-from halo_sql.grammar.group_inputs import GroupInputs, ListText, read_group_inputs
+from halo_sql.grammar.call_site import CallSite, HoleField, HoleSite
+from halo_sql.grammar.group_inputs import GroupInputs, read_group_inputs
+from halo_sql.grammar.object_calls import ROW_OPERATORS, is_object_call
+from halo_sql.grammar.object_sites import object_site
 from halo_sql.grammar.operators_table import OPERATORS
 from halo_sql.grammar.resolve import Resolver
 from halo_sql.grammar.signatures import SIGNATURES
 from halo_sql.grammar.skeleton import Range, identifier
 from halo_sql.grammar.source import Source, expression_source, read_literal
-from halo_sql.grammar.template import HoleText, Star, parse_template
-from halo_sql.grammar.tool_calls import check_object_call
-from halo_sql.ir.prompt import Sampling
-from halo_sql.ir.types import SqlType
+from halo_sql.grammar.template import HoleText, parse_template
 
 #: operators this version executes -> kind of LlmCall
 CALL_KINDS = {operator: signature.kind for operator, signature in SIGNATURES.items()}
-OTHER_OPERATORS = frozenset(OPERATORS.keys() - CALL_KINDS.keys())
-
-
-@dataclass(frozen=True, slots=True)
-class HoleField:
-    """One expression of a hole: its text as a source of its own, the JSON name in an object hole, nested calls."""
-
-    source: Source
-    name: str
-    calls: tuple[CallSite, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class HoleSite:
-    """A hole: one field inserted as text, or an object of fields (``star``: of columns in scope).
-
-    where  in the statement
-    """
-
-    fields: tuple[HoleField, ...]
-    is_object: bool = False
-    star: Star | None = None
-    where: Span | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class CallSite:
-    """A call as written, its options resolved against the catalog and the settings.
-
-    first, end  token range in its source, from the name to behind the closing bracket (LLM_REDUCE: and its clauses)
-    pieces      the user message: static texts and holes
-    inputs      LLM_REDUCE: the list of the group's inputs, a VARCHAR[] as text and token ranges of the source
-    inner       the calls among these inputs
-    separator   what stands between them
-    shown       the call as DuckDB would write it; '' when that is its text
-    """
-
-    source: Source
-    first: int
-    end: int
-    kind: str
-    pieces: tuple[str | HoleSite, ...]
-    model: ModelDef
-    system: str | None
-    returns: SqlType
-    sampling: Sampling
-    on_error: str
-    cache: bool
-    priority: int
-    labels: tuple[str, ...] = ()
-    fan_in: int = 0
-    method: str = ""
-    inputs: ListText = ()
-    inner: tuple[CallSite, ...] = ()
-    separator: str = "\n"
-    shown: str = ""
-
-    @property
-    def span(self) -> Span:
-        """The call in its source's text."""
-        return self.source.lexed.span(self.first, self.end)
-
-    @property
-    def text(self) -> str:
-        """The call as written."""
-        return self.source.lexed.slice(self.first, self.end)
-
-    def origin(self) -> Span:
-        """The call in the statement."""
-        return self.source.origin(self.span)
-
-    def check_value(self) -> None:
-        """BinderError for a call that gives an order and no value: it stands where a value is wanted."""
-        if self.method == "tournament":
-            raise BinderError(
-                "method => 'tournament' gives an order and no value: LLM_RANK must be the first key of ORDER BY, alone",
-                span=self.origin(),
-                remedy="Leave method out, or order by it in a sub-query without aggregates, windows and DISTINCT.",
-            )
-
-    def holes(self) -> Iterator[HoleSite]:
-        """Its holes, in order."""
-        return (piece for piece in self.pieces if isinstance(piece, HoleSite))
-
-    def nested(self) -> Iterator[CallSite]:
-        """The calls inside its holes and inputs."""
-        yield from self.inner
-        yield from (call for hole in self.holes() for field in hole.fields for call in field.calls)
+#: operators that call an object of the catalog
+OBJECT_OPERATORS = frozenset(OPERATORS.keys() - CALL_KINDS.keys())
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,23 +45,20 @@ class CallReader:
         index, end = part or (0, len(lexed.tokens))
         while index < end:
             word = lexed.word(index)
-            if (word in CALL_KINDS or word in OTHER_OPERATORS) and lexed.text(index + 1) == "(":
-                if lexed.text(index - 1) == ".":
+            of_object = word in OBJECT_OPERATORS or word in ROW_OPERATORS
+            if (word in CALL_KINDS or of_object) and lexed.text(index + 1) == "(":
+                is_call = lexed.text(index - 1) != "."
+                if is_call and of_object:  # may be a macro of the user's
+                    is_call = is_object_call(self.duck, source, index)
+                if not is_call:
                     index += 1
                     continue
-                if word in OTHER_OPERATORS:
-                    if word in ("TOOL", "AGENT"):  # may be a macro of the user's
-                        check_object_call(self.duck, self.snapshot, source, index)
-                        index += 1
-                        continue
-                    raise NotSupportedError(
-                        f"{word} is not available in this version",
-                        span=source.origin(lexed.span(index, index + 1)),
-                        remedy=f"{', '.join(CALL_KINDS)} are.",
-                    )
                 closing = lexed.partner[index + 1]
                 try:
-                    found.append(self._read(source, index, closing))
+                    if of_object:
+                        found.append(object_site(self, source, index, closing))
+                    else:
+                        found.append(self._read(source, index, closing))
                 except Error as problem:
                     if problem.span is None:
                         problem.span = source.origin(lexed.span(index, closing + 1))
@@ -193,7 +103,7 @@ class CallReader:
         signature = SIGNATURES[source.lexed.word(first)]
         given = None if group is None else group.arguments
         arguments = read_arguments(self.duck, source, signature, first, closing, given)
-        pieces, system = self._prompt(source, *arguments.prompt)
+        pieces, system = self.prompt(source, *arguments.prompt)
         resolved = Resolver(self.duck, self.snapshot, self.settings).resolve(signature.kind, arguments, system)
         return CallSite(
             source,
@@ -214,7 +124,7 @@ class CallReader:
             separator=arguments.get("separator", "\n"),
         )
 
-    def _prompt(self, source: Source, start: int, end: int) -> tuple[tuple[str | HoleSite, ...], str | None]:
+    def prompt(self, source: Source, start: int, end: int) -> tuple[tuple[str | HoleSite, ...], str | None]:
         """The pieces of the prompt and the system message of a PROMPT object, if it is one."""
         lexed = source.lexed
         token = lexed.tokens[start]

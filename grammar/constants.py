@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from halo_sql.errors import Error, NotSupportedError
 from halo_sql.grammar.binding import Binding, plain, shadow_of
-from halo_sql.grammar.calls import CallSite
+from halo_sql.grammar.call_site import CallSite
 from halo_sql.grammar.skeleton import Range
 from halo_sql.grammar.splice import Piece, assemble, pieces_of
 

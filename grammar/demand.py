@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from halo_sql.errors import BinderError, Error, NotSupportedError
 from halo_sql.grammar.binding import SHADOW_MARK, Binding, BoundQuery, CteContext, sample
 from halo_sql.grammar.block import Described, output_names, select_items
-from halo_sql.grammar.calls import CallSite, HoleSite
+from halo_sql.grammar.call_site import CallSite, HoleSite
 from halo_sql.grammar.demand_order import Places
 from halo_sql.grammar.expressions import functions_in
 from halo_sql.grammar.guards import Term
@@ -295,7 +295,16 @@ class DemandText:
         )
         words = tuple(_folded(argument) for argument in arguments)
         options = (site.kind, site.model.name, site.system, site.returns, site.sampling, site.on_error, site.labels)
-        more = (site.cache, site.priority, site.fan_in, site.separator, bool(guard))
+        more = (
+            site.target,
+            site.volatile,
+            site.row_form,
+            site.cache,
+            site.priority,
+            site.fan_in,
+            site.separator,
+            bool(guard),
+        )
         key = (options, more, shape, words)
         rank, recursive = self.places.rank(site), self.places.is_recursive(site)
         known = self._known.get(key)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from halo_sql.errors import NotSupportedError
 from halo_sql.grammar.block import Block, row_calls
-from halo_sql.grammar.calls import CallSite
+from halo_sql.grammar.call_site import CallSite
 from halo_sql.grammar.expressions import aggregates, own_tokens
 from halo_sql.grammar.grouped import is_window, reads_columns
 from halo_sql.grammar.lex import Lexed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from halo_sql.errors import NotSupportedError
 from halo_sql.grammar.block import Block, resolve
-from halo_sql.grammar.calls import CallSite
+from halo_sql.grammar.call_site import CallSite
 from halo_sql.grammar.expressions import aggregates, own_tokens
 from halo_sql.grammar.lex import Lexed
 from halo_sql.grammar.skeleton import Range, identifier

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from halo_sql.errors import Error, NotSupportedError
 from halo_sql.grammar.binding import Binding, label_of
-from halo_sql.grammar.calls import CallSite, HoleField, HoleSite
+from halo_sql.grammar.call_site import CallSite, HoleField, HoleSite
 from halo_sql.grammar.expressions import aggregates, grouping, resolved, typed, verbatim
 from halo_sql.grammar.guards import Term, bound_names, guard_terms
 from halo_sql.grammar.names import Scope
@@ -16,7 +16,7 @@ from halo_sql.grammar.skeleton import starts_query
 from halo_sql.grammar.source import Source
 from halo_sql.grammar.stars import starred, unique
 from halo_sql.ir.expr import Column, ColumnId, ColumnRef, SqlExpr, column_expr, join_text, quote
-from halo_sql.ir.logical import LlmFilter, LlmMap, LogicalPlan, Project
+from halo_sql.ir.logical import APPLIES, LlmFilter, LlmMap, LogicalPlan, Project
 from halo_sql.ir.prompt import Hole, LlmCall, ObjectHole, Segment
 from halo_sql.ir.types import BOOLEAN, VARCHAR
 from halo_sql.ir.walk import call_type, output_columns
@@ -114,7 +114,7 @@ class Hoister:
                     self._require(nested, (0, len(item.source.lexed.tokens)), guards)
         guard = self._guard(guards)
         key = (site.text, site.source.sql if site.source is not self.binding.source else "", guard)
-        if site.sampling.deterministic and key in self._known:
+        if site.deterministic and key in self._known:
             self._remember(site, self._known[key])
             return self._known[key]
         reads = [guard] if guard else []
@@ -204,7 +204,9 @@ class Hoister:
             guard_column = guard.as_column() or self._add(layer, "guard", guard, BOOLEAN)
         call = self.binding.call(site, segments, guard_column)
         constant = all(isinstance(segment, str) for segment in segments)
-        if constant and site.kind != "embed" and self.scope.tables:  # the vector of a question is one on purpose
+        if (
+            constant and site.kind not in ("embed", "tool", "agent") and self.scope.tables
+        ):  # the vector of a question is one on purpose
             self.binding.warnings.append(
                 f"{label_of(site)}: the prompt has no hole, so every row gets the same answer (one call is made)"
             )
@@ -273,8 +275,9 @@ class Hoister:
         """Put the collected layers onto the plan."""
         for layer in self._layers:
             self._project(layer)
-            if layer.calls:
-                self.plan = LlmMap(self.plan, tuple(layer.calls))
+            for kind in dict.fromkeys(APPLIES.get(call.kind, LlmMap) for call in layer.calls):
+                own = tuple(call for call in layer.calls if APPLIES.get(call.kind, LlmMap) is kind)
+                self.plan = kind(self.plan, own)
         self._layers = []
         self._level = {}
         self._known = dict(self._known)

@@ -52,7 +52,7 @@ def prompt_literals(lexed: Lexed, more: Container[str] = ()) -> Iterator[int]:
         return
     for index in range(len(lexed.tokens) - 1):
         name = identifier(lexed.text(index)).upper()
-        if lexed.text(index + 1) != "(" or not (name in OPERATORS or name in more):
+        if lexed.text(index + 1) != "(" or not (name in OPERATORS or name in more) or name == "TOOL":
             continue
         for first, end in lexed.split(index + 2, lexed.partner[index + 1]):
             if lexed.text(first + 1) in ("=>", ":="):

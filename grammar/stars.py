@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from halo_sql.errors import BinderError, did_you_mean
-from halo_sql.grammar.calls import HoleSite
+from halo_sql.grammar.call_site import HoleSite
 from halo_sql.grammar.names import Scope
 from halo_sql.ir.expr import Column
 

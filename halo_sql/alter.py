@@ -33,7 +33,8 @@ def altered(definition: Definition, statement: Alter, sql: str, snapshot: Snapsh
     if isinstance(changed, ToolDef):
         check_tool_options(statement.options, changed.kind, changed.method, names)
     elif isinstance(changed, AgentDef):
-        check_agent_options(changed.name, changed.temp, statement.options, names, sql, snapshot)
+        before = definition.options if isinstance(definition, AgentDef) else {}
+        check_agent_options(changed.name, changed.temp, statement.options, names, sql, snapshot, before)
     else:
         check_model(changed)
     return changed

@@ -1,4 +1,4 @@
-"""The latest LLM calls of a connection, for ``halo_calls()``: who asked, what it took, how it ended. Bounded."""
+"""The latest LLM and tool calls of a connection, for ``halo_calls()``: who asked, and how it ended. Bounded."""
 
 from __future__ import annotations
 
@@ -21,6 +21,10 @@ class CallRecord(NamedTuple):
     query     number of the query in its connection
     node      number of the plan's node; -1 when unknown
     row       the row of the node that asked first
+    kind      'llm' | 'tool'
+    agent     the agent that made the call; None: the statement did
+    step      of an agent's conversation: 1, 2, …
+    model     the model, or the tool
     status    'done' | 'store' (answered by the response store) | 'failed'
     error     code of the error; with texts also its message
     started   UTC
@@ -30,6 +34,9 @@ class CallRecord(NamedTuple):
     query: int
     node: int
     row: int
+    kind: str
+    agent: str | None
+    step: int | None
     model: str
     prompt_hash: str
     prompt_tok: int
@@ -90,6 +97,9 @@ class RunLog:
         started_s: float = 0.0,
         prompt_tok: int = 0,
         output_tok: int = 0,
+        kind: str = "llm",
+        agent: str | None = None,
+        step: int | None = None,
     ) -> None:
         """One call; ``started_s`` (Unix time) 0: it was not sent."""
         now_s = time.time()
@@ -99,6 +109,9 @@ class RunLog:
                 self._query,
                 self._nodes.get(id(metrics), -1),
                 row,
+                kind,
+                agent,
+                step,
                 model,
                 blake2b(prompt.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest(),
                 prompt_tok,

@@ -359,6 +359,16 @@ class Connection(Cursor):
         self._link.open().create_model(name, fn, **options)
         return self
 
+    def create_tool(self, name: str, target: Any, **options: object) -> Self:
+        """A Python function with type hints (sync or async), or a tool of an MCP client, as a TOOL.
+
+        Its arguments and its type come from the hints. ``options`` are those of CREATE TOOL … WITH, and ``volatility``,
+        ``comment``, ``remote`` (the MCP server's name of the tool).
+        """
+        self._link.free()
+        self._link.open().create_tool(name, target, **options)
+        return self
+
     def close(self) -> None:
         """Close the connection and its cursors; a second time raises InterfaceError (PEP 249)."""
         self._link.open()

@@ -13,11 +13,11 @@ from typing import Any
 
 from halo_sql.errors import ProgrammingError, did_you_mean
 from halo_sql.explain_ops import operator_name, properties, render_logical
-from halo_sql.ir.physical import Estimate, PhysicalDag, PhysicalNode, calls_by
+from halo_sql.ir.physical import Estimate, PhysicalDag, PhysicalNode, ToolApplyExec, calls_by
 from halo_sql.metrics import NodeMetrics, Profile, as_dict
 
 #: Counters of a node that only LLM nodes show.
-_LLM_KEYS = ("llm_calls", "prompt_tok", "prompt_tok_cached", "output_tok")
+_LLM_KEYS = ("llm_calls", "prompt_tok", "prompt_tok_cached", "output_tok", "tool_calls")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ def render_text(dag: PhysicalDag, profile: Profile | None = None) -> str:
 def llm_label(node: PhysicalNode) -> str:
     """What progress calls an LLM node: its calls as the user wrote them; '' for other nodes."""
     calls = calls_by(node.op)
-    return ", ".join(call.label or f"LLM_{call.kind.upper()}" for call in calls)
+    return ", ".join(call.label or call.operator for call in calls)
 
 
 def _is_llm(node: PhysicalNode) -> bool:
@@ -78,34 +78,45 @@ def _estimates(node: PhysicalNode) -> list[str]:
     estimate = node.estimate
     shown = [f"~{_count(estimate.rows)} rows"]
     if _is_llm(node):
-        shown += _llm_estimates(estimate)
+        shown += _llm_estimates(estimate, only_tools=isinstance(node.op, ToolApplyExec))
     return shown
 
 
-def _llm_estimates(estimate: Estimate) -> list[str]:
+def _llm_estimates(estimate: Estimate, only_tools: bool = False) -> list[str]:
+    tools = [f"~{_count(estimate.tool_calls)} tool calls"] if estimate.tool_calls or only_tools else []
+    if only_tools:
+        return tools
     cached = f" (~{_count(estimate.prompt_tok_cached)} cached)"
     return [
         f"~{_count(estimate.llm_calls)} calls",
         f"~{_count(estimate.prompt_tok)} prompt tok{cached}",
         f"~{_count(estimate.output_tok)} output tok",
+        *tools,
     ]
 
 
 def _actuals(node: PhysicalNode, did: NodeMetrics) -> list[str]:
     shown = [f"rows ~{_count(node.estimate.rows)}/{did.rows}"]
     if _is_llm(node):
-        shown += _llm_actuals(as_dict(did))
+        shown += _llm_actuals(as_dict(did), only_tools=isinstance(node.op, ToolApplyExec))
     return [*shown, f"self {did.self_s:.3f} s", f"wait {did.wait_s:.3f} s"]
 
 
-def _llm_actuals(did: dict[str, float]) -> list[str]:
+def _llm_actuals(did: dict[str, float], only_tools: bool = False) -> list[str]:
+    tools = [f"{_count(did['tool_calls'])} tool calls + {_count(did['tool_calls_coalesced'])} coalesced"]
+    if did["tool_calls_from_store"]:
+        tools[0] += f" + {_count(did['tool_calls_from_store'])} from store"
+    troubles = [f"{_count(did[key])} {key.replace('_', ' ')}" for key in ("retries", "errors") if did[key]]
+    if only_tools:
+        return tools + troubles
     shown = [
         f"{_count(did['llm_calls'])} calls + {_count(did['llm_calls_coalesced'])} coalesced"
         f" + {_count(did['llm_calls_from_store'])} from store",
         f"{_count(did['prompt_tok'])} prompt tok ({_count(did['prompt_tok_cached'])} cached)",
         f"{_count(did['output_tok'])} output tok",
     ]
-    return shown + [f"{_count(did[key])} {key.replace('_', ' ')}" for key in ("retries", "errors") if did[key]]
+    used = any(did[key] for key in ("tool_calls", "tool_calls_coalesced", "tool_calls_from_store"))
+    return shown + (tools if used else []) + troubles
 
 
 def _foot(dag: PhysicalDag, profile: Profile | None) -> list[str]:

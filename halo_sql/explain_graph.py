@@ -18,6 +18,9 @@ _SHOWN = (
     ("prompt_tok", "prompt tok"),
     ("prompt_tok_cached", "cached"),
     ("output_tok", "output tok"),
+    ("tool_calls_estimated", "tool calls estimated"),
+    ("tool_calls", "tool calls"),
+    ("tool_calls_coalesced", "tool calls coalesced"),
 )
 
 

@@ -156,7 +156,8 @@ def prompt_text(prompt: Prompt, name_of: Names) -> str:
 
 def call_text(call: LlmCall, name_of: Names) -> str:
     """``LLM_MAP(model, "Summarise: {body#2}")`` with the options that are not the defaults."""
-    said = [call.model, prompt_text(call.prompt, name_of)]
+    who = [call.target] if call.target else []
+    said = [*who, *([call.model] if call.model else []), prompt_text(call.prompt, name_of)]
     said += [f"labels={json.dumps(call.labels, ensure_ascii=False)}"] if call.labels else []
     if call.kind == "extract" or (call.kind == "classify" and call.returns.kind != "varchar"):
         said.append(f"returns={call.returns}")
@@ -165,19 +166,24 @@ def call_text(call: LlmCall, name_of: Names) -> str:
         system = (system or "").removesuffix(GRADE_SYSTEM).rstrip() or None  # every call of LLM_RANK has that
     if system is not None:
         said.append(f"system={json.dumps(system, ensure_ascii=False)}")
-    if call.kind in ("map", "reduce") and call.returns.kind != "varchar":
+    if call.kind in ("map", "reduce", "tool", "agent") and call.returns.kind != "varchar":
         said.append(f"returns={call.returns}")
     plain = Sampling()
-    for option in () if call.kind in ("score", "embed") else ("temperature", "top_p", "max_tokens", "seed", "stop"):
+    for option in (
+        ()
+        if call.kind in ("score", "embed", "tool", "agent")
+        else ("temperature", "top_p", "max_tokens", "seed", "stop")
+    ):
         value = getattr(call.sampling, option)
         if value != getattr(plain, option) and (call.kind, option) != ("rank", "max_tokens"):
             said.append(f"{option}={value}")
     said += [f"on_error={call.on_error}"] if call.on_error != "fail" else []
     said += [] if call.cache else ["cache=false"]
+    said += ["volatile"] if call.volatile else []
     said += [f"fan_in={call.fan_in}"] if call.fan_in else []
     said += [f"priority={call.priority}"] if call.priority else []
     said += [f"guard={name_of(call.guard)}"] if call.guard is not None else []
-    return f"LLM_{call.kind.upper()}({', '.join(said)})"
+    return f"{call.operator}({', '.join(said)})"
 
 
 def llm_texts(node: Any, name_of: Names) -> list[str]:

@@ -41,6 +41,14 @@ def statement(session: Session, node: Explain, sql: str, params: object) -> Resu
 
 def any_text(session: Session, sql: str, analyze: bool, form: str, params: object) -> str:
     """The plan of a statement, whoever runs it."""
+    named = session.tool_names.expand(sql)
+    if named is not None:
+        try:
+            return any_text(session, named.text, analyze, form, params)
+        except Error as problem:
+            if problem.sql == named.text:
+                named.explain(problem, sql)
+            raise
     expanded = session.prepared.expand(sql, params, session.stored.expand)
     if expanded is not None:
         params = None

@@ -18,6 +18,7 @@ class NodeMetrics:
     llm_calls             requests that reached an engine
     llm_calls_coalesced   answered by an equal request of this run
     llm_calls_from_store  answered by the response store
+    tool_calls, tool_calls_coalesced, tool_calls_from_store  the same of tools
     rows_total            rows expected by progress so far (rows read by an LLM node)
     """
 
@@ -33,6 +34,7 @@ class NodeMetrics:
     output_tok: int = 0
     tool_calls: int = 0
     tool_calls_coalesced: int = 0
+    tool_calls_from_store: int = 0
     model_loads: int = 0
     retries: int = 0
     errors: int = 0
@@ -51,6 +53,7 @@ TOTAL_KEYS = (
     "output_tok",
     "tool_calls",
     "tool_calls_coalesced",
+    "tool_calls_from_store",
     "model_loads",
     "retries",
     "errors",

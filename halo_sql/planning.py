@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from halo_sql.catalog.objects import ModelDef, Snapshot
+from halo_sql.catalog.objects import ModelDef
 from halo_sql.config import Settings
+from halo_sql.desks import Desks
 from halo_sql.duck import Duck
 from halo_sql.engines.budget import Budget
 from halo_sql.engines.dispatch import Dispatcher
@@ -18,22 +19,15 @@ from halo_sql.engines.store import ResponseStore
 from halo_sql.errors import Error
 from halo_sql.ir.logical import BoundStatement, Demand, Fragment, Sink
 from halo_sql.ir.physical import PhysicalDag
-from halo_sql.ir.walk import calls_made, walk
+from halo_sql.ir.walk import walk
 from halo_sql.metrics import Profile
 from halo_sql.operators.build import build
 from halo_sql.operators.context import RunContext
+from halo_sql.operators.text_cast import TextCast
 from halo_sql.optimizer.context import EngineProfile, FragmentStats, OptimizerContext
 from halo_sql.runtime import Runtime
 from halo_sql.statistics import fragment_stats
-
-
-def called_models(bound: BoundStatement, snapshot: Snapshot) -> dict[str, ModelDef]:
-    """The models a plan calls, by the name its calls use."""
-    names: dict[str, ModelDef] = {}
-    for node in walk(bound.plan):
-        for call in calls_made(node):
-            names[call.model] = snapshot.models[call.model.lower()]
-    return names
+from halo_sql.targets import Targets, surroundings_of
 
 
 def is_sink(bound: BoundStatement) -> bool:
@@ -106,13 +100,17 @@ async def start_run(
     duck: Duck,
     runtime: Runtime,
     dag: PhysicalDag,
-    models: Mapping[str, ModelDef],
+    targets: Targets,
     store: ResponseStore | None,
     settings: Settings,
     profile: Profile,
-) -> tuple[AsyncIterator[Any], Callable[[], Awaitable[None]]]:
-    """The root iterator of a plan and a closer; on the runtime's loop."""
-    pool = runtime.pool
+    statement: str,
+) -> tuple[AsyncIterator[Any], Callable[[bool], Awaitable[None]]]:
+    """The root iterator of a plan and a closer (told whether the statement ended well); on the runtime's loop.
+
+    statement  text and parameters
+    """
+    pool, models = runtime.pool, targets.models
     held: dict[str, Engine] = {}
 
     async def engine_of(model: str) -> tuple[Engine, EngineInfo]:
@@ -131,15 +129,32 @@ async def start_run(
     )
     prices = {name: price(model) for name, model in models.items()}
     dispatcher = Dispatcher(engine_of, store, budget, settings.integer("halo_max_concurrency"), prices, log=profile.log)
+    cast = TextCast()
+    desks = Desks(
+        dispatcher,
+        targets,
+        surroundings_of(runtime),
+        store=store,
+        journal=runtime.journal,
+        budget=budget,
+        log=profile.log,
+        statement=statement,
+        cast=cast,
+    )
     context = RunContext(
         duck=duck,
-        channels=dispatcher,
+        channels=desks,
         metrics=profile.nodes,
         max_recursion=settings.integer("halo_max_recursion"),
+        text_cast=cast,
+        querying=targets.querying,
     )
+    desks.on_connection = context.on_connection
 
-    async def close() -> None:
-        await dispatcher.close()
+    async def close(well: bool) -> None:
+        if well:
+            await desks.finish()
+        await desks.close()
         context.close()
 
     return build(dag, context), close

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from halo_sql import config
@@ -16,12 +16,13 @@ from halo_sql.result import BatchResult, Result
 from halo_sql.runtime import Runtime
 
 if TYPE_CHECKING:
-    from halo_sql.catalog.objects import ModelDef, Snapshot
+    from halo_sql.catalog.objects import Snapshot
     from halo_sql.engines.store import ResponseStore
     from halo_sql.grammar.expanded import Expanded
     from halo_sql.ir.logical import BoundStatement
     from halo_sql.optimizer.optimize import Optimized
     from halo_sql.running import QueryRun
+    from halo_sql.targets import Targets
 
 PROFILES_KEPT = 100
 
@@ -71,9 +72,10 @@ class Queries:
     def optimize(self, bound: BoundStatement, snapshot: Snapshot) -> Optimized:
         """The physical plan."""
         from halo_sql.optimizer.optimize import optimize
-        from halo_sql.planning import called_models, optimizer_context
+        from halo_sql.planning import optimizer_context
+        from halo_sql.targets import targets_of
 
-        models = called_models(bound, snapshot)
+        models = targets_of(bound, snapshot, self._settings, self._duck).models
 
         def plan() -> Optimized:
             context = optimizer_context(bound, self._duck, self._settings, models, self._runtime)
@@ -83,15 +85,17 @@ class Queries:
 
     def run(self, sql: str, params: object, expanded: Expanded | None = None) -> tuple[Result, Profile]:
         """Plan and begin to run; returns when the first rows are there, or when what writes is done."""
-        from halo_sql.planning import called_models, check_secrets, is_sink, warm
+        from halo_sql.planning import check_secrets, is_sink, warm
         from halo_sql.running import primed
+        from halo_sql.targets import check_tool_secrets, targets_of
 
         began = time.perf_counter()
         bound, snapshot = self.bind(sql, params, expanded, answers=True)
-        models = called_models(bound, snapshot)
-        check_secrets(models, self._runtime.secrets)
+        targets = targets_of(bound, snapshot, self._settings, self._duck)
+        check_secrets(targets.models, self._runtime.secrets)
+        check_tool_secrets(targets, self._runtime.secrets)
         store = self.store()
-        self._runtime.begin(warm(self._runtime, models, store))
+        self._runtime.begin(warm(self._runtime, targets.models, store))
         optimized = self.optimize(bound, snapshot)
         profile = Profile(sql, optimized.dag, {node.id: NodeMetrics() for node in optimized.dag.nodes})
         profile.number = self._count = self._count + 1
@@ -99,7 +103,7 @@ class Queries:
         profile.log = RunLog(self.calls, profile.number, nodes, self._settings.flag("halo_trace_text"))
         profile.planning_s = time.perf_counter() - began
         self.warnings += bound.warnings
-        run = self._begin(optimized, models, profile)
+        run = self._begin(optimized, targets, profile, sql if not params else f"{sql}\n{params!r}")
         batches = run.batches()
         if is_sink(bound):
             counted = list(batches)
@@ -108,7 +112,7 @@ class Queries:
             return BatchResult(bound.columns, counted, rowcount=changed), profile
         return BatchResult(bound.columns, primed(batches), run.close), profile
 
-    def _begin(self, optimized: Optimized, models: Mapping[str, ModelDef], profile: Profile) -> QueryRun:
+    def _begin(self, optimized: Optimized, targets: Targets, profile: Profile, statement: str) -> QueryRun:
         from halo_sql.planning import start_run
         from halo_sql.running import QueryRun
 
@@ -117,7 +121,9 @@ class Queries:
         warned = 0 if store is None else len(store.warnings)
 
         def start() -> Any:
-            return start_run(self._duck, self._runtime, optimized.dag, models, store, self._settings, profile)
+            return start_run(
+                self._duck, self._runtime, optimized.dag, targets, store, self._settings, profile, statement
+            )
 
         run = QueryRun(self._runtime, self._duck, start, profile)
         self._run = run

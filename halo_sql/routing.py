@@ -50,11 +50,12 @@ def run_plain(session: Session, sql: str, params: object) -> Result:
             return run(session, sql, params, expanded)
         if not isinstance(problem, CatalogError):
             raise
-        from halo_sql.statements import tool_by_name
+        from halo_sql.statements import misspelled
 
-        raise tool_by_name(problem, session.catalog) or problem from None
+        raise misspelled(problem) or problem from None
     result = DuckResult(session.duck.connection)
     session.stored.note(sql)
+    session.tool_names.note(sql)
     return result
 
 

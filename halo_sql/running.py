@@ -17,7 +17,8 @@ from halo_sql.runtime import Runtime
 
 CLOSE_S = 5.0  # a run that does not end by then is left to its cancelled tasks
 
-Start = Callable[[], Awaitable[tuple[AsyncIterator[Any], Callable[[], Awaitable[None]]]]]
+Closer = Callable[[bool], Awaitable[None]]  # told whether the run ended well
+Start = Callable[[], Awaitable[tuple[AsyncIterator[Any], Closer]]]
 
 
 class QueryRun:
@@ -33,7 +34,7 @@ class QueryRun:
         self._duck = duck
         self._start = start
         self._root: AsyncIterator[Any] | None = None
-        self._closer: Callable[[], Awaitable[None]] | None = None
+        self._closer: Closer | None = None
         self._next: concurrent.futures.Future[Any] | None = None
         self._began = time.perf_counter()
         self._lock = threading.Lock()
@@ -141,7 +142,7 @@ class QueryRun:
                 except RuntimeError:
                     await asyncio.sleep(0.01)
         if closer is not None:
-            await closer()
+            await closer(self.profile.status == "done")
 
 
 def primed(batches: Iterator[Any]) -> Iterator[Any]:

@@ -19,10 +19,11 @@ from halo_sql.engines.secret_store import SecretStore
 from halo_sql.errors import InterfaceError
 
 if TYPE_CHECKING:
-    from halo_sql.catalog.objects import ModelDef
+    from halo_sql.catalog.objects import ModelDef, ToolDef
     from halo_sql.engines.pool import EnginePool
     from halo_sql.engines.protocol import EngineInfo
     from halo_sql.engines.store import ResponseStore
+    from halo_sql.tools.journal import Journal
 
 T = TypeVar("T")
 CLOSE_S = 15.0  # how long closing waits for engines to end
@@ -34,6 +35,9 @@ class Runtime:
     def __init__(self) -> None:
         self.functions: dict[str, Callable[..., Any]] = {}  # lower-case model name -> the user's callable
         self.models: dict[str, ModelDef] = {}  # the models these callables are, by the same names
+        self.tool_functions: dict[str, Any] = {}  # lower-case tool name -> the user's callable or MCP client
+        self.tools: dict[str, ToolDef] = {}  # the tools these are, by the same names
+        self.tools_version = [0]  # grows when a connection may have changed which tools there are
         self.secrets = SecretStore(lambda: home() / "secrets")
         self.infos: dict[str, EngineInfo] = {}  # model name -> what its engine said of itself
         self.stored_version = [0]  # grows when a connection changes views or macros with LLM calls
@@ -43,6 +47,7 @@ class Runtime:
         self._thread: threading.Thread | None = None
         self._pool: EnginePool | None = None
         self._stores: dict[Path, ResponseStore] = {}
+        self._journal: Journal | None = None
 
     def acquire(self) -> Runtime:
         """Count a user."""
@@ -90,6 +95,16 @@ class Runtime:
                 known = self._stores[path] = ResponseStore(path)
             return known
 
+    @property
+    def journal(self) -> Journal:
+        """The journal of calls with side effects; its file is made by the first of them."""
+        with self._lock:
+            if self._journal is None:
+                from halo_sql.tools.journal import Journal
+
+                self._journal = Journal(home() / "journal.sqlite")
+            return self._journal
+
     def begin(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         """Run a coroutine on the loop."""
         return asyncio.run_coroutine_threadsafe(work, self.loop)
@@ -107,6 +122,12 @@ class Runtime:
         self.functions[name.lower()] = fn
         self.models[name.lower()] = model
 
+    def add_tool(self, tool: ToolDef, target: Any) -> None:
+        """A tool that is a Python object of the user's."""
+        self.tool_functions[tool.name.lower()] = target
+        self.tools[tool.name.lower()] = tool
+        self.tools_version[0] += 1
+
     def _close(self) -> None:
         loop, thread = self._loop, self._thread
         if loop is not None and thread is not None:
@@ -120,6 +141,9 @@ class Runtime:
                 loop.close()
         for store in self._stores.values():
             store.close()
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
         self._loop = self._thread = self._pool = None
         self._stores = {}
 

@@ -22,8 +22,10 @@ from halo_sql.queries import Queries
 from halo_sql.result import DuckResult, Result
 from halo_sql.runtime import Runtime
 from halo_sql.stored import Stored
+from halo_sql.tool_names import ToolNames
 
 if TYPE_CHECKING:
+    from halo_sql.catalog.objects import ToolDef
     from halo_sql.engines.secret_store import SecretStore
     from halo_sql.engines.store import StoreStats
     from halo_sql.grammar.expanded import Expanded
@@ -48,7 +50,9 @@ class Session:
     engine_infos  model name -> what its engine last said of itself; plans are made with it
     """
 
-    def __init__(self, duck: Duck, settings: Settings, runtime: Runtime, stored: Stored | None = None) -> None:
+    def __init__(
+        self, duck: Duck, settings: Settings, runtime: Runtime, stored: Stored | None = None, empty: bool = False
+    ) -> None:
         self.duck = duck
         self.settings = settings
         self._runtime = runtime.acquire()
@@ -57,6 +61,7 @@ class Session:
         self.queries = Queries(duck, settings, runtime, lambda: self.catalog.snapshot())
         self._closed = False
         self.stored = Stored(duck, runtime.stored_version) if stored is None else stored.duplicate(duck)
+        self.tool_names = ToolNames(duck, lambda: self.catalog.snapshot(), runtime.tools_version, empty)
         self.prepared = Prepared(duck)
 
     @classmethod
@@ -65,8 +70,8 @@ class Session:
         own = {name: value for name, value in config.items() if name.lower().startswith("halo_")}
         settings = Settings(own)
         duck = Duck.connect(database, read_only, {name: value for name, value in config.items() if name not in own})
-        runtime = Runtime()
-        return cls(duck, settings, runtime, Stored(duck, runtime.stored_version, empty=database == ":memory:"))
+        runtime, empty = Runtime(), database == ":memory:"
+        return cls(duck, settings, runtime, Stored(duck, runtime.stored_version, empty=empty), empty)
 
     def duplicate(self) -> Session:
         """Another connection to the same database, with the same engines, store and settings (copied)."""
@@ -159,6 +164,9 @@ class Session:
         """Run one statement of a script; errors point into its own text."""
         sql = piece.text
         self._prepare_listings(sql)
+        named = self.tool_names.expand(sql)
+        if named is not None:
+            return routing.run_written(self, sql, params, named)
         if kind in (Kind.PLAIN, Kind.LLM, Kind.EXPLAIN):
             expanded = self.prepared.expand(sql, params, self.stored.expand)
             params = params if expanded is None else None  # they are in its arguments
@@ -181,8 +189,9 @@ class Session:
         return statements.run(statement, self, sql, params)
 
     def concerns(self, sql: str) -> bool:
-        """Whether a plain text may name a view, a macro or a prepared statement with LLM calls."""
-        return self.stored.concerns(sql) or self.prepared.concerns(sql)
+        """Whether a plain text may name a view, a macro or a prepared statement with LLM calls, or call a tool by its
+        own name."""
+        return self.stored.concerns(sql) or self.prepared.concerns(sql) or self.tool_names.expand(sql) is not None
 
     def check(self, sql: str, expanded: Expanded | None) -> BoundStatement:
         """Bind a text; nothing is executed. Errors point into ``sql``."""
@@ -196,7 +205,7 @@ class Session:
         if self._catalog is None:
             from halo_sql.catalog.store import Catalog
 
-            self._catalog = Catalog(self.duck, self._runtime.models)
+            self._catalog = Catalog(self.duck, self._runtime.models, self._runtime.tools)
         return self._catalog
 
     @property
@@ -269,6 +278,19 @@ class Session:
         ``dimensions``, ``batch_size``.
         """
         self._runtime.add_function(name, fn, options)
+
+    def create_tool(self, name: str, target: Any, **options: object) -> None:
+        """A TOOL that is a Python function with type hints, or a tool of an MCP client; see ``registering``."""
+        from halo_sql.registering import registered_tool
+
+        self._runtime.add_tool(registered_tool(name, target, options, self._runtime), target)
+
+    def served_tools(self, server: str, options: Mapping[str, object]) -> Sequence[ToolDef]:
+        """The tools of an MCP server as definitions; EngineError when it cannot be asked."""
+        from halo_sql.targets import surroundings_of
+        from halo_sql.tools.mcp_import import list_tools
+
+        return self._runtime.begin(list_tools(server, surroundings_of(self._runtime), options)).result()
 
     def begin(self) -> None:
         """BEGIN TRANSACTION."""

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from halo_sql.alter import altered
 from halo_sql.catalog.listing import describe, show
-from halo_sql.catalog.objects import Snapshot
+from halo_sql.catalog.objects import Snapshot, ToolDef
 from halo_sql.catalog.store import Catalog
 from halo_sql.config import Settings, find
 from halo_sql.duck import Duck
 from halo_sql.engines.registry import check_model, with_secret
 from halo_sql.engines.secret_store import COLUMNS, Secret, SecretStore, rows
-from halo_sql.errors import CatalogError, Error, NotSupportedError, ProgrammingError, SettingError, Span, did_you_mean
+from halo_sql.errors import CatalogError, Error, ProgrammingError, SettingError, Span, did_you_mean
+from halo_sql.grammar.object_calls import value_type
 from halo_sql.grammar.operators_table import OPERATORS
 from halo_sql.grammar.source import read_literal
 from halo_sql.grammar.statements.check_agent import check_agent
@@ -30,6 +31,7 @@ from halo_sql.grammar.statements.nodes import (
     Describe,
     Drop,
     DropSecret,
+    ImportTools,
     ResetSetting,
     SetSetting,
     Show,
@@ -38,9 +40,11 @@ from halo_sql.grammar.statements.nodes import (
 from halo_sql.grammar.statements.parse import parse_statement
 from halo_sql.grammar.statements.redact import redact
 from halo_sql.grammar.template import parse_template
+from halo_sql.importing import import_tools
 from halo_sql.ir.expr import Column, ColumnId
 from halo_sql.ir.types import SqlType
 from halo_sql.result import BatchResult, Result
+from halo_sql.tool_names import ToolNames
 
 _ARROW = {
     "VARCHAR": "string",
@@ -59,6 +63,12 @@ class Session(Protocol):
 
     duck: Duck
     settings: Settings
+
+    tool_names: ToolNames
+
+    def served_tools(self, server: str, options: Mapping[str, object]) -> Sequence[ToolDef]:
+        """The tools of an MCP server."""
+        ...
 
     @property
     def catalog(self) -> Catalog:
@@ -92,12 +102,17 @@ def _run(statement: Statement, session: Session, sql: str) -> Result:
     match statement:
         case CreateModel() | CreatePrompt() | CreateTool() | CreateAgent():
             _create(statement, session, sql)
+            session.tool_names.changed()
+        case ImportTools():
+            import_tools(statement, catalog, session.served_tools)
+            session.tool_names.changed()
         case CreateSecret():
             _create_secret(statement, session)
         case DropSecret():
             session.secrets.drop(statement.name, statement.scope, if_exists=statement.if_exists)
         case Drop():
             catalog.drop(statement.kind, statement.name, if_exists=statement.if_exists, cascade=statement.cascade)
+            session.tool_names.changed()
         case Alter():
             snapshot = catalog.snapshot()
 
@@ -107,6 +122,7 @@ def _run(statement: Statement, session: Session, sql: str) -> Result:
                 return changed
 
             catalog.alter(statement.kind, statement.name, change, if_exists=statement.if_exists)
+            session.tool_names.changed()
         case Show(kind="secret"):
             return text_result([(name, "VARCHAR") for name in COLUMNS], rows(session.secrets))
         case Show():
@@ -153,6 +169,8 @@ def _create(statement: Create, session: Session, sql: str) -> None:
     if not (statement.if_not_exists and _exists(snapshot, kind, statement)):
         if isinstance(statement, CreateTool):
             check_tool(statement, session.duck)
+            if statement.kind == "http":
+                _check_http(statement, session)
         elif isinstance(statement, CreateAgent):
             check_agent(statement, sql, session.duck, snapshot)
         elif isinstance(statement, CreatePrompt):
@@ -164,6 +182,21 @@ def _create(statement: Create, session: Session, sql: str) -> None:
     session.catalog.create(
         statement.definition(), or_replace=statement.or_replace, if_not_exists=statement.if_not_exists
     )
+
+
+def _check_http(statement: CreateTool, session: Session) -> None:
+    """What only the runner reads: templates of headers and bodies, the result's path, the URL to the letter."""
+    from halo_sql.tools.http import HttpRunner
+    from halo_sql.tools.protocol import BoundTool, Surroundings
+
+    tool = statement.definition()
+    parameters = tuple((item.name, session.duck.sql_type(item.type)) for item in tool.parameters)
+    bound = BoundTool(tool, parameters, value_type(tool, session.duck.sql_type))
+    try:
+        HttpRunner(bound, Surroundings(lambda name, url: ""))
+    except CatalogError as problem:
+        problem.span = problem.span or statement.body_span
+        raise
 
 
 def _check_prompt(statement: CreatePrompt, sql: str) -> None:
@@ -225,30 +258,17 @@ def drops_own_secret(sql: str, secrets: SecretStore) -> bool:
     return isinstance(statement, DropSecret) and secrets.has(statement.name)
 
 
-def tool_by_name(problem: Error, catalog: Catalog) -> Error | None:
-    """What to say instead of "there is no such function" when a TOOL has the name, or an operator nearly has it; None
-    for DuckDB's own words."""
+def misspelled(problem: Error) -> Error | None:
+    """What to say instead of "there is no such function" when an operator nearly has the name; None for DuckDB's own
+    words."""
     found = _NO_FUNCTION.search(problem.message)
-    if found is None:
+    if found is None or not found[1].lower().startswith("llm_"):
         return None
-    if found[1].lower().startswith("llm_"):
-        first = problem.message.partition("\n")[0]
-        remedy = did_you_mean(found[1], list(OPERATORS))
-        if found[1].upper() in OPERATORS:  # s.llm_map()
-            remedy = f"An operator is not called as a method: write {found[1].upper()}(…)."
-        return CatalogError(first, sql=problem.sql, span=problem.span, remedy=remedy)
-    try:
-        tool = catalog.snapshot().tools.get(found[1].lower())
-    except Error:  # the transaction ended with the error
-        return None
-    if tool is None:
-        return None
-    return NotSupportedError(
-        f'TOOL "{tool.name}" runs in a later version',
-        sql=problem.sql,
-        span=problem.span,
-        remedy="In this version tools and agents are only stored and checked.",
-    )
+    first = problem.message.partition("\n")[0]
+    remedy = did_you_mean(found[1], list(OPERATORS))
+    if found[1].upper() in OPERATORS:  # s.llm_map()
+        remedy = f"An operator is not called as a method: write {found[1].upper()}(…)."
+    return CatalogError(first, sql=problem.sql, span=problem.span, remedy=remedy)
 
 
 def text_result(columns: Sequence[tuple[str, str]], rows: Sequence[tuple[Any, ...]], rowcount: int = -1) -> Result:

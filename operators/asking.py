@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from halo_sql.agents.assemble import agent_key
 from halo_sql.engines.protocol import Channel, ChannelSpec, Outcome
 from halo_sql.errors import EngineError
 from halo_sql.ir.prompt import LlmCall
@@ -23,6 +24,19 @@ ORDERED_FROM_ROWS = 1024
 
 def channel_spec(call: LlmCall, ordered: bool = True) -> ChannelSpec:
     """What all requests of a call have in common."""
+    if call.kind in ("tool", "agent"):
+        key = agent_key(call.target, call.prompt.system, bool(call.prompt.columns()))
+        return ChannelSpec(
+            model=call.model,
+            system=call.prompt.system,
+            sampling=call.sampling,
+            cache=call.cache,
+            priority=call.priority,
+            ordered=ordered,
+            row_form=call.row_form,
+            tool=call.target if call.kind == "tool" else "",
+            agent=key if call.kind == "agent" else "",
+        )
     return ChannelSpec(
         model=call.model,
         system=call.prompt.system,
@@ -58,7 +72,7 @@ class Asking:
         self._converter = Converter(call, cast)
         self._metrics = metrics
         self._notify = notify
-        self._grouped = distinct and call.sampling.deterministic
+        self._grouped = distinct and call.deterministic
         self._twins: dict[int, list[int]] = {}  # row that asks -> rows with the same prompt
         self._answers: list[str | _Pending | None] = []
         self._errors: dict[int, EngineError] = {}

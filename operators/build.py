@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from halo_sql.ir.physical import (
+    AgentApplyExec,
     DemandExec,
     DuckFragmentExec,
     LimitExec,
@@ -19,7 +20,10 @@ from halo_sql.ir.physical import (
     RestoreOrderExec,
     SelectExec,
     SinkExec,
+    ToolApplyExec,
+    calls_by,
 )
+from halo_sql.operators.agent_apply import agent_apply
 from halo_sql.operators.context import Batches, RunContext
 from halo_sql.operators.demand import demand
 from halo_sql.operators.duck_fragment import duck_fragment
@@ -34,6 +38,7 @@ from halo_sql.operators.prefix_cluster import prefix_cluster
 from halo_sql.operators.restore_order import restore_order
 from halo_sql.operators.select import select
 from halo_sql.operators.sink import sink
+from halo_sql.operators.tool_apply import tool_apply
 
 Operator = Callable[[Any, list[Batches], RunContext], AsyncIterator[Any]]
 
@@ -41,6 +46,8 @@ OPERATORS: Mapping[type, Operator] = {
     DuckFragmentExec: duck_fragment,
     SelectExec: select,
     LlmMapExec: llm_map,
+    ToolApplyExec: tool_apply,
+    AgentApplyExec: agent_apply,
     LlmFilterExec: llm_filter,
     LlmReduceExec: llm_reduce,
     LlmTopKExec: llm_top_k,
@@ -59,7 +66,7 @@ def build(dag: PhysicalDag, ctx: RunContext) -> Batches:
     Closing the stream (or its end, or an error) closes every operator; ``ctx.close()`` afterwards is the caller's.
     """
     ctx.dag = dag
-    ctx.spooled = must_spool(dag)
+    ctx.spooled = must_spool(dag, ctx.querying)
     clock = Clock()
     consumers: dict[int, int] = {}
     for node in dag.nodes:
@@ -94,13 +101,17 @@ def _needs_settings(op: object) -> bool:
     return isinstance(op, DuckFragmentExec) and op.streaming
 
 
-def must_spool(dag: PhysicalDag) -> frozenset[int]:
+def must_spool(dag: PhysicalDag, querying: frozenset[str] = frozenset()) -> frozenset[int]:
     """The fragments whose rows are drained to a spool instead of streamed from the user's connection.
+
+    ``querying``: names of tools and agents that run queries on it; what calls them needs it while its input comes.
 
     DuckDB allows one open result per connection. Of two nodes that use it, one may stream if the other comes
     strictly before or after it (a node that reads waits for the end of its inputs); nodes side by side may not.
     """
     users = [node for node in dag.nodes if _uses_connection(node.op)]
+    if any(call.target.lower() in querying for node in dag.nodes for call in calls_by(node.op) if call.target):
+        return frozenset(node.id for node in users)
     below: dict[int, set[int]] = {}
     for node in dag.nodes:
         below[node.id] = set(node.inputs).union(*(below[number] for number in node.inputs))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import secrets
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import count
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from halo_sql.duck import Duck
 from halo_sql.engines.protocol import Channels
@@ -19,6 +19,8 @@ from halo_sql.ir.physical import PhysicalDag, PhysicalNode
 from halo_sql.metrics import NodeMetrics
 from halo_sql.operators.duck_thread import DuckThread
 from halo_sql.operators.text_cast import TextCast
+
+T = TypeVar("T")
 
 #: Settings that DuckDB keeps per connection and that change what an expression gives: side connections copy them.
 LOCAL_SETTINGS = (
@@ -64,6 +66,7 @@ class RunContext:
     folder             where spool files are put
     dag                set by ``build``
     spooled            set by ``build``: fragments that must not keep the connection while others wait for it
+    querying           lower-case names of the tools and agents whose calls run queries on the connection
     """
 
     duck: Duck
@@ -74,6 +77,7 @@ class RunContext:
     folder: str = field(default_factory=tempfile.gettempdir)
     dag: PhysicalDag | None = None
     spooled: frozenset[int] = frozenset()
+    querying: frozenset[str] = frozenset()
     text_cast: TextCast = field(default_factory=TextCast)
     main: DuckThread = field(init=False)
     cleanups: list[Callable[[], None]] = field(default_factory=list)
@@ -81,6 +85,7 @@ class RunContext:
     _settings: dict[str, str] | None = None
     _run: str = field(default_factory=lambda: secrets.token_hex(4))
     _names: count[int] = field(default_factory=count)
+    _lent: int = 0
 
     def __post_init__(self) -> None:
         self.main = DuckThread(self.duck, "halo-duckdb")
@@ -107,6 +112,22 @@ class RunContext:
                 rows = await self.main.call(lambda: self.duck.rows(f"SELECT {items}"))
             self._settings = dict(zip(known, rows[0], strict=True))
             self.text_cast.time_zone = self._settings["TimeZone"]
+
+    async def on_connection(self, work: Callable[[Duck], T]) -> T:
+        """Run a tool's query on the user's connection, between whatever else uses it."""
+        if self._lent:
+            return await self.main.call(lambda: work(self.duck))
+        async with self.main.gate:
+            return await self.main.call(lambda: work(self.duck))
+
+    @contextlib.contextmanager
+    def lending(self) -> Iterator[None]:
+        """The caller holds the connection's gate and has no result open: tools may use it meanwhile."""
+        self._lent += 1
+        try:
+            yield
+        finally:
+            self._lent -= 1
 
     async def side(self) -> DuckThread:
         """A second connection for row-wise work while the user's streams; with its local settings."""

@@ -12,7 +12,7 @@ from halo_sql.ir.prompt import LlmCall
 from halo_sql.ir.types import BOOLEAN, SqlType, json_schema_text
 from halo_sql.operators.arrow_types import arrow_type
 from halo_sql.operators.labels import label_form, label_reader
-from halo_sql.operators.read_answer import text_reader
+from halo_sql.operators.read_answer import text_reader, value_reader
 from halo_sql.operators.render import excerpt
 from halo_sql.operators.text_cast import TextCast
 from halo_sql.operators.vectors import read_score, vector_reader, vectors
@@ -23,6 +23,8 @@ def answer_type(call: LlmCall) -> SqlType:
     return BOOLEAN if call.kind == "filter" else call.returns
 
 
+#: Kinds whose answers are JSON values, texts among them as JSON strings; null is NULL.
+VALUES = frozenset({"tool", "agent"})
 _FORMS = {"filter": YES_NO, "rank": GRADE, "score": SCORE, "embed": EMBEDDING}
 
 
@@ -31,6 +33,8 @@ def answer_form(call: LlmCall) -> Answer:
     kind = answer_type(call).kind
     if call.kind == "classify":
         return label_form(call)
+    if call.kind in VALUES:
+        return Answer("json")
     if call.kind in _FORMS:
         return _FORMS[call.kind]
     if call.kind == "extract":
@@ -49,6 +53,8 @@ def _reader(call: LlmCall, sql_type: SqlType, cast: TextCast) -> Callable[[str],
         return read_score
     if call.kind == "embed":
         return vector_reader(sql_type)
+    if call.kind in VALUES:
+        return value_reader(sql_type, cast)
     return text_reader(sql_type, cast, absent_is_null=call.kind == "extract")
 
 
@@ -63,7 +69,7 @@ class Converter:
         self.call = call
         self.type = answer_type(call)
         self._read: Callable[[str], Any] = _reader(call, self.type, cast)
-        self._free = self.type.kind == "varchar" and call.kind != "classify"
+        self._free = self.type.kind == "varchar" and call.kind != "classify" and call.kind not in VALUES
         self._choice = answer_form(call).kind == "choice"
         self._time_zone = cast.time_zone
 
@@ -83,7 +89,8 @@ class Converter:
         return None
 
     def _error(self, code: str, text: str, reason: str, remedy: str) -> EngineError:
-        message = f'the answer "{excerpt(text)}" does not fit {self.type.text}: {reason}'
+        what = "result" if self.call.kind == "tool" else "answer"
+        message = f'the {what} "{excerpt(text)}" does not fit {self.type.text}: {reason}'
         if self.call.kind == "embed":
             message = f"the model's vector does not fit {self.type.text}: {reason}"
             remedy = "CREATE OR REPLACE MODEL … WITH (dimensions = …) says how long its vectors are."

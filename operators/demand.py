@@ -81,7 +81,8 @@ async def demand(node: PhysicalNode, inputs: list[Batches], ctx: RunContext) -> 
                     _check_settled(missed, before, prompts, lookups)
                 if statement:  # no transaction that will write stays open while models think
                     await main.call(whole.rollback, metrics)
-                await asking.ask(missed)
+                with ctx.lending():
+                    await asking.ask(missed)
             if problem is not None:
                 raise problem
             if statement:

@@ -21,6 +21,9 @@ from halo_sql.operators.context import Batches, RunContext
 from halo_sql.operators.readahead import ReadAhead
 from halo_sql.operators.render import Renderer, excerpt
 
+#: Codes of errors that tools and agents add, of single rows.
+TOOL_ERRORS = ("tool", "too_large", "denied", "limit")
+
 
 @dataclass(frozen=True, slots=True)
 class AnsweredRows:
@@ -165,12 +168,13 @@ def _raise_failure(askings: Sequence[Asking], window: _Window) -> None:
 
 def call_failure(call: LlmCall, prompt: str, error: EngineError) -> EngineError:
     """A failing request as the error that ends the query: the call, its prompt, its place in the statement."""
-    name = call.label or f"LLM_{call.kind.upper()}"
+    name = call.label or call.operator
     remedy = error.remedy
-    if not remedy and error.code in ("invalid_output", "truncated", "context", "rejected"):
+    if not remedy and error.code in ("invalid_output", "truncated", "context", "rejected", *TOOL_ERRORS):
         remedy = "on_error => 'null' gives NULL for rows that fail."
+    what = "arguments" if call.kind == "tool" else "data" if call.kind == "agent" else "prompt"
     return EngineError(
-        error.message if error.fatal else f'{name}, prompt "{excerpt(prompt)}": {error.message}',
+        error.message if error.fatal else f'{name}, {what} "{excerpt(prompt)}": {error.message}',
         code=error.code,
         retryable=error.retryable,
         kind=error.kind,

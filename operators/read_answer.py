@@ -66,6 +66,20 @@ def text_reader(sql_type: SqlType, cast: TextCast, absent_is_null: bool = False)
     return nested
 
 
+def value_reader(sql_type: SqlType, cast: TextCast) -> Callable[[str], Any]:
+    """The function from a JSON value's text to a value of the type; null is None."""
+    if carried_as_text(sql_type):
+
+        def by_text(text: str) -> Any:
+            value = load_json(text)
+            shown = value if isinstance(value, str) else text
+            return None if value is None else cast.as_text(shown, sql_type.text)
+
+        return by_text
+    read = _optional(reader(sql_type, cast))
+    return lambda text: read(load_json(text))
+
+
 def reader(sql_type: SqlType, cast: TextCast, absent_is_null: bool = False) -> Read:
     """The function from a JSON value (or a bare text) to a value of the type."""
     kind = sql_type.kind

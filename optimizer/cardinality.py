@@ -145,7 +145,7 @@ def _expr(expr: SqlExpr, source: Profile) -> Known:
 
 def _answer(call: LlmCall, source: Profile) -> Known:
     chars = call.returns.size * 4.0 if call.kind == "embed" else output_tok(call) * CHARS_PER_TOK
-    if not call.sampling.deterministic:
+    if not call.deterministic:
         return Known(max(1.0, source.rows), chars)
     distinct = source.distinct(call.prompt.columns())
     if call.kind == "filter":

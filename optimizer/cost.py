@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 
 from halo_sql.ir.expr import ColumnId
 from halo_sql.ir.physical import Cost, Estimate
@@ -25,6 +26,10 @@ OPERATOR_S = 2e-5
 OPERATOR_ROW_S = 2e-8
 SORT_ROW_S = 2e-7
 LLM_ROW_S = 1e-5
+#: As long as nothing is known of a tool or an agent: seconds of a call, calls at once; steps of a conversation.
+TOOL_CALL_S = 0.05
+TOOL_CONCURRENCY = 16
+AGENT_STEPS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +88,7 @@ def llm_estimate(
             total.prompt_tok_cached + one.prompt_tok_cached,
             total.output_tok + one.output_tok,
             total.cost + one.cost,
+            total.tool_calls + one.tool_calls,
         )
     return total
 
@@ -90,8 +96,13 @@ def llm_estimate(
 def _call(call: LlmCall, profile: Profile, clustered: bool, options: OptimizerContext) -> Estimate:
     engine = options.engine(call.model)
     parts = levels(call.prompt, profile)
-    deterministic = call.sampling.deterministic
+    deterministic = call.deterministic
     requests = min(profile.rows, profile.distinct(parts[-1].columns)) if deterministic else profile.rows
+    if call.kind == "tool":
+        seconds = requests * LLM_ROW_S + ceil(requests / TOOL_CONCURRENCY) * TOOL_CALL_S
+        return Estimate(profile.rows, tool_calls=requests, cost=Cost(cpu_s=seconds))
+    if call.kind == "agent":
+        return _agent(call, profile, requests, parts[-1].end_tok, engine)
     prompt_tok = requests * parts[-1].end_tok
     computed_tok = min(prompt_tok, computed_prompt_tok(parts, profile, requests, clustered, engine))
     answer_tok = requests * output_tok(call)
@@ -100,7 +111,29 @@ def _call(call: LlmCall, profile: Profile, clustered: bool, options: OptimizerCo
     )
     usd = prompt_tok * engine.usd_per_prompt_tok + answer_tok * engine.usd_per_output_tok
     cost = Cost(gpu_s, requests * LLM_ROW_S, computed_tok + answer_tok, usd)
-    return Estimate(profile.rows, requests, prompt_tok, prompt_tok - computed_tok, answer_tok, cost)
+    return Estimate(profile.rows, requests, prompt_tok, prompt_tok - computed_tok, answer_tok, cost=cost)
+
+
+def _agent(call: LlmCall, profile: Profile, rows: float, first_tok: float, engine: EngineProfile) -> Estimate:
+    """Conversations of AGENT_STEPS steps: each reads the ones before it (out of the cache), all but the last call a
+    tool."""
+    answer_tok = output_tok(call)
+    each_tok = 2 * answer_tok  # a call and its result
+    prompts = rows * sum(first_tok + step * each_tok for step in range(AGENT_STEPS))
+    computed = rows * (first_tok + (AGENT_STEPS - 1) * each_tok)
+    answers = rows * AGENT_STEPS * answer_tok
+    gpu_s = computed / engine.prefill_tok_per_s + answers * engine.decode_step_s / _batch(rows, first_tok, engine)
+    usd = prompts * engine.usd_per_prompt_tok + answers * engine.usd_per_output_tok
+    calls = rows * AGENT_STEPS
+    return Estimate(
+        profile.rows,
+        calls,
+        prompts,
+        max(0.0, prompts - computed),
+        answers,
+        Cost(gpu_s, calls * LLM_ROW_S, computed + answers, usd),
+        rows * (AGENT_STEPS - 1),
+    )
 
 
 def computed_prompt_tok(

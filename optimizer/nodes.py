@@ -66,7 +66,7 @@ def is_llm(node: Any) -> bool:
 
 def is_volatile(node: LlmMap | LlmFilter) -> bool:
     """Whether asking twice may give two answers (temperature above 0, no seed)."""
-    return not all(call.sampling.deterministic for call in calls_of(node))
+    return not all(call.deterministic for call in calls_of(node))
 
 
 def outputs(node: LlmMap) -> frozenset[ColumnId]:

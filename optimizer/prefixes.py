@@ -23,6 +23,8 @@ def shared_prefixes(nodes: Sequence[PhysicalNode], options: OptimizerContext) ->
             continue  # a comparison begins with its own question
         calls = calls_by(node.op)
         for call in calls:
+            if call.kind in ("tool", "agent"):
+                continue  # what an agent says before its task is made when it runs
             texts = by_model.setdefault(call.model, {})
             text = static_prefix(call)
             texts[text] = texts.get(text, 0.0) + node.estimate.llm_calls / len(calls)

@@ -62,6 +62,6 @@ def _seconds_to_root(nodes: Sequence[PhysicalNode]) -> list[float]:
 def _placed(op: PhysicalOp) -> PhysicalOp:
     """LLM operators on the worker of their model (of each model, when a node calls several)."""
     if isinstance(op, LlmMapExec | LlmFilterExec | LlmReduceExec | LlmTopKExec):
-        models = dict.fromkeys(call.model for call in calls_by(op))
+        models = dict.fromkeys(call.model for call in calls_by(op) if call.model)
         return replace(op, worker=",".join(f"{model}/0" for model in models))
     return op

@@ -53,7 +53,7 @@ class Values:
 
     def call_key(self, call: LlmCall, keys: Keys) -> int | None:
         """The key of a call's answer over an input with these keys; None for a volatile call."""
-        if not call.sampling.deterministic:
+        if not call.deterministic:
             return None
         cached = self._call_keys.get((id(call), id(keys)))
         if cached is not None:
@@ -62,7 +62,7 @@ class Values:
         definition = remap_call(call, renamed)
         number = self._number(
             ("call", definition.prompt, definition.guard, call.kind, call.model, call.returns, call.sampling,
-             call.on_error, call.cache)
+             call.on_error, call.cache, call.target, call.row_form)
         )  # fmt: skip
 
         self._call_keys[id(call), id(keys)] = (call, keys, number)

@@ -17,6 +17,7 @@ from halo_sql.grammar.statements.nodes import (
     CreatePrompt,
     CreateSecret,
     CreateTool,
+    ImportTools,
     Option,
     Statement,
     default_engine,
@@ -74,9 +75,26 @@ def create_prompt(tree: Any) -> Statement:
     )
 
 
+def _imported(tree: Any, body: Any, options: tuple[Option, ...]) -> ImportTools:
+    """CREATE TOOL name | * AS MCP …, without arguments and RETURNS."""
+    name, server = trees.find_token(tree, "NAME"), trees.token(body, "SERVER")
+    remote = trees.find_token(body, "STRING")
+    if name is None and remote is not None:
+        raise ParserError("* takes all tools of the server", span=trees.span_of(remote), remedy="Leave the name out.")
+    return ImportTools(
+        None if name is None else name_value(name),
+        trees.extent(trees.find(tree, "all")) if name is None else trees.span_of(name),
+        string_value(server),
+        trees.span_of(server),
+        "" if remote is None else string_value(remote),
+        options,
+        *trees.flags(tree),
+    )
+
+
 def create_tool(tree: Any, text: str) -> Statement:
     """The node of a CREATE TOOL; CatalogError for a secret in clear."""
-    name, options = trees.token(tree, "NAME"), trees.options(tree)
+    options = trees.options(tree)
     refuse_clear_secrets(options)
     body = next(child for child in tree.children if getattr(child, "data", "") in TOOL_BODIES)
     kind = str(body.data)
@@ -84,6 +102,9 @@ def create_tool(tree: Any, text: str) -> Statement:
     place = string_value(given)
     if not place.strip():
         raise ParserError(f"the {TOOL_TEXTS[kind]} cannot be empty", span=trees.span_of(given))
+    if trees.find(tree, "parameters") is None:
+        return _imported(tree, body, options)
+    name = trees.token(tree, "NAME")
     table, comment, method = (
         trees.find(item, rule) for item, rule in ((tree, "table"), (tree, "comment"), (body, "method"))
     )

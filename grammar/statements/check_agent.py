@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from halo_sql.catalog.objects import Snapshot
 from halo_sql.duck import Duck, tokenize
@@ -37,16 +37,24 @@ def check_agent(node: CreateAgent, sql: str, duck: Duck, snapshot: Snapshot) -> 
 
 
 def check_agent_options(
-    agent: str, temp: bool, options: Sequence[Option], arguments: Sequence[str], sql: str, snapshot: Snapshot
+    agent: str,
+    temp: bool,
+    options: Sequence[Option],
+    arguments: Sequence[str],
+    sql: str,
+    snapshot: Snapshot,
+    before: Mapping[str, object] | None = None,
 ) -> None:
-    """An agent's options: ranges, holes, and that the objects it names exist and live as long as it does."""
+    """An agent's options: ranges, holes, and that the objects it names exist and live as long as it does.
+
+    ``before``: those it has already, when some are changed."""
     check_options("an agent", options, AGENT_OPTIONS)
     for option in options:
         if option.key == "system":
             check_template(str(option.value), [*arguments, "task"], option.value_span)
         elif option.key == "model":
             _check_use(agent, temp, "model", str(option.value), option.value_span, snapshot)
-        elif option.key == "tools":
+        elif option.key in ("tools", "egress"):
             assert isinstance(option.value, list)  # check_options
             seen: set[str] = set()
             for name in map(str, option.value):
@@ -54,7 +62,30 @@ def check_agent_options(
                 if name.lower() in seen:
                     raise CatalogError(f'tool "{name}" is there twice', span=place, remedy="Name it once.")
                 seen.add(name.lower())
-                _check_use(agent, temp, "tool", name, place, snapshot)
+                if name.lower() == agent.lower() and name.lower() not in snapshot.tools:
+                    raise CatalogError(
+                        f'agent "{agent}" would call itself', span=place, remedy="A cycle of agents never ends."
+                    )
+                kind = "agent" if name.lower() in snapshot.agents and name.lower() not in snapshot.tools else "tool"
+                _check_use(agent, temp, kind, name, place, snapshot)
+    _check_egress(options, sql, before or {})
+
+
+def _check_egress(options: Sequence[Option], sql: str, before: Mapping[str, object]) -> None:
+    """What may act on tainted values must be one of its tools."""
+    given = {option.key: option.value for option in options}
+    tools = given.get("tools", before.get("tools", []))
+    known = [str(name) for name in tools] if isinstance(tools, list) else []
+    for option in options:
+        if option.key != "egress" or not isinstance(option.value, list):
+            continue
+        for name in map(str, option.value):
+            if name.lower() not in {tool.lower() for tool in known}:
+                raise CatalogError(
+                    f'egress names "{name}", which is none of the tools',
+                    span=_place(sql, option.value_span, name),
+                    remedy=did_you_mean(name, known) or "Give it to the agent first: tools = [" + name + "].",
+                )
 
 
 def _check_use(agent: str, temp: bool, kind: str, name: str, span: Span, snapshot: Snapshot) -> None:

@@ -7,40 +7,68 @@ from collections.abc import Collection, Mapping, Sequence
 from halo_sql.engines.options import Option as Known
 from halo_sql.engines.options import checked, takes
 from halo_sql.errors import CatalogError, Error, Span, did_you_mean
+from halo_sql.grammar.options import ON_ERROR
 from halo_sql.grammar.source import expression_source
 from halo_sql.grammar.statements.nodes import Option
 from halo_sql.grammar.template import parse_template
 
-_TIMEOUT = Known("timeout_s", "number", None, "Deadline of a call", 0.01, 86_400)
-_CONCURRENCY = Known("concurrency", "integer", None, "Calls at once", 1, 4096)
-_REMOTE = (
-    _TIMEOUT,
-    _CONCURRENCY,
+#: what every tool has
+_EVERY = (
+    Known("timeout_s", "number", None, "Deadline of a call", 0.01, 86_400),
+    Known("max_bytes", "integer", None, "Size of a result as JSON", 1, 1 << 30),
+    Known("max_rows", "integer", None, "Rows of a table; 0: any number", 0, 1_000_000_000),
+    Known("on_error", "text", None, "What calls do that do not say: fail, null or struct", choices=ON_ERROR),
+    Known(
+        "null_handling", "text", None, "special: NULL arguments are given to the tool", choices=("default", "special")
+    ),
+    Known("private", "boolean", None, "Its results are private data; default: those of queries are"),
+)
+_CALLED = (
+    *_EVERY,
+    Known("concurrency", "integer", None, "Calls at once", 1, 4096),
+    Known("rate_per_s", "number", None, "Calls begun per second at most", 0.001, 1_000_000),
     Known("max_retries", "integer", None, "Attempts after the first", 0, 20),
+    Known("side_effects", "boolean", None, "It changes something: each call is journalled and never repeated"),
+    Known("egress", "boolean", None, "Its arguments may leave the machine; default true"),
+)
+_REMOTE = (
+    *_CALLED,
     Known("secret", "text", None, "Name of a SECRET whose key is sent"),
+    Known("loopback", "boolean", None, "It may connect to 127.0.0.0/8 and ::1"),
 )
 #: kind of tool -> its options
 TOOL_OPTIONS: Mapping[str, Sequence[Known]] = {
-    "sql": (_TIMEOUT,),
-    "python": (_TIMEOUT, _CONCURRENCY),
-    "mcp": _REMOTE,
+    "sql": (*_EVERY, Known("tables", "list", None, "Tables that a query written by a model may read")),
+    "python": (
+        *_CALLED,
+        Known("isolation", "text", None, "Where a named function runs", choices=("process", "thread")),
+    ),
+    "mcp": (*_REMOTE, Known("env", "object", None, "Environment variables of a server that is a command")),
     "http": (
         *_REMOTE,
         Known("headers", "object", None, "More HTTP headers"),
         Known("body", "text", None, "What a POST sends: a text with {{argument}} holes"),
         Known("path", "text", None, "Where in a JSON answer the value lies, like '$.items'"),
+        Known("redirects", "integer", None, "Redirects that are followed", 0, 3),
+        Known("hosts", "list", None, "Other hosts that redirects may lead to"),
     ),
 }
 AGENT_OPTIONS: Sequence[Known] = (
     Known("model", "text", None, "Its model; not given: the default model"),
     Known("system", "text", None, "System message, with {{argument}} holes"),
-    Known("tools", "list", None, "The tools it may call"),
-    Known("max_steps", "integer", 8, "Calls of the model at most", 1, 1000),
-    Known("max_tokens", "integer", None, "Output tokens of a step at most", 1, 1_000_000),
+    Known("tools", "list", None, "The tools, and agents, it may call"),
+    Known("egress", "list", None, "Those of them that may act on row data and results of tools: send, write"),
+    Known("max_steps", "integer", 10, "Calls of the model at most", 1, 1000),
+    Known("max_tool_calls", "integer", 20, "Calls of tools at most", 0, 10_000),
+    Known("max_tokens", "integer", 50_000, "Tokens of all calls of the model at most", 1, 100_000_000),
+    Known("max_step_tokens", "integer", 512, "Output tokens of a step at most", 1, 1_000_000),
+    Known("max_seconds", "number", 120.0, "Seconds of a conversation at most", 0.01, 86_400),
+    Known("max_parallel", "integer", 8, "Calls of tools in one step at most", 1, 100),
+    Known("max_repeats", "integer", 3, "The so-manieth call with equal arguments is not made", 2, 1000),
+    Known("on_error", "text", None, "What calls do that do not say: fail, null or struct", choices=ON_ERROR),
     Known("temperature", "number", None, "0: always the likeliest token", 0, 2),
     Known("top_p", "number", None, "Share of likely tokens to choose from", 1e-9, 1),
     Known("seed", "integer", None, "Makes temperatures above 0 deterministic", -(2**63), 2**63 - 1),
-    _TIMEOUT,
 )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -31,7 +31,17 @@ def check_tool(node: CreateTool, duck: Duck) -> None:
         ]
     check_tool_options(node.options, node.kind, node.method, [item.name for item in node.parameters])
     body = _Body(node)
-    if node.kind == "sql":
+    options = {option.key: option.value for option in node.options}
+    if node.kind == "sql" and (written := model_query(node.body)) is not None:
+        _check_sandbox(node, duck, written, options)
+    elif node.kind == "sql":
+        if "tables" in options:
+            place = next(option.span for option in node.options if option.key == "tables")
+            raise CatalogError(
+                "only a tool whose query a model writes takes tables",
+                span=place,
+                remedy="AS SQL '$argument' makes such a tool; any other query reads what it names.",
+            )
         _check_query(node, duck, body, returned)
     elif node.kind == "http":
         _check_url(node, body)
@@ -47,6 +57,43 @@ def check_tool_options(options: Sequence[Option], kind: str, method: str, argume
             if method != "POST":
                 raise CatalogError("a GET has no body", span=option.span, remedy="Use AS HTTP POST.")
             check_template(str(option.value), arguments, option.value_span)
+
+
+def model_query(body: str) -> str | None:
+    """The argument that holds the query, of a tool whose query a model writes: its body is ``$argument`` alone."""
+    tokens = [token for token in tokenize(body) if token.kind != "comment"]
+    alone = len(tokens) == 2 and tokens[0].text == "$" and tokens[1].start == tokens[0].end
+    return identifier(tokens[1].text) if alone else None
+
+
+def _check_sandbox(node: CreateTool, duck: Duck, written: str, options: Mapping[str, object]) -> None:
+    names = [item.name for item in node.parameters]
+    if [name.lower() for name in names] != [written.lower()] or duck.sql_type(
+        node.parameters[0].type
+    ).kind != "varchar":
+        raise BinderError(
+            f'a tool whose body is "${written}" runs the query in its one argument "{written}", a VARCHAR',
+            span=node.body_span,
+            remedy=f"CREATE TOOL {node.name}({written} VARCHAR) RETURNS JSON AS SQL '${written}' WITH (tables = [t]).",
+        )
+    given = options.get("tables")
+    if not isinstance(given, list) or not given:
+        raise CatalogError(
+            "a tool whose query a model writes needs the tables that it may read",
+            span=node.body_span,
+            remedy="WITH (tables = [orders, customers]).",
+        )
+    seen: set[str] = set()
+    for name in map(str, given):
+        try:
+            duck.describe(f"FROM {name}")
+        except Error as problem:
+            place = next(option.value_span for option in node.options if option.key == "tables")
+            raise CatalogError(f'table "{name}": {problem.message.splitlines()[0]}', span=place) from None
+        last = name.split(".")[-1].strip('"').lower()
+        if last in seen:
+            raise CatalogError(f'two of the tables are called "{last}"', span=node.body_span, remedy="Rename one.")
+        seen.add(last)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from halo_sql.catalog.objects import AgentDef, ModelDef, Parameter, PromptDef, ToolDef
+from halo_sql.catalog.objects import AgentDef, ModelDef, Parameter, PromptDef, ToolDef, default_volatility
 from halo_sql.duck import Token
 from halo_sql.errors import Span
 from halo_sql.grammar.statements.lexemes import string_value
@@ -125,6 +125,7 @@ class CreateTool:
 
     def definition(self) -> ToolDef:
         """The catalog object this creates; the catalog gives it its version."""
+        options = option_values(self.options)
         return ToolDef(
             self.name,
             self.kind,
@@ -134,11 +135,30 @@ class CreateTool:
             tuple((column.name, column.type) for column in self.columns),
             self.method,
             self.remote,
-            self.volatility or "volatile",
-            option_values(self.options),
+            self.volatility or default_volatility(self.kind, self.method, options),
+            options,
             temp=self.temp,
             comment=self.comment,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class ImportTools:
+    """CREATE [OR REPLACE] [TEMP] TOOL [IF NOT EXISTS] name | * AS MCP 'server' ['tool'] [WITH (…)]
+
+    name    None: all tools of the server, under its names
+    remote  the tool's name there; '' when none is given
+    """
+
+    name: str | None
+    name_span: Span
+    server: str
+    server_span: Span
+    remote: str = ""
+    options: tuple[Option, ...] = ()
+    or_replace: bool = False
+    if_not_exists: bool = False
+    temp: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,7 +316,7 @@ class Explain:
 
 
 Create = CreateModel | CreatePrompt | CreateTool | CreateAgent
-Change = Create | CreateSecret | Drop | DropSecret | Alter
+Change = Create | ImportTools | CreateSecret | Drop | DropSecret | Alter
 Statement = Change | Show | Describe | SetSetting | ResetSetting | Explain | BatchMark
 
 

@@ -78,7 +78,7 @@ _OTHERS = {
 }
 _MARKS = {
     "(": "LPAR", ")": "RPAR", "[": "LSQB", "]": "RSQB", "{": "LBRACE", "}": "RBRACE",
-    ",": "COMMA", "=": "EQUAL", ":": "COLON", "-": "MINUS", ".": "DOT",
+    "*": "STAR", ",": "COMMA", "=": "EQUAL", ":": "COLON", "-": "MINUS", ".": "DOT",
 }  # fmt: skip
 _MARK_TEXTS = {terminal: f'"{mark}"' for mark, terminal in _MARKS.items()}
 # Words of our grammars that DuckDB reserves: never names without quotes.

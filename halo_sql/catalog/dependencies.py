@@ -1,4 +1,4 @@
-"""Which objects use which: an AGENT uses its MODEL and its TOOLS."""
+"""Which objects use which: an AGENT uses its MODEL and its TOOLS, agents among them."""
 
 from __future__ import annotations
 
@@ -24,6 +24,6 @@ def refuse(users: Sequence[AgentDef], kind: str, name: str, what: str, remedy: s
 
 
 def _uses(agent: AgentDef, kind: str) -> set[str]:
-    if kind == "tool":
+    if kind in ("tool", "agent"):
         return {tool.lower() for tool in agent.tools}
     return {agent.model.lower()} if kind == "model" and agent.model is not None else set()

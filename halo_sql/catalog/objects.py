@@ -58,6 +58,14 @@ TOOL_KINDS = ("sql", "http", "python", "mcp")
 VOLATILITIES = ("volatile", "stable", "immutable")
 
 
+def default_volatility(kind: str, method: str, options: Mapping[str, object]) -> str:
+    """The volatility of a tool that does not say: 'stable' for what only reads (queries, HTTP GET) and for Python
+    functions, as DuckDB takes them; 'volatile' for other servers and for what has side effects."""
+    if options.get("side_effects") is True or kind == "mcp" or method == "POST":
+        return "volatile"
+    return "stable"
+
+
 @dataclass(frozen=True, slots=True)
 class ToolDef:
     """A TOOL.

@@ -29,6 +29,7 @@ from halo_sql.catalog.objects import (
     ModelDef,
     PromptDef,
     Snapshot,
+    ToolDef,
     kind_of,
 )
 from halo_sql.catalog.secrets import refuse_secrets
@@ -63,13 +64,19 @@ class Entry:
 class Catalog:
     """The objects one connection sees. One Catalog per connection: it knows whether it made the temporary table.
 
-    In a snapshot temporary objects hide ``registered`` models (the session's Python callables), these hide
+    In a snapshot temporary objects hide ``registered`` models and tools (the session's Python callables), these hide
     persistent objects of the same name, and these hide built-in ones.
     """
 
-    def __init__(self, duck: Database, registered: Mapping[str, ModelDef] | None = None) -> None:
+    def __init__(
+        self,
+        duck: Database,
+        registered: Mapping[str, ModelDef] | None = None,
+        registered_tools: Mapping[str, ToolDef] | None = None,
+    ) -> None:
         self._duck = duck
         self._registered = {} if registered is None else registered  # live: may grow
+        self._registered_tools = {} if registered_tools is None else registered_tools
         self._temp_used = False  # whether this connection ever made the temporary table
 
     def create_model(self, model: ModelDef, *, or_replace: bool = False, if_not_exists: bool = False) -> bool:
@@ -166,6 +173,9 @@ class Catalog:
         for name, model in self._registered.items():
             if name not in models or not models[name].temp:
                 models[name] = model
+        for name, tool in self._registered_tools.items():
+            if name not in found["tool"] or not found["tool"][name].temp:
+                found["tool"][name] = tool
         return Snapshot(models, found["prompt"], found["tool"], found["agent"])
 
     def objects(self, kind: str) -> Mapping[str, Definition]:
@@ -236,6 +246,8 @@ class Catalog:
         """Whether the name still means something without the object of it in table ``dropped``."""
         if kind == "model" and (name.lower() in BUILT_IN_MODELS or name.lower() in self._registered):
             return True
+        if kind == "tool" and name.lower() in self._registered_tools:
+            return True
         others = (self._latest(table, kind, name)[1] for table in self._tables()[1] if table != dropped)
         return any(text is not None and text != TOMBSTONE for text in others)
 
@@ -252,7 +264,12 @@ class Catalog:
         return [agent for _, agent in sorted(found.items()) if agent is not None]
 
     def _refuse_fixed(self, kind: str, name: str, what: str) -> None:
-        """CatalogError for a model that no statement made."""
+        """CatalogError for a model or tool that no statement made."""
+        if kind == "tool" and name.lower() in self._registered_tools:
+            raise CatalogError(
+                f'Tool "{name}" is a Python object of this connection and cannot be {what}',
+                remedy="create_tool() with the same name replaces it.",
+            )
         if kind != "model":
             return
         if name.lower() in self._registered:

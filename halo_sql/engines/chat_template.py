@@ -29,13 +29,15 @@ _PAD = " \n\t "
 class Slot:
     """Where a content goes.
 
-    role  'system' or 'user'
+    role  'system', 'user' or 'assistant'
     left, right  whether the template strips whitespace at that end of the content
+    turn  number of the message behind the system message
     """
 
     role: str
     left: bool = False
     right: bool = False
+    turn: int = 0
 
     def fill(self, content: str) -> str:
         """The content as the template would have written it."""
@@ -44,6 +46,7 @@ class Slot:
 
 
 Part = str | Slot
+_Messages = tuple[tuple[str, int], ...]  # role and turn of each
 
 
 class _TemplateMismatchError(Exception):
@@ -58,22 +61,24 @@ class ChatTemplate:
     tokens: Mapping[str, str]
     plain_bos: bool = False
 
-    def skeleton(self, with_system: bool) -> tuple[Part, ...]:
-        """Text and slots of a chat of an optional system message and a user message, ready for the answer.
+    def skeleton(self, with_system: bool, turns: int = 1) -> tuple[Part, ...]:
+        """Text and slots of a chat of an optional system message and an odd number of turns, ready for the answer.
 
-        A template that takes no system message gets the system text in front of the user's, as is usual.
+        A template that takes no system message gets the system text in front of the first user's, as is usual.
         Raises EngineError('unavailable') for a template that does something else with contents.
         """
+        messages = tuple(("assistant" if turn % 2 else "user", turn) for turn in range(turns))
         try:
             if not with_system:
-                return self._cut(("user",))
+                return self._cut(messages)
             try:
-                return self._cut(("system", "user"))
+                return self._cut((("system", 0), *messages))
             except _TemplateMismatchError:
-                return tuple(part for slot in self._cut(("user",)) for part in _with_system(slot))
+                return tuple(part for slot in self._cut(messages) for part in _with_system(slot))
         except _TemplateMismatchError as error:
+            what = "cannot be used" if turns == 1 else "cannot be used for conversations"
             raise EngineError(
-                f"The model's chat template cannot be used: {error}",
+                f"The model's chat template {what}: {error}",
                 code="unavailable",
                 remedy="It must write the content of each message as it is; use another model or template.",
             ) from None
@@ -99,22 +104,22 @@ class ChatTemplate:
             raise _TemplateMismatchError(str(error)) from error
         return text
 
-    def _cut(self, roles: tuple[str, ...]) -> tuple[Part, ...]:
+    def _cut(self, messages: _Messages) -> tuple[Part, ...]:
         try:
-            return self._cut_at(roles, as_list=False)
+            return self._cut_at(messages, as_list=False)
         except _TemplateMismatchError as mismatch:
             try:  # templates of multimodal models may only read a list of content parts
-                return self._cut_at(roles, as_list=True)
+                return self._cut_at(messages, as_list=True)
             except _TemplateMismatchError:
                 raise mismatch from None
 
-    def _cut_at(self, roles: tuple[str, ...], as_list: bool) -> tuple[Part, ...]:
-        sentinels = {f"Halo{secrets.token_hex(12)}x": role for role in roles}
+    def _cut_at(self, wanted: _Messages, as_list: bool) -> tuple[Part, ...]:
+        sentinels = {f"Halo{secrets.token_hex(12)}x": message for message in wanted}
         pattern = re.compile("(" + "|".join(sentinels) + ")")
 
         def pieces(pad: str) -> list[str]:
             messages: list[dict[str, Any]] = []
-            for sentinel, role in sentinels.items():
+            for sentinel, (role, _) in sentinels.items():
                 text = f"{pad}{sentinel}{pad}"
                 messages.append({"role": role, "content": [{"type": "text", "text": text}] if as_list else text})
             return pattern.split(self.render(messages))
@@ -140,13 +145,14 @@ class ChatTemplate:
             kept.append(choices[0])
         parts: list[Part] = [bare[0]]
         for number, sentinel in enumerate(bare[1::2]):
-            parts.append(Slot(sentinels[sentinel], left=not kept[number][1], right=not kept[number + 1][0]))
+            role, turn = sentinels[sentinel]
+            parts.append(Slot(role, not kept[number][1], not kept[number + 1][0], turn))
             parts.append(bare[2 * number + 2])
         return tuple(part for part in parts if part != "")
 
 
 def _with_system(part: Part) -> tuple[Part, ...]:
-    if isinstance(part, Slot):
+    if isinstance(part, Slot) and part.role == "user" and part.turn == 0:
         return (Slot("system", part.left, False), "\n\n", Slot("user", False, part.right))
     return (part,)
 

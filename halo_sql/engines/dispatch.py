@@ -156,7 +156,8 @@ class Dispatcher:
                         call.channel.metrics.llm_calls_from_store += 1
                         if self._log is not None:
                             note(self._log, call, entry.text, None, entry.prompt_tok, entry.output_tok)
-                        call.settle(entry.text, entry.finish, Outcome(entry.text))
+                        known = Outcome(entry.text, None, entry.prompt_tok, entry.output_tok)
+                        call.settle(entry.text, entry.finish, known)
                         self._memory.add(call)
                         hand_out(call, handed)
                     else:  # also an entry that does not fit: it is asked again and replaced

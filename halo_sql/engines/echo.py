@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from halo_sql.engines import ranking
+from halo_sql.engines.echo_steps import echo_step
 from halo_sql.engines.kinds import ANY, DIMENSIONS, ECHO_DIMENSIONS, KIND, refusal
 from halo_sql.engines.options import Option, resolve
 from halo_sql.engines.protocol import (
@@ -15,8 +16,9 @@ from halo_sql.engines.protocol import (
     EngineInfo,
     GenRequest,
     GenResult,
-    estimate_tok,
+    estimate_prompt_tok,
     failure,
+    turns_of,
 )
 from halo_sql.engines.scores import read_score
 from halo_sql.engines.vectors import hashed_vector, read_vector
@@ -41,7 +43,8 @@ class EchoEngine:
     contains, a score as the number in 0 … 1 or the BOOLEAN that it is, an embedding as the JSON list of numbers that
     it is, any other text as a unit vector of ``dimensions`` (default 8) numbers that depends on nothing but the text.
     A grade (LLM_RANK) is the number that the prompt is or the last one in it, else 0; a comparison is decided by these
-    numbers. Delivers inside ``submit``.
+    numbers. A step is what ``echo_steps`` says; of any other conversation the last message is the prompt. Delivers
+    inside ``submit``.
 
     ``options`` are those of ``OPTIONS``; CatalogError when they are wrong.
     """
@@ -67,24 +70,26 @@ class EchoEngine:
         results = []
         for request in requests:
             user, system, answer = request.user, request.system, request.answer
-            text = user
+            text = prompt = user if user.__class__ is str else turns_of(user)[-1]
             if answer.kind not in _AS_IT_IS or self._kind != ANY:
                 problem = refusal(self._kind, "this echo model", answer)
                 if problem is not None:
                     results.append(GenResult(request.id, finish="error", error=problem))
                     continue
-                found = self._read(user, answer)
+                found = self._read(prompt, request)
                 if found is None:
                     results.append(_unreadable(request))
                     continue
                 text = found
             elif answer == ranking.GRADE:
-                text = repr(ranking.number_in(user))
+                text = repr(ranking.number_in(prompt))
             elif answer.choices:
-                text = json.dumps([choice for choice in answer.choices if choice in user], ensure_ascii=False)
+                text = json.dumps([choice for choice in answer.choices if choice in prompt], ensure_ascii=False)
             prompt_tok = len(user) // 4 + 1  # estimate_tok, spelled out: this loop is the engine's whole cost
             if system is not None:
                 prompt_tok += len(system) // 4 + 1
+            if prompt is not user:
+                prompt_tok = estimate_prompt_tok(request)
             if self._context_tok and prompt_tok + request.sampling.max_tokens > self._context_tok:
                 results.append(_too_long(request, prompt_tok, self._context_tok))
                 continue
@@ -92,7 +97,10 @@ class EchoEngine:
             results.append(GenResult(request.id, text, "stop", prompt_tok, 0, output_tok))
         deliver(results)
 
-    def _read(self, user: str, answer: Answer) -> str | None:
+    def _read(self, user: str, request: GenRequest) -> str | None:
+        answer = request.answer
+        if answer.kind == "step":
+            return echo_step(turns_of(request.user), answer.schema)
         if answer.kind == "choice":
             return _choose(user, answer)
         if answer.kind == "score":
@@ -106,7 +114,7 @@ class EchoEngine:
 
     def count_tok(self, request: GenRequest) -> int:
         """Characters / 4."""
-        return estimate_tok(request.user) + (0 if request.system is None else estimate_tok(request.system))
+        return estimate_prompt_tok(request)
 
     async def close(self) -> None:
         """Nothing to release."""

@@ -1,20 +1,24 @@
 """Keys of requests: 32 bytes that stand for everything an answer depends on.
 
 Two requests have the same key exactly when the same engine would be asked the same thing in the same way. What
-the key covers is read off the dataclasses, so a sampling or answer field added later enters it by itself.
+the key covers is read off the dataclasses, so a sampling or answer field added later enters it by itself; where it
+has its default it stays out, so that what was stored before is still found.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from hashlib import blake2b
 
-from halo_sql.engines.protocol import Answer
+from halo_sql.engines.protocol import Answer, Dialogue
 from halo_sql.ir.prompt import Sampling
 
 FORMAT_VERSION = 1  # raise it when the meaning of stored answers changes: older ones are then never found
 KEY_BYTES = 32
+#: Fields of the first key; all others enter only with another value than their default.
+_ALWAYS = frozenset({"kind", "schema", "choices", "temperature", "top_p", "max_tokens", "seed", "stop"})
+_DIALOGUE = b"\xff"  # no text in UTF-8 begins with it
 
 
 class RequestKeys:
@@ -29,10 +33,10 @@ class RequestKeys:
     def __init__(self, identity: str, system: str | None, sampling: Sampling, answer: Answer) -> None:
         head = canonical(
             {
-                "answer": {item.name: getattr(answer, item.name) for item in fields(answer)},
+                "answer": _members(answer),
                 "format": FORMAT_VERSION,
                 "identity": identity,
-                "sampling": {item.name: getattr(sampling, item.name) for item in fields(sampling)},
+                "sampling": _members(sampling),
                 "system": system,
             }
         )
@@ -43,8 +47,19 @@ class RequestKeys:
     def key(self, user: str) -> bytes:
         """The key of the request with this user message."""
         state = self._prefix.copy()
+        if user.__class__ is Dialogue:
+            state.update(_DIALOGUE)
         state.update(user.encode("utf-8", "surrogatepass"))
         return state.digest()
+
+
+def _members(value: Answer | Sampling) -> dict[str, object]:
+    found = {item: getattr(value, item.name) for item in fields(value)}
+    return {
+        item.name: member
+        for item, member in found.items()
+        if item.name in _ALWAYS or item.default is MISSING or member != item.default
+    }
 
 
 def canonical(value: object) -> bytes:

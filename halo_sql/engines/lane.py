@@ -178,7 +178,8 @@ class Lane:
                 channel.aborting(-1)
                 continue
             finish = "error" if result.error is not None else result.finish
-            call.settle(result.text, finish, Outcome(result.text) if error is None else Outcome(error=error))
+            outcome = Outcome(result.text, error, result.prompt_tok, result.output_tok)
+            call.settle(result.text, finish, outcome if error is None else Outcome(error=error))
             if call.table is not None:
                 if error is None or error.code in FINAL_ERRORS:
                     memory.add(call)
@@ -264,6 +265,8 @@ def note(
 ) -> None:
     """Write a call that ended into the log."""
     channel, status = call.channel, "done" if error is None else "failed"
+    if channel.spec.traced:
+        return
     if error is None and not call.sent_s:
         status = "store"
     model, sent_s = channel.spec.model, call.sent_s

@@ -13,7 +13,8 @@ from halo_sql.engines.batches import BatchQueue, halved
 from halo_sql.engines.kinds import EMBEDDING, admitted
 from halo_sql.engines.openai_config import OPTIONS, check
 from halo_sql.engines.openai_server import Exchange, Server
-from halo_sql.engines.protocol import Deliver, EngineInfo, GenRequest, GenResult, estimate_tok
+from halo_sql.engines.openai_steps import EXCLUSIVE_SERVERS
+from halo_sql.engines.protocol import Deliver, EngineInfo, GenRequest, GenResult, estimate_prompt_tok
 from halo_sql.engines.tasks import Shared, TaskQueue
 from halo_sql.engines.vectors import dimensions_of
 from halo_sql.errors import EngineError
@@ -38,6 +39,7 @@ class OpenAIEngine:
         self._queue: TaskQueue | BatchQueue = TaskQueue(self._run, concurrency)
         if self._config.kind == EMBEDDING:
             self._queue = BatchQueue(self._embed, concurrency, self._config.batch_size)
+        self._calling = self._config.tool_calling
         self._start = Shared(self._connect)
 
     @property
@@ -67,7 +69,7 @@ class OpenAIEngine:
 
     def count_tok(self, request: GenRequest) -> int:
         """Characters / 4."""
-        return estimate_tok(request.user) + (0 if request.system is None else estimate_tok(request.system))
+        return estimate_prompt_tok(request)
 
     async def close(self) -> None:
         """Abort what is in flight and close the connections."""
@@ -79,6 +81,8 @@ class OpenAIEngine:
         config = self._config
         entry = await self._server.connect()
         length, root = entry.get("max_model_len"), entry.get("root")
+        if self._calling == "native" and entry.get("owned_by") in EXCLUSIVE_SERVERS:
+            self._calling = "exclusive"
         return EngineInfo(
             config.identity(self._server.model, root if isinstance(root, str) else ""),
             context_tok=length if isinstance(length, int) and length > 0 else 0,
@@ -91,8 +95,11 @@ class OpenAIEngine:
         """One chat request with all its attempts, as a result; never raises but for cancellation."""
         if request.answer.kind == "score":
             return await self._score(request)
-        body = wire.encode(request, self._server.model, self._config.structured, self._config.extra_body)
-        outcome, sent = await self._server.talk(Exchange("/chat/completions", body, wire.decode))
+        config, answer = self._config, request.answer
+        body = wire.encode(request, self._server.model, config.structured, config.extra_body, self._calling)
+        native = answer.kind == "step" and self._calling != "json"
+        read = partial(wire.decode, answer=answer) if native else wire.decode
+        outcome, sent = await self._server.talk(Exchange("/chat/completions", body, read))
         if isinstance(outcome, EngineError):
             return GenResult(request.id, finish="error", retries=max(0, sent - 1), error=outcome)
         return self._result(request, outcome, sent - 1)
@@ -160,7 +167,8 @@ class OpenAIEngine:
         if error is not None:
             return GenResult(request.id, finish="error", retries=retries, error=error)
         text = reply.text
-        if self._config.structured == "json_schema" and wire.is_wrapped(request.answer):
+        json_step = request.answer.kind != "step" or self._calling == "json"
+        if json_step and self._config.structured == "json_schema" and wire.is_wrapped(request.answer):
             text = wire.unwrap(text, request.answer)
         return self._counted(request, text, reply, retries)
 

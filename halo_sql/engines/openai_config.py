@@ -28,6 +28,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("backoff_s", "number", 0.5, "Base of the exponential backoff", 0.0, 60),
     Option("probe_s", "number", 5.0, "Time between probes of a server that is down", 0.01, 60),
     Option("structured", "text", "json_schema", "How answers are constrained", choices=("json_schema", "vllm", "none")),
+    Option("tool_calling", "text", "native", "How an agent's tools are offered", choices=("native", "json")),
     Option("price_in", "number", 0.0, "USD per million prompt tokens", 0.0),
     Option("price_out", "number", 0.0, "USD per million output tokens", 0.0),
     Option("extra_body", "object", {}, "More fields of the request body; null removes one"),
@@ -55,6 +56,7 @@ class OpenAIConfig:
     backoff_s: float
     probe_s: float
     structured: str
+    tool_calling: str
     extra_body: Mapping[str, Any] = field(repr=False)
     kind: str
     dimensions: int | None
@@ -79,6 +81,8 @@ class OpenAIConfig:
         digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16] if plain else ""
         extra = json.dumps(self.extra_body, sort_keys=True, default=str)
         parts = ["openai", self.url, model, root, self.structured, extra, digest]
+        if self.tool_calling != "native":
+            parts.append(self.tool_calling)
         if self.kind == EMBEDDING:
             parts += [EMBEDDING, str(self.dimensions or "")]
         return "|".join(parts)
@@ -128,6 +132,7 @@ def check(source: str, options: Mapping[str, object]) -> OpenAIConfig:
         backoff_s=values["backoff_s"],
         probe_s=values["probe_s"],
         structured=values["structured"],
+        tool_calling=values["tool_calling"],
         extra_body=values["extra_body"],
         kind=values["kind"] or GENERATE,
         dimensions=values["dimensions"],

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from halo_sql.engines import openai_wire as wire
 from halo_sql.engines.openai_config import OpenAIConfig, is_loopback
+from halo_sql.engines.openai_steps import NO_TOOLS_REMEDY, is_about_tools
 from halo_sql.engines.retry import Breaker, OutageError, Throttle, backoff_s, retry_after_s
 from halo_sql.errors import EngineError
 
@@ -263,7 +264,7 @@ class Server:
             return Fault("context", text, content=True, remedy="Shorten the prompt or lower max_tokens.")
         if status == 404 or status < 400:
             return Fault("rejected", text, remedy="Check the base URL (it usually ends in /v1) and the model's name.")
-        remedy = wire.NO_LOGPROBS_REMEDY if status < 500 and "logprobs" in text else ""
+        remedy = wire.NO_LOGPROBS_REMEDY if "logprobs" in text else NO_TOOLS_REMEDY if is_about_tools(text) else ""
         return Fault("rejected", text, content=status in (400, 413, 422), remedy=remedy)
 
     def other_model(self, name: str | None) -> EngineError | None:

@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from halo_sql.engines.protocol import Answer, GenRequest
+from halo_sql.engines import openai_steps as steps
+from halo_sql.engines.openai_steps import step_text
+from halo_sql.engines.protocol import TEXT, Answer, Dialogue, GenRequest, turns_of
+from halo_sql.engines.steps import is_step
 
 NO_LOGPROBS_REMEDY = (
     "LLM_SCORE needs a server that gives log-probabilities (logprobs, top_logprobs), like vLLM; "
@@ -43,13 +46,27 @@ class Refused(Exception):  # noqa: N818 - as above
     """The model or the server's filter declined to answer; the message is its reason. Asking again does not help."""
 
 
-def encode(request: GenRequest, model: str, structured: str, extra: Mapping[str, Any]) -> bytes:
+def encode(
+    request: GenRequest, model: str, structured: str, extra: Mapping[str, Any], calling: str = "native"
+) -> bytes:
     """The JSON body of a request.
 
     ``structured``: 'json_schema' (response_format; what is no object is wrapped as {"answer": …}), 'vllm'
-    (structured_outputs) or 'none'. ``extra`` goes over everything else; a null in it removes a field.
+    (structured_outputs) or 'none'. ``extra`` goes over everything else; a null in it removes a field. ``calling``: how
+    an agent's step is asked for: 'native' tool calls, 'exclusive' (the same at a server that cannot both offer tools
+    and constrain an answer) or 'json' (the whole step is constrained).
     """
-    messages = [{"role": "user", "content": request.user}]
+    native = request.answer.kind == "step" and calling != "json"
+    messages: list[dict[str, Any]]
+    if native:
+        messages = steps.messages_of(turns_of(request.user), request.answer.tools)
+    else:
+        messages = [{"role": "user", "content": request.user}]
+        if isinstance(request.user, Dialogue):
+            messages = [
+                {"role": "assistant" if number % 2 else "user", "content": turn}
+                for number, turn in enumerate(request.user.turns)
+            ]
     if request.system is not None:
         messages.insert(0, {"role": "system", "content": request.system})
     sampling = request.sampling
@@ -65,7 +82,7 @@ def encode(request: GenRequest, model: str, structured: str, extra: Mapping[str,
         body["seed"] = sampling.seed
     if sampling.stop:
         body["stop"] = list(sampling.stop)
-    body.update(_constraint(request.answer, structured))
+    body.update(_step(request.answer, structured, calling) if native else _constraint(request.answer, structured))
     body.update(extra)
     text = json.dumps({key: value for key, value in body.items() if value is not None}, ensure_ascii=False)
     return text.encode("utf-8", "replace")  # a lone surrogate is no Unicode text: it travels as '?'
@@ -87,7 +104,20 @@ def _constraint(answer: Answer, structured: str) -> dict[str, Any]:
             "required": ["answer"],
             "additionalProperties": False,
         }
-    spec = {"name": "answer", "schema": schema, "strict": _strict(schema)}
+    return _response_format(schema)
+
+
+@lru_cache(maxsize=64)
+def _step(answer: Answer, structured: str, calling: str) -> dict[str, Any]:
+    found = dict(steps.fields(answer, calling == "exclusive" or structured == "vllm"))
+    schema = found.pop("answer_format", None)
+    if schema is None or structured == "none":
+        return found
+    return found | ({"structured_outputs": {"json": schema}} if structured == "vllm" else _response_format(schema))
+
+
+def _response_format(schema: dict[str, Any]) -> dict[str, Any]:
+    spec = {"name": "answer", "schema": schema, "strict": steps.is_strict(schema)}
     return {"response_format": {"type": "json_schema", "json_schema": spec}}
 
 
@@ -96,23 +126,13 @@ def is_wrapped(answer: Answer) -> bool:
     """Whether 'json_schema' wraps this answer as {"answer": …}: servers take only objects at the root."""
     if answer.kind == "choice":
         return True
-    return answer.kind == "json" and json.loads(answer.schema).get("type") != "object"
-
-
-def _strict(schema: Any) -> bool:
-    """Whether a server's strict mode can take the schema: every value typed, every object closed."""
-    if not isinstance(schema, dict) or not schema.keys() & {"type", "enum"}:
-        return False
-    if schema.get("type") == "object" and schema.get("additionalProperties") is not False:
-        return False
-    inner = [*schema.get("properties", {}).values(), *([schema["items"]] if "items" in schema else [])]
-    return all(_strict(member) for member in inner)
+    return answer.kind in ("json", "step") and json.loads(answer.schema).get("type") != "object"
 
 
 def unwrap(text: str, answer: Answer) -> str:
     """The answer inside {"answer": …}, spelled as the model spelled it; texts that are not wrapped stay as they are.
 
-    A choice comes back as its string, anything else as JSON text.
+    A choice comes back as its string, anything else as JSON text. An answer that is no step is that of a step.
     """
     head = _WRAPPED.match(text)
     if head is None:
@@ -125,7 +145,8 @@ def unwrap(text: str, answer: Answer) -> str:
         return text
     if answer.kind == "choice":
         return value if isinstance(value, str) else text
-    return text[head.end() : end]
+    inner = text[head.end() : end]
+    return text if answer.kind == "step" and not is_step(inner) else inner
 
 
 def answer_start(text: str) -> int:
@@ -134,8 +155,8 @@ def answer_start(text: str) -> int:
     return 0 if found is None else found.end()
 
 
-def decode(body: bytes) -> Reply:
-    """A 200 body as a Reply; raises Broken or Refused."""
+def decode(body: bytes, answer: Answer = TEXT) -> Reply:
+    """A 200 body as a Reply; raises Broken or Refused. Its text is the step that it is, if one is asked for."""
     try:
         data = json.loads(body)
     except (ValueError, RecursionError) as problem:
@@ -150,6 +171,8 @@ def decode(body: bytes) -> Reply:
     finish, content = first.get("finish_reason"), message.get("content")
     if finish == "content_filter":
         raise Refused("the server's content filter stopped the answer")
+    if answer.kind == "step":
+        content = step_text(message, answer)
     if content is None and isinstance(message.get("refusal"), str):
         raise Refused(f"the model refused: {clean(message['refusal'])}")
     if content is None and finish == "length":

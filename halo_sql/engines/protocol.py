@@ -184,6 +184,12 @@ def estimate_tok(text: str) -> int:
     return len(text) // 4 + 1
 
 
+def estimate_prompt_tok(request: GenRequest) -> int:
+    """Tokens of a request's whole prompt without a tokenizer: ``estimate_tok`` of every message."""
+    tok = 0 if request.system is None else estimate_tok(request.system)
+    return tok + sum(map(estimate_tok, turns_of(request.user)))
+
+
 def failure(request_id: int, message: str, code: str, *, retryable: bool = False, retries: int = 0) -> GenResult:
     """A failed result."""
     return GenResult(
@@ -213,7 +219,7 @@ class ChannelSpec:
 
     model     catalog name of the model, as in ``LlmCall.model``
     tool      set: the requests are JSON objects of arguments for this TOOL, the answers JSON values
-    agent     set: the requests are JSON objects of fields for this AGENT, the answers JSON values
+    agent     set: the requests are JSON objects of fields for this agent of the run, the answers JSON values
     row_form  of an agent: the answer is the object of ``answer``, ``steps``, ``tokens``, ``trace``
     traced    its calls are written to the log by whoever asks, not by the channel
     cache     may be answered by and written to the response store (also needs ``EngineInfo.storable``)

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import importlib
 import inspect
+import json
 import types
 from array import array
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -15,7 +16,16 @@ from typing import Any
 from halo_sql.engines.batches import BatchQueue, halved
 from halo_sql.engines.kinds import DIMENSIONS, EMBEDDING, GENERATE, KIND, admitted
 from halo_sql.engines.options import Option, resolve
-from halo_sql.engines.protocol import Deliver, EngineInfo, GenRequest, GenResult, estimate_tok, failure
+from halo_sql.engines.protocol import (
+    Deliver,
+    EngineInfo,
+    GenRequest,
+    GenResult,
+    estimate_prompt_tok,
+    estimate_tok,
+    failure,
+    turns_of,
+)
 from halo_sql.engines.scores import read_score
 from halo_sql.engines.tasks import Shared, TaskQueue
 from halo_sql.engines.vectors import encode_vector
@@ -34,8 +44,9 @@ Function = Callable[[Any], "str | Awaitable[str] | Sequence[Sequence[float]] | A
 
 
 class PythonEngine:
-    """Calls a function with the messages (``[{'role': 'system' | 'user', 'content': text}]``), takes its text. Asked
-    for a score, it reads a number in 0 … 1, true or false (yes, no) from the text.
+    """Calls a function with the messages (``[{'role': 'system' | 'user' | 'assistant', 'content': text}]``), takes its
+    text, or the dict of a JSON answer. Asked for a score, it reads a number in 0 … 1, true or false (yes, no) from the
+    text; a step of an agent is ``{"calls": …}`` or ``{"answer": …}``, as in ``Answer``.
 
     With ``kind = 'embedding'`` it is called with a list of at most ``batch_size`` texts and gives as many vectors: a
     list of lists of numbers, or a NumPy array (the ``encode`` of sentence-transformers fits). When a call for several
@@ -99,7 +110,7 @@ class PythonEngine:
 
     def count_tok(self, request: GenRequest) -> int:
         """Characters / 4."""
-        return estimate_tok(request.user) + (0 if request.system is None else estimate_tok(request.system))
+        return estimate_prompt_tok(request)
 
     async def close(self) -> None:
         """Cancel what is in flight; threads end with the calls they run."""
@@ -110,12 +121,21 @@ class PythonEngine:
             threads.shutdown(wait=False, cancel_futures=True)
 
     async def _run(self, request: GenRequest) -> GenResult:
-        messages = [{"role": "user", "content": request.user}]
+        messages = [
+            {"role": "assistant" if number % 2 else "user", "content": turn}
+            for number, turn in enumerate(turns_of(request.user))
+        ]
         if request.system is not None:
             messages.insert(0, {"role": "system", "content": request.system})
         answer = await self._outcome(messages)
         if isinstance(answer, EngineError):
             return GenResult(request.id, finish="error", error=answer)
+        if isinstance(answer, dict) and request.answer.kind in ("json", "step"):
+            try:
+                answer = json.dumps(answer, ensure_ascii=False, allow_nan=False)
+            except (ValueError, TypeError, RecursionError) as problem:
+                message = f"{self._name} returned a dict that is no JSON ({problem})"
+                return failure(request.id, message, "invalid_output")
         if not isinstance(answer, str):
             message = f"{self._name} returned {type(answer).__name__}, not str"
             return failure(request.id, message, "invalid_output")

@@ -1,9 +1,10 @@
 """The replay engine: answers from a recorded file, one JSON object a line.
 
 Keys of a line: ``user`` and ``text`` (required), ``system`` (text or null), ``sampling`` (``temperature``, ``top_p``,
-``max_tokens``, ``seed``, ``stop``), ``answer`` (``kind``, ``schema``, ``choices``), ``finish``, ``prompt_tok``,
-``prompt_tok_cached``, ``output_tok``. A line without ``sampling`` and ``answer`` answers its messages whatever the
-decoding options and the answer's form are; an exact line goes first.
+``max_tokens``, ``seed``, ``stop``), ``answer`` (``kind``, ``schema``, ``choices``, ``tools``), ``finish``,
+``prompt_tok``, ``prompt_tok_cached``, ``output_tok``. ``user`` is the text of a conversation (``Dialogue``) where it is
+one. A line without ``sampling`` and ``answer`` answers its messages whatever the decoding options and the answer's form
+are; an exact line goes first.
 """
 
 from __future__ import annotations
@@ -20,7 +21,15 @@ from typing import Any
 
 from halo_sql.engines.kinds import ANY, DIMENSIONS, KIND, admitted
 from halo_sql.engines.options import Option, resolve
-from halo_sql.engines.protocol import Answer, Deliver, EngineInfo, GenRequest, GenResult, estimate_tok
+from halo_sql.engines.protocol import (
+    Answer,
+    Deliver,
+    EngineInfo,
+    GenRequest,
+    GenResult,
+    ToolSchema,
+    estimate_prompt_tok,
+)
 from halo_sql.engines.tasks import Shared
 from halo_sql.errors import EngineError
 from halo_sql.ir.prompt import Sampling
@@ -88,7 +97,7 @@ class ReplayEngine:
 
     def count_tok(self, request: GenRequest) -> int:
         """Characters / 4."""
-        return estimate_tok(request.user) + (0 if request.system is None else estimate_tok(request.system))
+        return estimate_prompt_tok(request)
 
     async def close(self) -> None:
         """Forget the recording."""
@@ -109,11 +118,14 @@ def write_recording(path: str | Path, pairs: Iterable[tuple[GenRequest, GenResul
             for request, result in pairs:
                 if result.error is not None:
                     continue
+                answer = asdict(request.answer)
+                if not request.answer.tools:
+                    del answer["tools"]
                 line: dict[str, Any] = {
                     "system": request.system,
                     "user": request.user,
                     "sampling": asdict(request.sampling),
-                    "answer": asdict(request.answer),
+                    "answer": answer,
                     "text": result.text,
                     "finish": result.finish,
                 }
@@ -162,5 +174,6 @@ def _entry(line: dict[str, Any]) -> tuple[Key, GenResult]:
         given = dict(line.get("sampling") or {})
         sampling = Sampling(**{**given, "stop": tuple(given.get("stop", ()))})
         shape = dict(line.get("answer") or {})
-        answer = Answer(**{**shape, "choices": tuple(shape.get("choices", ()))})
+        tools = tuple(ToolSchema(*tool) for tool in shape.get("tools", ()))
+        answer = Answer(**{**shape, "choices": tuple(shape.get("choices", ())), "tools": tools})
     return (system, user, sampling, answer), GenResult(0, text, finish, *counts)

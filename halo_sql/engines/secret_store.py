@@ -53,6 +53,16 @@ class Secret:
         key = None if self.api_key is None else "redacted"
         return self.name, "llm", self.storage, self.base_url or None, key, self.api_key_env
 
+    def key(self) -> str:
+        """The key itself; CatalogError when its environment variable holds none."""
+        found = self.api_key if self.api_key_env is None else os.environ.get(self.api_key_env)
+        if not found:
+            raise CatalogError(
+                f'the environment variable {self.api_key_env} of secret "{self.name}" holds no key',
+                remedy=f"Set {self.api_key_env} before starting, then run the query again.",
+            )
+        return found
+
     def covers(self, url: str) -> bool:
         """Whether the key may be sent to this URL."""
         base = self.base_url.rstrip("/")

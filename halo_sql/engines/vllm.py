@@ -21,7 +21,7 @@ from typing import Any
 from halo_sql.engines import bundled, frames
 from halo_sql.engines.kinds import admitted
 from halo_sql.engines.model_dir import fingerprint
-from halo_sql.engines.protocol import Deliver, EngineInfo, GenRequest, GenResult, estimate_tok, failure
+from halo_sql.engines.protocol import Deliver, EngineInfo, GenRequest, GenResult, estimate_prompt_tok, failure
 from halo_sql.engines.vllm_model import VllmModel
 from halo_sql.engines.vllm_options import (
     VLLM_OPTIONS,
@@ -300,7 +300,7 @@ class VllmEngine:
         """Tokens of the rendered prompt; an estimate before the first start."""
         tokenizer = self._model.tokenizer
         if tokenizer is None:
-            return estimate_tok((request.system or "") + request.user)
+            return estimate_prompt_tok(request)
         return tokenizer.count(request)
 
     async def stats(self) -> dict[str, float]:

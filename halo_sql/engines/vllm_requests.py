@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from halo_sql.engines.chat import ChatTokenizer
 from halo_sql.engines.kinds import EMBEDDING
 from halo_sql.engines.protocol import Answer, GenRequest, GenResult, failure
 from halo_sql.engines.text_tokenizer import TextTokenizer
@@ -26,7 +27,7 @@ def worker_params(sampling: Sampling, answer: Answer, model: VllmModel) -> dict[
         "seed": sampling.seed,
         "stop": list(sampling.stop),
     }
-    if answer.kind == "json":
+    if answer.kind in ("json", "step"):
         spec["json"] = answer.schema
     elif answer.kind == "choice":
         spec["choice"] = list(answer.choices)
@@ -40,6 +41,8 @@ def fitted(request: GenRequest, prompt: list[int], context_tok: int, model: Vllm
     if kind == "score" and tokenizer is not None and not tokenizer.yes_no[0]:
         message = f"the vocabulary of {model.source} does not tell yes from no by their first tokens"
         return failure(request.id, message, "rejected")
+    if not prompt and isinstance(tokenizer, ChatTokenizer) and (problem := tokenizer.refusal(request)) is not None:
+        return GenResult(request.id, finish="error", error=problem)
     if model.kind == EMBEDDING:
         if len(prompt) <= context_tok:
             return prompt

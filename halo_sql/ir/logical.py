@@ -6,6 +6,7 @@ holds run-time state, names of tables it does not print, or anything of the opti
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from halo_sql.ir.expr import Column, ColumnId, SqlExpr
@@ -122,6 +123,20 @@ class LlmReduce(LlmMap):
     What holds of an LlmMap holds of it: rows and their order stay, a call reads columns of its row. The prompt of
     such a call ends with an ``ItemsHole``; a group too large for one call is folded, part by part, level by level.
     """
+
+
+@dataclass(frozen=True, slots=True)
+class ToolApply(LlmMap):
+    """The input's rows with one new column per call of a TOOL (kind 'tool'); what holds of an LlmMap holds of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentApply(LlmMap):
+    """The input's rows with one new column per call of an AGENT (kind 'agent'); what holds of an LlmMap holds of it."""
+
+
+#: kind of a call -> the node that makes such calls row by row; LlmMap for all others
+APPLIES: Mapping[str, type[LlmMap]] = {"tool": ToolApply, "agent": AgentApply}
 
 
 @dataclass(frozen=True, slots=True)

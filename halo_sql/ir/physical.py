@@ -61,6 +61,16 @@ class LlmMapExec:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolApplyExec(LlmMapExec):
+    """Streams batches through calls of tools: one call per distinct arguments unless the tool is volatile."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentApplyExec(LlmMapExec):
+    """Streams batches through agents: all rows' conversations advance together, finished rows leave in order."""
+
+
+@dataclass(frozen=True, slots=True)
 class LlmReduceExec:
     """Streams groups through their calls: one request per group, or a tree of requests for a group too large for one.
 
@@ -175,6 +185,8 @@ PhysicalOp = (
     DuckFragmentExec
     | SelectExec
     | LlmMapExec
+    | ToolApplyExec
+    | AgentApplyExec
     | LlmFilterExec
     | LlmReduceExec
     | LlmTopKExec
@@ -188,7 +200,7 @@ PhysicalOp = (
 
 
 def calls_by(op: PhysicalOp) -> tuple[LlmCall, ...]:
-    """The LLM calls that an operator makes."""
+    """The calls of models, tools and agents that an operator makes."""
     if isinstance(op, LlmMapExec | LlmReduceExec):
         return op.calls
     if isinstance(op, DemandExec):
@@ -227,6 +239,7 @@ class Estimate:
     prompt_tok_cached: float = 0.0
     output_tok: float = 0.0
     cost: Cost = field(default_factory=Cost)
+    tool_calls: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

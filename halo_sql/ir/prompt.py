@@ -93,14 +93,15 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class LlmCall:
-    """One LLM call per row.
+    """One call per row: of a model, a tool or an agent.
 
     output      the new column; its type is ``returns``, or STRUCT(value, error) under on_error 'struct'
     kind        'map' (answer converted to ``returns``), 'filter' (BOOLEAN by yes / no), 'classify' (one of ``labels``;
                 ``returns`` VARCHAR[]: several), 'extract' (``returns`` is a STRUCT, what is absent is NULL),
-                'score' (DOUBLE in 0 … 1) or 'embed' (FLOAT[n])
-    prompt      segments over columns of the input
-    model       catalog name of the model; equal names in one plan are the same version
+                'score' (DOUBLE in 0 … 1), 'embed' (FLOAT[n]), 'tool' or 'agent'
+    prompt      segments over columns of the input; of a tool or agent they make a JSON object: its arguments, or the
+                row's data (what is the same for all rows of the task is then the system message)
+    model       catalog name of the model; equal names in one plan are the same version; '' for a tool
     returns     type of the answer
     on_error    'fail' | 'null' | 'struct'
     cache       may be answered by and stored in the response store
@@ -110,6 +111,9 @@ class LlmCall:
                 0: as many as the plan and the model's context say
     span        where the call stands in the statement, for errors; no part of its identity
     labels      of kind 'classify': what may be answered, in order
+    target      of kind 'tool' or 'agent': its name
+    volatile    equal calls may differ: the tool's volatility, or that of an agent's tools
+    row_form    of an agent in FROM: the value holds answer, steps, tokens and trace
     """
 
     output: ColumnId
@@ -126,6 +130,19 @@ class LlmCall:
     fan_in: int = 0
     span: Span | None = field(default=None, compare=False)
     labels: tuple[str, ...] = ()
+    target: str = ""
+    volatile: bool = False
+    row_form: bool = False
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether equal calls get equal answers."""
+        return self.sampling.deterministic and not self.volatile
+
+    @property
+    def operator(self) -> str:
+        """The operator's name in SQL."""
+        return self.kind.upper() if self.kind in ("tool", "agent") else f"LLM_{self.kind.upper()}"
 
     def columns(self) -> frozenset[ColumnId]:
         """Columns of the input that the call reads."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from halo_sql.ir.logical import (
+    AgentApply,
     CteScan,
     Demand,
     Filter,
@@ -14,6 +15,7 @@ from halo_sql.ir.logical import (
     Project,
     Sink,
     Sort,
+    ToolApply,
 )
 from halo_sql.optimizer.nodes import RELATIONAL
 from halo_sql.optimizer.rules.enforce.duck_fragment import duck_fragment
@@ -25,6 +27,7 @@ from halo_sql.optimizer.rules.explore.llm_filter_past_llm_map import llm_filter_
 from halo_sql.optimizer.rules.explore.llm_map_past_llm_filter import llm_map_past_llm_filter
 from halo_sql.optimizer.rules.explore.order_llm_filters import order_llm_filters
 from halo_sql.optimizer.rules.explore.sort_past_llm_filter import sort_past_llm_filter
+from halo_sql.optimizer.rules.implement.agent_apply import agent_apply
 from halo_sql.optimizer.rules.implement.cte_scan import cte_scan
 from halo_sql.optimizer.rules.implement.demand import demand
 from halo_sql.optimizer.rules.implement.limit import limit
@@ -37,6 +40,7 @@ from halo_sql.optimizer.rules.implement.llm_top_k_tournament import llm_top_k_to
 from halo_sql.optimizer.rules.implement.relational_run import relational_run
 from halo_sql.optimizer.rules.implement.select import select
 from halo_sql.optimizer.rules.implement.sink import sink
+from halo_sql.optimizer.rules.implement.tool_apply import tool_apply
 from halo_sql.optimizer.rules.normalize.distinct_before_llm import distinct_before_llm
 from halo_sql.optimizer.rules.normalize.drop_unused_calls import drop_unused_calls
 from halo_sql.optimizer.rules.normalize.fold_constant_prompts import fold_constant_prompts
@@ -76,6 +80,8 @@ RULES: tuple[Rule, ...] = (
     Rule("llm_map_past_llm_filter", Stage.EXPLORE, 10, llm_map_past_llm_filter, on=(Filter,)),
     Rule("sort_past_llm_filter", Stage.EXPLORE, 10, sort_past_llm_filter, on=(Sort,)),
     Rule("llm_map", Stage.IMPLEMENT, 50, llm_map, on=(LlmMap,), essential=True),
+    Rule("tool_apply", Stage.IMPLEMENT, 50, tool_apply, on=(ToolApply,), essential=True),
+    Rule("agent_apply", Stage.IMPLEMENT, 50, agent_apply, on=(AgentApply,), essential=True),
     Rule("llm_filter", Stage.IMPLEMENT, 50, llm_filter, on=(LlmFilter,), essential=True),
     Rule("llm_reduce_one_shot", Stage.IMPLEMENT, 50, llm_reduce_one_shot, on=(LlmReduce,), essential=True),
     Rule("llm_reduce_tree_fold", Stage.IMPLEMENT, 50, llm_reduce_tree_fold, on=(LlmReduce,), essential=True),

@@ -78,6 +78,9 @@ class FaultServer:
     alternatives  what a user prompt's first token may be, or (a list) each token: {token: log-probability}; a prompt
                   that is not in it gets no log-probabilities
     constrained   the same for an answer that is constrained to yes or no: the place where it begins
+    steps         the assistant's messages, by the number of them in the conversation (then the last one again); one
+                  with ``tool_calls`` is only written where tools may be called
+    owned_by      what /models says; 'vllm' holds the whole answer to a response_format, so that no tool is called
     """
 
     def __init__(
@@ -90,7 +93,11 @@ class FaultServer:
         port: int = 0,
         alternatives: dict[str, Any] | None = None,
         constrained: dict[str, dict[str, float]] | None = None,
+        steps: list[dict[str, Any]] | None = None,
+        owned_by: str = "tests",
     ) -> None:
+        self.steps = steps or []
+        self.owned_by = owned_by
         self.alternatives = alternatives or {}
         self.constrained = constrained or {}
         self.faults = list(faults or [])
@@ -175,6 +182,8 @@ class FaultServer:
         prompt = ""
         if data:
             prompt = "\n".join(data["input"]) if "input" in data else data["messages"][-1]["content"]
+            if (problem := _unanswered(data.get("messages", ()))) is not None:
+                return await _send(writer, 400, json.dumps({"error": {"message": problem}}).encode())
         if data:
             self.calls.append(Call(time.monotonic(), prompt, data, headers))
         fault = next((fault for fault in self.faults if fault.applies(path, prompt)), None)
@@ -188,7 +197,10 @@ class FaultServer:
         if self.key is not None and headers.get("authorization") != f"Bearer {self.key}":
             return await _send(writer, 401, json.dumps({"error": {"message": f"wrong key {headers}"}}).encode())
         if path == "/v1/models":
-            entries = [{"id": name, "object": "model", "max_model_len": 4096} for name in self.models]
+            entries = [
+                {"id": name, "object": "model", "max_model_len": 4096, "owned_by": self.owned_by}
+                for name in self.models
+            ]
             return await _send(writer, 200, json.dumps({"object": "list", "data": entries}).encode())
         if path not in ("/v1/chat/completions", "/v1/embeddings"):
             return await _send(writer, 404, b'{"detail": "no such page"}')
@@ -217,8 +229,12 @@ class FaultServer:
         action = "" if fault is None else fault.action
         text = _echo(data, prompt)
         message = {"role": "assistant", "content": None if action == "empty" else text}
-        prompt_tok = sum(len(item["content"].split()) for item in data["messages"])
-        choice = {"index": 0, "message": message, "finish_reason": "length" if action == "length" else "stop"}
+        finish = "length" if action == "length" else "stop"
+        if self.steps and (step := self._step(data)) is not None:
+            message |= step
+            finish = "tool_calls" if "tool_calls" in step else finish
+        prompt_tok = sum(len((item["content"] or "").split()) for item in data["messages"])
+        choice = {"index": 0, "message": message, "finish_reason": finish}
         if data.get("logprobs"):
             choice["logprobs"] = self._logprobs(data, prompt)
         answer = {
@@ -232,6 +248,14 @@ class FaultServer:
             },
         }
         return json.dumps(answer).encode()
+
+    def _step(self, data: dict[str, Any]) -> dict[str, Any] | None:
+        number = sum(item["role"] == "assistant" for item in data["messages"])
+        step = self.steps[min(number, len(self.steps) - 1)]
+        closed = self.owned_by == "vllm" and "response_format" in data
+        if "tool_calls" in step and (closed or data.get("tool_choice") != "auto" or not data.get("tools")):
+            return None
+        return step
 
     def _logprobs(self, data: dict[str, Any], prompt: str) -> dict[str, Any] | None:
         places: list[dict[str, float]] = []
@@ -247,6 +271,22 @@ class FaultServer:
             pairs = [{"token": token, "logprob": log} for token, log in place.items()]
             content.append({**pairs[0], "top_logprobs": pairs[: data["top_logprobs"]]})
         return {"content": content} if content else None
+
+
+def _unanswered(messages: Any) -> str | None:
+    """What is wrong with a conversation: each call has one result, right behind the message that makes it."""
+    waiting: list[str] = []
+    for item in messages:
+        if item["role"] == "tool":
+            if not waiting or item["tool_call_id"] != waiting.pop(0):
+                return "a tool message answers no call"
+        elif waiting:
+            return f"tool calls have no results: {waiting}"
+        for call in item.get("tool_calls") or ():
+            if not isinstance(json.loads(call["function"]["arguments"]), dict):
+                return "arguments are no object"
+            waiting.append(call["id"])
+    return f"tool calls have no results: {waiting}" if waiting else None
 
 
 def _vectors(data: dict[str, Any], fault: Fault | None) -> bytes:

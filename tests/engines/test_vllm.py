@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from halo_sql.engines.process_group import members
-from halo_sql.engines.protocol import YES_NO, Answer, GenRequest, GenResult
+from halo_sql.engines.protocol import YES_NO, Answer, Dialogue, GenRequest, GenResult
 from halo_sql.engines.vllm import VllmEngine, check_options
 from halo_sql.engines.vllm_options import cpu_flags, dtype_for, engine_arguments, worker_environment
 from halo_sql.errors import CatalogError, EngineError
@@ -79,6 +79,43 @@ def test_equal_prompt_beginnings_are_shared(real_engine: Any) -> None:
     stats = real_engine.run(real_engine.engine.stats())
     assert stats["prompt_tok_cached"] >= 7 * shared
     assert stats["in_flight"] == 0
+
+
+def closed(**properties: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+
+
+ORDERS = closed(tool={"const": "orders"}, arguments=closed(customer={"type": "integer", "minimum": 1, "maximum": 99}))
+PING = closed(tool={"const": "ping"}, arguments=closed())
+CALLS = closed(calls={"type": "array", "items": {"anyOf": [ORDERS, PING]}, "minItems": 1, "maxItems": 2})
+FINAL = closed(answer={"type": "string", "maxLength": 12})
+
+
+@pytest.mark.vllm
+def test_a_conversation_of_steps_reads_its_beginning_once(real_engine: Any) -> None:
+    facts = " ".join(f"Fact {n}: item {n} costs {n * 7} coins." for n in range(20))
+    system = f'Answer as {{"calls": [{{"tool": "orders", "arguments": {{"customer": 1}}}}]}}. {facts}'
+    free = Answer("step", json.dumps({"anyOf": [CALLS, FINAL]}))
+    called, last = Answer("step", json.dumps(CALLS)), Answer("step", json.dumps(FINAL))
+    talk = Dialogue([json.dumps({"task": "Sum up the orders of customer 3."})])
+    results: list[GenResult] = []
+    for number, answer in enumerate((called, free, last)):
+        request = GenRequest(number, talk, system, Sampling(max_tokens=60), answer)
+        (result,) = real_engine.ask([request])
+        assert result.error is None
+        assert result.prompt_tok == real_engine.engine.count_tok(request)
+        results.append(result)
+        found = json.loads(result.text)
+        assert json.dumps(found, ensure_ascii=False, separators=(",", ":")) == result.text  # no white space to run on
+        given = [{"tool": call["tool"], "result": 12.5} for call in found.get("calls", ())]
+        talk = talk.then(result.text, json.dumps({"results": given}))
+    first, second, third = results
+    assert 1 <= len(json.loads(first.text)["calls"]) <= 2
+    assert all(call["tool"] in ("orders", "ping") for call in json.loads(first.text)["calls"])
+    assert json.loads(third.text).keys() == {"answer"}
+    block = real_engine.engine._model.options["block_size"] or 32
+    assert second.prompt_tok_cached >= first.prompt_tok // block * block
+    assert third.prompt_tok_cached >= second.prompt_tok // block * block
 
 
 @pytest.mark.vllm

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from halo_sql.engines import bundled
-from halo_sql.engines.protocol import EMBEDDING, SCORE, TEXT, YES_NO, GenRequest, GenResult
+from halo_sql.engines.protocol import EMBEDDING, SCORE, TEXT, YES_NO, Answer, Dialogue, GenRequest, GenResult
 from halo_sql.engines.text_tokenizer import TextTokenizer
 from halo_sql.engines.vectors import decode_vector
 from halo_sql.engines.vllm import VllmEngine
@@ -152,6 +152,24 @@ def test_what_the_worker_is_asked(tmp_path: Path) -> None:
     assert worker_params(Sampling(), EMBEDDING, model(source, dimensions=8)) == {"embed": 0}  # its own length
     assert worker_params(Sampling(), EMBEDDING, model(source, dimensions=4)) == {"embed": 4}
     assert worker_params(Sampling(max_tokens=5), YES_NO, model(source))["choice"] == ["yes", "no"]
+
+
+def test_steps_are_constrained_and_conversations_may_be_refused(tmp_path: Path) -> None:
+    source = model_folder(tmp_path / "m", embedding=False)
+    forgets = "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"
+    (Path(source) / "chat_template.jinja").write_text(forgets)
+    writer = model(source)
+    tokenizer = writer.tokenizer
+    assert tokenizer is not None
+    assert worker_params(Sampling(), Answer("step", '{"type":"object"}'), writer)["json"] == '{"type":"object"}'
+    requests = [GenRequest(7, user) for user in ("hello", Dialogue(["hello", "world", "hello"]))]
+    fine, none = tokenizer.render_batch(requests)
+    assert fitted(requests[0], fine, 1000, writer) == fine
+    refused = fitted(requests[1], none, 1000, writer)
+    assert isinstance(refused, GenResult)
+    assert refused.error is not None
+    assert (refused.id, refused.error.code) == (7, "unavailable")
+    assert "cannot be used for conversations" in refused.error.message
 
 
 def test_long_texts_are_refused_or_cut(tmp_path: Path) -> None:

@@ -29,14 +29,26 @@ from halo_sql.grammar.statements.redact import redact
 
 A = (Parameter("a", "INTEGER"),)
 TOOLS = [
-    ("CREATE TOOL t() RETURNS INTEGER AS SQL 'SELECT 1'", ToolDef("t", "sql", "SELECT 1", (), "INTEGER")),
+    (
+        "CREATE TOOL t() RETURNS INTEGER AS SQL 'SELECT 1'",
+        ToolDef("t", "sql", "SELECT 1", (), "INTEGER", volatility="stable"),
+    ),
     (
         "CREATE TOOL t(a INTEGER) RETURNS VARCHAR AS PYTHON 'm:f'",
-        ToolDef("t", "python", "m:f", A, "VARCHAR"),
+        ToolDef("t", "python", "m:f", A, "VARCHAR", volatility="stable"),
     ),
     (
         'create temp tool T(a INTEGER) returns table (x integer, "y z" varchar[]) as sql $$ SELECT $a, [] $$',
-        ToolDef("T", "sql", " SELECT $a, [] ", A, "", (("x", "integer"), ("y z", "varchar[]")), temp=True),
+        ToolDef(
+            "T",
+            "sql",
+            " SELECT $a, [] ",
+            A,
+            "",
+            (("x", "integer"), ("y z", "varchar[]")),
+            volatility="stable",
+            temp=True,
+        ),
     ),
     (
         "CREATE TOOL t(a INTEGER) RETURNS JSON STABLE COMMENT 'it''s' "
@@ -55,6 +67,7 @@ TOOLS = [
             "SELECT 1",
             (Parameter("comment", "VARCHAR"), Parameter("volatile", "INTEGER")),
             "VARCHAR",
+            volatility="stable",
         ),
     ),
 ]
@@ -191,7 +204,7 @@ ERRORS = [
     ("CREATE TOOL t() RETURNS INTEGER AS HTTP PUT 'https://h'", "PUT", "GET or POST"),
     ("CREATE TOOL t() RETURNS INTEGER COMMENT AS SQL 'x'", "AS", "a value"),
     ("CREATE TOOL db.t() RETURNS INTEGER AS SQL 'x'", ".", "A name has no qualifier"),
-    ("CREATE AGENT g", "", "WITH"),
+    ("CREATE AGENT g RETURNS", "", "a type"),
     ("CREATE SECRET s", "", '"("'),
     ("CREATE SECRET (TYPE llm, API_KEY 'hunter2')", "(", "a name"),
     ("CREATE SECRET s (TYPE llm)", "s", "holds no key"),

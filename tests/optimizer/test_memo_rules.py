@@ -7,7 +7,18 @@ from typing import Any
 import pytest
 
 from halo_sql.ir.expr import ColumnId
-from halo_sql.ir.logical import Ask, CallText, Demand, Fragment, InputRef, LlmMap, Project, Sink
+from halo_sql.ir.logical import (
+    AgentApply,
+    Ask,
+    CallText,
+    Demand,
+    Fragment,
+    InputRef,
+    LlmMap,
+    Project,
+    Sink,
+    ToolApply,
+)
 from halo_sql.ir.physical import DuckFragmentExec, LlmFilterExec, LlmMapExec, PrefixClusterExec, SelectExec
 from halo_sql.ir.prompt import Sampling
 from halo_sql.ir.walk import output_columns
@@ -39,6 +50,7 @@ from .plans import (
 
 S = col(20, "s")
 MAPPED = llm_map(T, call(20, "x {3}"))
+TOOLED = ToolApply(T, (call(20, "t {3}", kind="tool", model="", target="lookup"),))
 LONG = "a long question that costs more to read, again and again, than any short one does: "
 CHEAP_ABOVE = llm_filter(llm_filter(T, 21, LONG + "{3}"), 22, "y {3}")
 SMALL = {"m": SMALL_ENGINE}
@@ -87,6 +99,8 @@ GIVES: dict[str, tuple[Any, dict[str, Any], str]] = {
         "DuckFragment(Sort($0))",
     ),
     "llm_map": (MAPPED, {}, "LlmMap('x {3}')"),
+    "tool_apply": (TOOLED, {}, "ToolApply('t {3}')"),
+    "agent_apply": (AgentApply(T, (call(20, "a {3}", kind="agent", target="g"),)), {}, "AgentApply('a {3}')"),
     "llm_filter": (llm_filter(T, 21, "y {3}"), {}, "LlmFilter('y {3}')"),
     "llm_reduce_one_shot": (reduced(groups(T, 30), 20, "sum {30}", 31), {}, "LlmReduce(one shot)"),
     "llm_reduce_tree_fold": (reduced(groups(T, 30), 20, "sum", 31, fan_in=2), {}, "LlmReduce(tree fold)"),
@@ -112,6 +126,8 @@ GIVES_NOT: dict[str, tuple[Any, dict[str, Any], str]] = {
     "llm_map_past_llm_filter": (llm_map(llm_filter(T, 21, "y {3}"), call(20, "x {3}")), {}, ""),
     "sort_past_llm_filter": (order_by(llm_filter(T, 21, "y {3}"), "CAST(#3 AS INTEGER)"), {}, ""),
     "llm_map": (T, {}, "LlmMap"),
+    "tool_apply": (MAPPED, {}, "ToolApply"),
+    "agent_apply": (TOOLED, {}, "AgentApply"),
     "llm_filter": (MAPPED, {}, "LlmFilter"),
     "llm_reduce_one_shot": (
         reduced(groups(T, 30, keys=0), 20, "sum", 31),

@@ -24,7 +24,8 @@ A file (sqllogictest format) is a list of records separated by blank lines; ``#`
 
 ``query``'s letters count the columns (I integer, R number, T anything else: they are for the reader). ``rowsort``
 sorts both sides. The text behind an error's ``----`` is a regular expression searched in the message. ``columns``
-checks the result's column names; ``calls N`` the LLM requests of the statement before it (optimised run only).
+checks the result's column names; ``calls N`` the LLM requests of the statement before it, ``tools N`` the calls of
+tools (both in the optimised run only).
 """
 
 from __future__ import annotations
@@ -44,12 +45,15 @@ FILES = sorted(FOLDER.rglob("*.test"))
 CONFIG = {"halo_store": "off", "halo_default_model": "echo", "halo_default_embedding_model": "echo"}
 
 
+COUNTS = {"calls": "llm_calls", "tools": "tool_calls"}
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """One record of a file.
 
-    kind      'statement' | 'query' | 'columns' | 'calls'
-    argument  statement: 'ok' or 'error'; query: its letters; calls: the number
+    kind      'statement' | 'query' | 'columns' | 'calls' | 'tools'
+    argument  statement: 'ok' or 'error'; query: its letters; calls, tools: the number
     sql       the text up to ``----`` or the blank line
     expected  the lines behind ``----``
     rowsort   row order does not count
@@ -91,6 +95,7 @@ def _record(block: list[str], line: int) -> Record:
         "query": bool(argument) and set(argument) <= set("IRT") and cut < len(block),
         "columns": not words and cut < len(block),
         "calls": argument.isdigit() and len(block) == 1,
+        "tools": argument.isdigit() and len(block) == 1,
     }
     if not well_formed.get(kind) or words[1:] not in ([], ["rowsort"]):
         raise ValueError(f"line {line}: not a record: {block[0]}")
@@ -130,7 +135,7 @@ def test_file(path: Path, optimizer: str) -> None:
     assert records
     with halo_sql.connect(":memory:", config={**CONFIG, "halo_optimizer": optimizer}) as connection:
         for record in records:
-            if record.kind == "calls" and optimizer == "off":
+            if record.kind in COUNTS and optimizer == "off":
                 continue
             failed = _failure(connection, record)
             if failed:
@@ -146,10 +151,10 @@ def _failure(connection: Any, record: Record) -> str:
 
 
 def _run(connection: Any, record: Record) -> None:
-    if record.kind == "calls":
-        found = connection.last_profile()["totals"]["llm_calls"]
+    if record.kind in COUNTS:
+        found = connection.last_profile()["totals"][COUNTS[record.kind]]
         if found != int(record.argument):
-            raise MismatchError(f"{found} LLM calls instead of {record.argument}")
+            raise MismatchError(f"{found} {COUNTS[record.kind]} instead of {record.argument}")
         return
     if record.argument == "error":
         _run_error(connection, record)

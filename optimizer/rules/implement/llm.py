@@ -7,7 +7,7 @@ from dataclasses import replace
 from math import ceil
 from typing import Any
 
-from halo_sql.ir.physical import Estimate, LlmFilterExec, LlmMapExec
+from halo_sql.ir.physical import AgentApplyExec, Estimate, LlmFilterExec, LlmMapExec, ToolApplyExec
 from halo_sql.ir.prompt import LlmCall
 from halo_sql.optimizer.alternative import Alternative, Requirement
 from halo_sql.optimizer.cost import OPERATOR_ROW_S, OPERATOR_S, Level, cpu, levels, llm_estimate
@@ -19,6 +19,12 @@ from halo_sql.optimizer.properties import Clustering, Form, Properties
 #: Rows read ahead when all are wanted; fewest when only some are (a batch is worth having in flight).
 LOOKAHEAD = 4096
 LOOKAHEAD_LEAST = 16
+_RULES = {
+    LlmMapExec: "llm_map",
+    ToolApplyExec: "tool_apply",
+    AgentApplyExec: "agent_apply",
+    LlmFilterExec: "llm_filter",
+}
 
 
 def llm_alternatives(
@@ -50,7 +56,7 @@ def llm_alternatives(
     estimate = replace(estimate, rows=memo.group(group).profile.rows, cost=estimate.cost + own)
     below = Properties(Form.ROWS, required.order, required.clustered, goal)
     op = replace(op, lookahead=lookahead(calls, goal, ctx))
-    rule = "llm_map" if isinstance(op, LlmMapExec) else "llm_filter"
+    rule = _RULES[type(op)]
     return [Alternative(op, (Requirement(child.id, below),), estimate, rule)]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from halo_sql.ir.logical import LlmMap, LlmReduce
+from halo_sql.ir.logical import LlmMap
 from halo_sql.ir.physical import LlmMapExec
 from halo_sql.optimizer.alternative import Alternative
 from halo_sql.optimizer.memo import Memo
@@ -18,6 +18,6 @@ def llm_map(expr: Any, group: int, required: Properties, memo: Memo, ctx: PlanCo
 
     Safe: rows and their order stay. Not over clustered rows when a cluster key is one of its own answers.
     """
-    if not isinstance(expr, LlmMap) or isinstance(expr, LlmReduce):
+    if type(expr) is not LlmMap:
         return []
     return llm_alternatives(expr, LlmMapExec(expr.calls, expr.distinct), group, required, 1.0, memo, ctx)

@@ -100,6 +100,7 @@ def _plus(left: Estimate, right: Estimate) -> Estimate:
         left.prompt_tok_cached + right.prompt_tok_cached,
         left.output_tok + right.output_tok,
         left.cost + right.cost,
+        left.tool_calls + right.tool_calls,
     )
 
 

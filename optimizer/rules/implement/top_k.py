@@ -33,7 +33,7 @@ def method_of(expr: LlmTopK, rows: Profile, objective: str) -> str:
     """
     if expr.method:
         return expr.method
-    if expr.count is None or not expr.call.sampling.deterministic or expr.call.on_error != "fail":
+    if expr.count is None or not expr.call.deterministic or expr.call.on_error != "fail":
         return "score"
     ordinary = OptimizerContext(engines={expr.call.model: ORDINARY})
     graded = llm_estimate([expr.call], rows, rows.rows, False, ordinary)
@@ -57,7 +57,7 @@ def tournament_estimate(expr: LlmTopK, rows: Profile, engine: EngineProfile) -> 
     gpu_s = prompt_tok / engine.prefill_tok_per_s + steps * _ANSWER_TOK * engine.decode_step_s
     usd = prompt_tok * engine.usd_per_prompt_tok + calls * _ANSWER_TOK * engine.usd_per_output_tok
     cost = Cost(gpu_s, calls * LLM_ROW_S, prompt_tok + calls * _ANSWER_TOK, usd)
-    return Estimate(rows.rows, calls, prompt_tok, 0.0, calls * _ANSWER_TOK, cost)
+    return Estimate(rows.rows, calls, prompt_tok, 0.0, calls * _ANSWER_TOK, cost=cost)
 
 
 def top_k_alternatives(

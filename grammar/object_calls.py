@@ -1,0 +1,389 @@
+"""Calls of TOOL and AGENT objects, resolved against the catalog.
+
+``TOOL(name, argument => e, …)``, ``AGENT(name, task, argument => e, …)``; arguments may also be given by position,
+before the named ones. What is sent is a JSON object: a tool's arguments, or the data that an agent is given. Text that
+is the same for all rows of a task (a template outside its holes) is no data: it becomes the agent's standing order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from halo_sql.agents.assemble import is_volatile, sampling_of, tools_of
+from halo_sql.catalog.objects import AgentDef, ModelDef, Parameter, Snapshot, ToolDef
+from halo_sql.config import Settings
+from halo_sql.duck import Duck, Token
+from halo_sql.errors import BinderError, Error, Span, did_you_mean
+from halo_sql.grammar.classify import operator_calls
+from halo_sql.grammar.lex import Lexed
+from halo_sql.grammar.options import OPTIONS
+from halo_sql.grammar.skeleton import Range, identifier
+from halo_sql.grammar.source import Source, read_literal
+from halo_sql.ir.expr import quote
+from halo_sql.ir.prompt import Sampling
+from halo_sql.ir.types import SqlType, check_schema
+
+#: Options every call may have beside its arguments (an argument of the same name comes first).
+CALL_OPTIONS = ("on_error", "cache", "priority")
+#: Names of the operators where the statement puts a call into FROM -> the operator.
+ROW_OPERATORS = {"__HALO_TOOL_ROWS": "TOOL", "__HALO_AGENT_ROWS": "AGENT"}
+_TRACE = (
+    "STRUCT(step INTEGER, kind VARCHAR, tool VARCHAR, arguments VARCHAR, result VARCHAR, error VARCHAR, "
+    "prompt_tok BIGINT, output_tok BIGINT)[]"
+)
+_CONSTANTS = frozenset({"TRUE", "FALSE", "NULL"})
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A member of the JSON object that is sent.
+
+    text   the JSON of a constant; '' for a hole
+    parts  of a hole: SQL before the user's expression and behind it; with the expression's token range, or (of a
+           hole in a template) its text
+    """
+
+    name: str
+    text: str = ""
+    before: str = ""
+    after: str = ""
+    tokens: Range | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectCall:
+    """A call of a TOOL or AGENT: what the binder's ``CallSite`` needs to know of it.
+
+    members   of the object that is sent, in order
+    task      token range of an agent's task; None: a tool
+    returns   type of the value
+    """
+
+    kind: str
+    target: str
+    members: tuple[Member, ...]
+    task: Range | None
+    model: ModelDef
+    returns: SqlType
+    sampling: Sampling
+    on_error: str
+    cache: bool
+    priority: int
+    volatile: bool
+    row_form: bool = False
+
+
+NO_MODEL = ModelDef("", "", "")
+
+
+def is_object_call(duck: Duck, source: Source, index: int) -> bool:
+    """Whether the word at a token (TOOL or AGENT, before a bracket) calls an object: not a function or alias of the
+    user's."""
+    lexed = source.lexed
+    if lexed.word(index) in ROW_OPERATORS:
+        return True
+    start = lexed.tokens[index].start
+    # an expression may begin with a call, a statement (which operator_calls expects) does not
+    tokens = lexed.tokens if index else (Token(0, 0, "keyword", "SELECT"), *lexed.tokens)
+    return any(call.start == start for call in operator_calls(tokens)) and not _is_function(duck, lexed.word(index))
+
+
+def _is_function(duck: Duck, name: str) -> bool:
+    query = "SELECT 1 FROM duckdb_functions() WHERE NOT internal AND lower(function_name) = lower(?) LIMIT 1"
+    return bool(duck.rows(query, [name]))
+
+
+def read_object_call(duck: Duck, snapshot: Snapshot, settings: Settings, source: Source, index: int) -> ObjectCall:
+    """The call whose name is token ``index``; BinderError (span in the statement) for what is wrong with it."""
+    return _Reader(duck, snapshot, settings, source, index).read()
+
+
+@dataclass(slots=True)
+class _Reader:
+    duck: Duck
+    snapshot: Snapshot
+    settings: Settings
+    source: Source
+    index: int
+    options: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def lexed(self) -> Lexed:
+        return self.source.lexed
+
+    def read(self) -> ObjectCall:
+        lexed = self.lexed
+        word = lexed.word(self.index)
+        rows, kind = word in ROW_OPERATORS, ROW_OPERATORS.get(word, word).lower()
+        closing = lexed.partner[self.index + 1]
+        pieces = lexed.split(self.index + 2, closing)
+        found = self._object(kind, *pieces[0])
+        if isinstance(found, ToolDef):
+            return self._tool(found, pieces[1:], closing, rows)
+        return self._agent(found, pieces[1:], closing, rows)
+
+    def _object(self, kind: str, start: int, end: int) -> ToolDef | AgentDef:
+        token = self.lexed.tokens[start]
+        name = read_literal(token.text).value if token.kind == "string_const" else identifier(token.text)
+        known = self.snapshot.of(kind)
+        found = known.get(name.lower())
+        if found is None:
+            near = did_you_mean(name, [item.name for item in known.values()])
+            raise BinderError(
+                f'{kind} "{name}" does not exist',
+                span=self._span(start, end),
+                remedy=near or f"CREATE {kind.upper()} {name} … first.",
+            )
+        assert isinstance(found, ToolDef | AgentDef)
+        return found
+
+    # --- tools
+
+    def _tool(self, tool: ToolDef, pieces: Sequence[Range], closing: int, rows: bool) -> ObjectCall:
+        if tool.columns and not rows:
+            raise BinderError(
+                f'tool "{tool.name}" returns a table',
+                span=self._span(self.index, self.index + 1),
+                remedy=f"Put it into FROM: FROM TOOL({tool.name}, …).",
+            )
+        if rows and not tool.columns:
+            raise BinderError(
+                f'tool "{tool.name}" returns a value, not a table',
+                span=self._span(self.index, self.index + 1),
+                remedy=f"Use it as an expression: SELECT TOOL({tool.name}, …).",
+            )
+        given = self._arguments("tool", tool, pieces, closing)
+        special = str(tool.options.get("null_handling", "")).lower() == "special"
+        members = [self._member(item, given.get(item.name.lower()), special) for item in tool.parameters]
+        on_error = self._on_error(tool.options)
+        if tool.columns and on_error == "struct":
+            raise BinderError(
+                "on_error => 'struct' does not fit a tool that returns a table",
+                span=self._span(self.index, self.index + 1),
+                remedy="With 'null' a call that fails gives no rows.",
+            )
+        return ObjectCall(
+            "tool",
+            tool.name,
+            tuple(members),
+            None,
+            NO_MODEL,
+            value_type(tool, self.duck.sql_type),
+            Sampling(),
+            on_error,
+            bool(self.options.get("cache", True)),
+            int(str(self.options.get("priority", 0))),
+            tool.volatility == "volatile",
+        )
+
+    # --- agents
+
+    def _agent(self, agent: AgentDef, pieces: Sequence[Range], closing: int, rows: bool) -> ObjectCall:
+        task, rest = self._task(agent, pieces, closing)
+        given = self._arguments("agent", agent, rest, closing)
+        members = [self._member(item, given.get(item.name.lower()), False) for item in agent.parameters]
+        where = self._span(self.index, closing + 1)
+        returns = self.duck.sql_type(agent.returns)
+        try:
+            check_schema(returns)
+        except ValueError as problem:
+            reason, _, remedy = str(problem).partition("\n")
+            raise BinderError(f'agent "{agent.name}": {reason}', span=where, remedy=remedy) from None
+        try:
+            tools = tools_of(agent, self.snapshot)
+        except BinderError as problem:
+            problem.span = where
+            raise
+        on_error = self._on_error(agent.options)
+        if rows:
+            text = f"STRUCT(answer {returns.text}, steps INTEGER, tokens BIGINT, trace {_TRACE})"
+            returns = self.duck.sql_type(text)
+            if on_error == "struct":
+                raise BinderError(
+                    "on_error => 'struct' does not fit an agent in FROM",
+                    span=where,
+                    remedy="With 'null' its columns are NULL for rows that fail; halo_calls() says why.",
+                )
+        return ObjectCall(
+            "agent",
+            agent.name,
+            tuple(members),
+            task,
+            self._model(agent, where),
+            returns,
+            sampling_of(agent),
+            on_error,
+            bool(self.options.get("cache", True)),
+            int(str(self.options.get("priority", 0))),
+            any(is_volatile(item, self.snapshot) for item in tools),
+            rows,
+        )
+
+    def _task(self, agent: AgentDef, pieces: Sequence[Range], closing: int) -> tuple[Range, list[Range]]:
+        for place, (start, end) in enumerate(pieces):
+            named = self.lexed.text(start + 1) in ("=>", ":=")
+            if start < end and (not named or identifier(self.lexed.text(start)).lower() == "task"):
+                value = (start + 2, end) if named else (start, end)
+                if value[0] == value[1]:
+                    raise BinderError("the task has no value", span=self._span(start, end), remedy="It takes a text.")
+                return value, [*pieces[:place], *pieces[place + 1 :]]
+        raise BinderError(
+            f'agent "{agent.name}" is given no task',
+            span=self._span(closing, closing + 1),
+            remedy=f"For example AGENT({agent.name}, 'Find the …').",
+        )
+
+    def _model(self, agent: AgentDef, where: Span) -> ModelDef:
+        name = agent.model or self.settings.text("halo_default_model")
+        found = self.snapshot.models.get(name.lower())
+        if found is None:
+            raise BinderError(
+                f'the model "{name}" of agent "{agent.name}" does not exist',
+                span=where,
+                remedy=did_you_mean(name, list(self.snapshot.models)) + f" Or CREATE MODEL {quote(name)} FROM '…'.",
+            )
+        return found
+
+    # --- arguments
+
+    def _arguments(
+        self, kind: str, found: ToolDef | AgentDef, pieces: Sequence[Range], closing: int
+    ) -> dict[str, Range]:
+        """Lower-case name of each argument given -> the token range of its value; options go to ``options``."""
+        parameters = {item.name.lower(): item for item in found.parameters}
+        what, given = f'{kind} "{found.name}"', dict[str, Range]()
+        free = list(found.parameters)  # for those given by position
+        for start, end in pieces:
+            if start == end:
+                raise BinderError(
+                    f"{kind.upper()}: an argument is missing",
+                    span=self._span(start, start + 1),
+                    remedy="Remove the comma.",
+                )
+            if self.lexed.text(start + 1) not in ("=>", ":="):
+                if len(given) >= len(free):
+                    raise BinderError(
+                        f"{what} takes {len(free)} arguments", span=self._span(start, end), remedy=signature(found)
+                    )
+                parameter, value = free[len(given)], start
+            else:
+                name = identifier(self.lexed.text(start))
+                value, place = start + 2, self._span(start, start + 1)
+                if name.lower() not in parameters:
+                    if name.lower() in CALL_OPTIONS:
+                        self._option(name.lower(), place, (value, end))
+                        continue
+                    near = did_you_mean(name, [item.name for item in found.parameters])
+                    raise BinderError(
+                        f'{what} has no argument "{name}"', span=place, remedy=near or "It takes no arguments."
+                    )
+                parameter = parameters[name.lower()]
+                if parameter.name.lower() in given:
+                    raise BinderError(f'argument "{name}" is given twice', span=place, remedy="Remove one of them.")
+            if value == end:
+                raise BinderError(
+                    f'argument "{parameter.name}" has no value',
+                    span=self._span(value - 2, value - 1),
+                    remedy=f"It takes the type {parameter.type}.",
+                )
+            given[parameter.name.lower()] = (value, end)
+        missing = [item.name for item in found.parameters if item.default is None and item.name.lower() not in given]
+        if missing:
+            raise BinderError(
+                f'{what} needs the argument "{missing[0]}"',
+                span=self._span(closing, closing + 1),
+                remedy=signature(found),
+            )
+        return given
+
+    def _option(self, name: str, place: Span, value: Range) -> None:
+        option = OPTIONS[name]
+        if name in self.options:
+            raise BinderError(f'option "{name}" is given twice', span=place, remedy="Remove one of them.")
+        if value[0] == value[1]:
+            raise BinderError(f'option "{name}" has no value', span=place, remedy=f"It takes {option.takes}.")
+        written = self.lexed.slice(*value)
+        try:
+            self.options[name] = option.check(self.duck.rows(f"SELECT {written}")[0][0])
+        except (ValueError, TypeError, OverflowError, Error):
+            raise BinderError(
+                f'option "{name}" cannot be {written[:60]}',
+                span=self._span(*value),
+                remedy=f"It takes {option.takes}.",
+            ) from None
+
+    def _on_error(self, options: Mapping[str, object]) -> str:
+        return str(self.options.get("on_error") or options.get("on_error") or self.settings.text("halo_on_error"))
+
+    def _member(self, parameter: Parameter, value: Range | None, special: bool) -> Member:
+        """A parameter's member: the default's value, a constant's, or a hole that is computed for each row."""
+        if value is None:
+            assert parameter.default is not None
+            return Member(parameter.name, text=default_json(self.duck, parameter))
+        nullable = special or is_null(parameter.default)
+        if self._is_constant(value):
+            text = self._constant(parameter, value)
+            if text is not None or nullable:
+                return Member(parameter.name, text=text or "null")
+        before, after = "CAST(to_json(CAST((", f"\n) AS {parameter.type})) AS VARCHAR)"
+        if nullable:
+            before, after = "coalesce(" + before, after + ", 'null')"
+        return Member(parameter.name, before=before, after=after, tokens=value)
+
+    def _is_constant(self, value: Range) -> bool:
+        start, end = value
+        if end == start + 2 and self.lexed.text(start) == "-":
+            start += 1
+        token = self.lexed.tokens[start]
+        constant = token.kind in ("string_const", "numeric_const") or self.lexed.word(start) in _CONSTANTS
+        return end == start + 1 and constant
+
+    def _constant(self, parameter: Parameter, value: Range) -> str | None:
+        text = self.lexed.slice(*value)
+        try:
+            found: str | None = self.duck.rows(f"SELECT {json_of(text, parameter.type)}")[0][0]
+        except Error as problem:
+            raise BinderError(
+                f'argument "{parameter.name}" takes the type {parameter.type}: {problem.message.splitlines()[0]}',
+                span=self._span(*value),
+                remedy=f"Give a value of type {parameter.type}.",
+            ) from None
+        return found
+
+    def _span(self, first: int, end: int) -> Span:
+        return self.source.origin(self.lexed.span(first, end))
+
+
+def json_of(text: str, type_: str) -> str:
+    """A SQL expression as one of its JSON text, NULL for NULL."""
+    return f"CAST(to_json(CAST(({text}\n) AS {type_})) AS VARCHAR)"
+
+
+def default_json(duck: Duck, parameter: Parameter) -> str:
+    """The JSON of an argument's default."""
+    assert parameter.default is not None
+    found = duck.rows(f"SELECT {json_of(parameter.default, parameter.type)}")[0][0]
+    return "null" if found is None else str(found)
+
+
+def is_null(default: str | None) -> bool:
+    """Whether an argument is one that may be NULL: its default is."""
+    return default is not None and default.strip().upper() == "NULL"
+
+
+def value_type(tool: ToolDef, sql_type: Callable[[str], SqlType]) -> SqlType:
+    """The type of a tool's value; of one that returns a table a list of its rows."""
+    if not tool.columns:
+        return sql_type(tool.returns)
+    members = ", ".join(f"{quote(name)} {kind}" for name, kind in tool.columns)
+    return sql_type(f"STRUCT({members})[]")
+
+
+def signature(found: ToolDef | AgentDef) -> str:
+    """An object's arguments in words."""
+    items = [
+        f"{item.name} {item.type}" + ("" if item.default is None else f" DEFAULT {item.default}")
+        for item in found.parameters
+    ]
+    return f"Its arguments: {', '.join(items)}." if items else "It takes no arguments."

@@ -1,0 +1,22 @@
+"""TOOL: one new column per call of a tool, rows and order unchanged."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from halo_sql.ir.physical import PhysicalNode, ToolApplyExec
+from halo_sql.operators.context import Batches, RunContext
+from halo_sql.operators.llm_map import with_answers
+from halo_sql.operators.llm_rows import answered
+
+
+def tool_apply(node: PhysicalNode, inputs: list[Batches], ctx: RunContext) -> AsyncIterator[Any]:
+    """Input columns and one column per call, in the order of ``node.columns``; as many rows as read.
+
+    Raises EngineError for the first failing row of a call with on_error 'fail'.
+    """
+    op = node.op
+    assert isinstance(op, ToolApplyExec)
+    rows = answered(op.calls, op.distinct, op.lookahead, inputs[0], ctx.node_metrics(node.id), ctx)
+    return with_answers(node, op.calls, rows, ctx)

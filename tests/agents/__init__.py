@@ -1,0 +1,1 @@
+"""Agents: the loop, its rules, and what a hostile model cannot do."""
