@@ -16,7 +16,7 @@ from halo_sql.grammar.call_site import CallSite
 from halo_sql.grammar.expressions import resolved, typed
 from halo_sql.grammar.hoist import Hoister
 from halo_sql.grammar.names import Scope, Table
-from halo_sql.grammar.object_calls import ROW_OPERATORS
+from halo_sql.grammar.operators_table import ROW_OPERATORS
 from halo_sql.grammar.skeleton import Range, identifier
 from halo_sql.grammar.texts import by_id, hidden
 from halo_sql.ir.expr import Column, ColumnId, ColumnRef, SqlExpr, column_expr, literal, quote

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from halo_sql.duck import Duck
 from halo_sql.errors import Error, InterruptedQueryError, Span
 from halo_sql.grammar.call_site import CallSite, HoleField
-from halo_sql.grammar.object_calls import ROW_OPERATORS
+from halo_sql.grammar.operators_table import ROW_OPERATORS
 from halo_sql.grammar.skeleton import Cte
 from halo_sql.grammar.source import Source
 from halo_sql.grammar.splice import Piece, Spliced, assemble, pieces_of
@@ -141,6 +141,7 @@ class Binding:
             target=site.target,
             volatile=site.volatile,
             row_form=site.row_form,
+            around=site.around,
         )
 
     def tainted(self, first: int, end: int, context: CteContext) -> bool:

@@ -12,9 +12,9 @@ from halo_sql.errors import BinderError, Error, Span, did_you_mean
 from halo_sql.grammar.arguments import read_arguments
 from halo_sql.grammar.call_site import CallSite, HoleField, HoleSite
 from halo_sql.grammar.group_inputs import GroupInputs, read_group_inputs
-from halo_sql.grammar.object_calls import ROW_OPERATORS, is_object_call
+from halo_sql.grammar.object_calls import is_object_call
 from halo_sql.grammar.object_sites import object_site
-from halo_sql.grammar.operators_table import OPERATORS
+from halo_sql.grammar.operators_table import OPERATORS, ROW_OPERATORS
 from halo_sql.grammar.resolve import Resolver
 from halo_sql.grammar.signatures import SIGNATURES
 from halo_sql.grammar.skeleton import Range, identifier

@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from halo_sql.agents.assemble import is_volatile, sampling_of, tools_of
+from halo_sql.agents.assemble import is_volatile, sampling_of, told, tools_of
 from halo_sql.catalog.objects import AgentDef, ModelDef, Parameter, Snapshot, ToolDef
 from halo_sql.config import Settings
 from halo_sql.duck import Duck, Token
 from halo_sql.errors import BinderError, Error, Span, did_you_mean
 from halo_sql.grammar.classify import operator_calls
 from halo_sql.grammar.lex import Lexed
+from halo_sql.grammar.operators_table import ROW_OPERATORS
 from halo_sql.grammar.options import OPTIONS
 from halo_sql.grammar.skeleton import Range, identifier
 from halo_sql.grammar.source import Source, read_literal
@@ -26,8 +27,6 @@ from halo_sql.ir.types import SqlType, check_schema
 
 #: Options every call may have beside its arguments (an argument of the same name comes first).
 CALL_OPTIONS = ("on_error", "cache", "priority")
-#: Names of the operators where the statement puts a call into FROM -> the operator.
-ROW_OPERATORS = {"__HALO_TOOL_ROWS": "TOOL", "__HALO_AGENT_ROWS": "AGENT"}
 _TRACE = (
     "STRUCT(step INTEGER, kind VARCHAR, tool VARCHAR, arguments VARCHAR, result VARCHAR, error VARCHAR, "
     "prompt_tok BIGINT, output_tok BIGINT)[]"
@@ -58,6 +57,7 @@ class ObjectCall:
     members   of the object that is sent, in order
     task      token range of an agent's task; None: a tool
     returns   type of the value
+    around    characters that an agent is told beside the task
     """
 
     kind: str
@@ -72,6 +72,7 @@ class ObjectCall:
     priority: int
     volatile: bool
     row_form: bool = False
+    around: int = 0
 
 
 NO_MODEL = ModelDef("", "", "")
@@ -218,6 +219,7 @@ class _Reader:
             int(str(self.options.get("priority", 0))),
             any(is_volatile(item, self.snapshot) for item in tools),
             rows,
+            told(agent, self.snapshot, self.duck.sql_type),
         )
 
     def _task(self, agent: AgentDef, pieces: Sequence[Range], closing: int) -> tuple[Range, list[Range]]:

@@ -73,6 +73,7 @@ def object_site(reader: Reading, source: Source, first: int, closing: int) -> Ca
         target=call.target,
         volatile=call.volatile,
         row_form=call.row_form,
+        around=call.around,
     )
     if call.kind == "agent" and any(site.holes()):
         _check_taint(reader, call)

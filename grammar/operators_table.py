@@ -20,3 +20,6 @@ OPERATORS: Mapping[str, tuple[str, ...]] = {
 
 #: Operators whose names are everyday words: tables, columns and aliases are called so, too.
 EVERYDAY_WORDS = frozenset({"TOOL", "AGENT"})
+
+#: Names that calls have where they stand in FROM, once that is written out (``row_calls``) -> the operator.
+ROW_OPERATORS: Mapping[str, str] = {"__HALO_TOOL_ROWS": "TOOL", "__HALO_AGENT_ROWS": "AGENT"}

@@ -16,7 +16,8 @@ from halo_sql.grammar.expand_tokens import defines_name, is_named
 from halo_sql.grammar.expanded import Expanded, assembled, pieces_with
 from halo_sql.grammar.holes import Edit, Place, edits_in_holes
 from halo_sql.grammar.lex import Lexed, lex
-from halo_sql.grammar.object_calls import ROW_OPERATORS, is_object_call
+from halo_sql.grammar.object_calls import is_object_call
+from halo_sql.grammar.operators_table import ROW_OPERATORS
 from halo_sql.grammar.relations import layout
 from halo_sql.grammar.skeleton import identifier
 from halo_sql.grammar.source import Source, read_literal

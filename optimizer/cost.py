@@ -102,7 +102,7 @@ def _call(call: LlmCall, profile: Profile, clustered: bool, options: OptimizerCo
         seconds = requests * LLM_ROW_S + ceil(requests / TOOL_CONCURRENCY) * TOOL_CALL_S
         return Estimate(profile.rows, tool_calls=requests, cost=Cost(cpu_s=seconds))
     if call.kind == "agent":
-        return _agent(call, profile, requests, parts[-1].end_tok, engine)
+        return _agent(call, requests, parts[-1].end_tok, engine)
     prompt_tok = requests * parts[-1].end_tok
     computed_tok = min(prompt_tok, computed_prompt_tok(parts, profile, requests, clustered, engine))
     answer_tok = requests * output_tok(call)
@@ -114,19 +114,22 @@ def _call(call: LlmCall, profile: Profile, clustered: bool, options: OptimizerCo
     return Estimate(profile.rows, requests, prompt_tok, prompt_tok - computed_tok, answer_tok, cost=cost)
 
 
-def _agent(call: LlmCall, profile: Profile, rows: float, first_tok: float, engine: EngineProfile) -> Estimate:
-    """Conversations of AGENT_STEPS steps: each reads the ones before it (out of the cache), all but the last call a
-    tool."""
+def _agent(call: LlmCall, rows: float, own_tok: float, engine: EngineProfile) -> Estimate:
+    """Conversations of AGENT_STEPS steps: each reads the ones before it out of the cache, what all rows are told is
+    computed once, all steps but the last call a tool."""
     answer_tok = output_tok(call)
     each_tok = 2 * answer_tok  # a call and its result
+    shared_tok = (call.around + len(call.prompt.system or "")) / CHARS_PER_TOK
+    own_tok = max(1.0, own_tok - len(call.prompt.system or "") / CHARS_PER_TOK)
+    first_tok = shared_tok + own_tok
     prompts = rows * sum(first_tok + step * each_tok for step in range(AGENT_STEPS))
-    computed = rows * (first_tok + (AGENT_STEPS - 1) * each_tok)
+    computed = shared_tok * min(1.0, rows) + rows * (own_tok + (AGENT_STEPS - 1) * each_tok)
     answers = rows * AGENT_STEPS * answer_tok
     gpu_s = computed / engine.prefill_tok_per_s + answers * engine.decode_step_s / _batch(rows, first_tok, engine)
     usd = prompts * engine.usd_per_prompt_tok + answers * engine.usd_per_output_tok
     calls = rows * AGENT_STEPS
     return Estimate(
-        profile.rows,
+        rows,
         calls,
         prompts,
         max(0.0, prompts - computed),

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from halo_sql.agents.prompts import system_text
 from halo_sql.agents.protocol import MAX_DEPTH, AgentSpec, AgentTool
 from halo_sql.catalog.objects import AgentDef, Parameter, Snapshot, ToolDef
 from halo_sql.errors import BinderError
 from halo_sql.ir.prompt import Sampling
-from halo_sql.ir.types import VARCHAR, SqlType, json_schema, json_schema_text
+from halo_sql.ir.types import VARCHAR, SqlType, json_schema_text
+from halo_sql.tools.schema import arguments_schema
 
 DEFAULTS: Mapping[str, float] = {
     "max_steps": 10,
@@ -64,7 +66,7 @@ def flow_of(found: ToolDef | AgentDef, snapshot: Snapshot) -> Flow:
     )
 
 
-def tools_of(agent: AgentDef, snapshot: Snapshot, depth: int = 1) -> tuple[ToolDef | AgentDef, ...]:
+def tools_of(agent: AgentDef, snapshot: Snapshot, depth: int = 0) -> tuple[ToolDef | AgentDef, ...]:
     """The tools that an agent names, agents among them. BinderError for a missing one, and when agents call agents
     more than ``MAX_DEPTH`` deep (a cycle always does)."""
     if depth > MAX_DEPTH:
@@ -160,7 +162,7 @@ def agent_spec(
         return AgentTool(
             item.name,
             describe(item),
-            arguments_schema_text(parameters),
+            _compact(arguments_schema(parameters)),
             "agent" if isinstance(item, AgentDef) else "tool",
             flow.private,
             flow.untrusted,
@@ -192,12 +194,13 @@ def agent_spec(
     )
 
 
-def arguments_schema_text(parameters: Sequence[tuple[str, SqlType, bool]]) -> str:
-    """The closed JSON schema of an object of arguments (name, type, whether it may be left out), as text."""
-    schema = {
-        "type": "object",
-        "properties": {name: json_schema(sql_type) for name, sql_type, _ in parameters},
-        "required": [name for name, _, optional in parameters if not optional],
-        "additionalProperties": False,
-    }
+def told(agent: AgentDef, snapshot: Snapshot, sql_type: Callable[[str], SqlType]) -> int:
+    """About how many characters the agent is told beside its task, for estimates."""
+    spec = agent_spec(
+        agent, snapshot, "", "", False, False, sql_type, lambda item: "null", lambda item: item.comment or ""
+    )
+    return len(system_text(spec))
+
+
+def _compact(schema: Mapping[str, object]) -> str:
     return json.dumps(schema, ensure_ascii=False, separators=(",", ":"))

@@ -181,7 +181,7 @@ class AgentChannel:
         sent_s, sent_before, put = self.ledger.now_s(), self._metrics.llm_calls, 0
         begun: list[Conversation] = []
         for role in (MORE, LAST, FIRST):
-            prompts = []
+            prompts, first = [], []
             for ticket in steps[role]:
                 conversation = self._asking.get(ticket)
                 if conversation is None or conversation.done:
@@ -190,9 +190,9 @@ class AgentChannel:
                 conversation.sent_s = sent_s
                 prompts.append((ticket, conversation.dialogue))
                 if conversation.steps == 1:
-                    begun.append(conversation)
-            if begun:
-                self._clock.ask(begun)
+                    first.append(conversation)
+            self._clock.ask(first)
+            begun += first
             if prompts and not self.closed:
                 put += len(prompts)
                 self._ports.models[role].put(prompts)
@@ -347,6 +347,8 @@ class AgentChannel:
         self._end(conversation, Outcome(text, None, conversation.prompt_tok, conversation.output_tok))
 
     def _fail(self, conversation: Conversation, error: EngineError) -> None:
+        if conversation.done:
+            return
         self._metrics.errors += len(conversation.numbers)
         self._end(conversation, Outcome(error=error))
 

@@ -38,7 +38,8 @@ class Conversation:
     numbers      the rows that wait; the first of them stands for all in the log
     dialogue     what the model is asked next, or was asked last
     steps        calls of the model so far; ``used_tok`` their prompt and output tokens
-    last_tok     prompt and output tokens of the last one: the next prompt has at least these
+    last_tok     prompt and output tokens of the last one: the next prompt has at least these; ``last_prompt_tok`` of
+                 its prompt alone
     made         calls of tools so far; ``asked`` all that were asked for, also those not made
     repairs      messages so far that could not be used
     answer_only  the next step may only give an answer; ``last``: the one under way may
@@ -49,16 +50,16 @@ class Conversation:
     done         it has ended
     """
 
-    __slots__ = ("answer_only", "asked", "dialogue", "done", "last", "last_tok", "made", "missing", "numbers",
-                 "output_tok", "private", "prompt_tok", "repairs", "request", "results", "sent_s", "steps", "text",
-                 "trace", "untrusted")  # fmt: skip
+    __slots__ = ("answer_only", "asked", "dialogue", "done", "last", "last_prompt_tok", "last_tok", "made", "missing",
+                 "numbers", "output_tok", "private", "prompt_tok", "repairs", "request", "results", "sent_s", "steps",
+                 "text", "trace", "untrusted")  # fmt: skip
 
     def __init__(self, request: str, number: int, untrusted: bool, traced: bool) -> None:
         self.request = request
         self.numbers = [number]
         self.dialogue = Dialogue((request,))
         self.steps = self.made = self.repairs = self.missing = 0
-        self.prompt_tok = self.output_tok = self.last_tok = 0
+        self.prompt_tok = self.output_tok = self.last_tok = self.last_prompt_tok = 0
         self.asked: dict[tuple[str, str], int] = {}
         self.answer_only = self.last = self.private = self.done = False
         self.untrusted = untrusted
@@ -77,6 +78,7 @@ class Conversation:
         self.prompt_tok += prompt_tok
         self.output_tok += output_tok
         self.last_tok = prompt_tok + output_tok
+        self.last_prompt_tok = prompt_tok
 
     def see(self, call: Call) -> None:
         """A tool was called: what comes of it, also an error, has its labels."""

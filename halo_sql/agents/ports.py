@@ -14,6 +14,7 @@ from halo_sql.ir.prompt import Sampling
 from halo_sql.metrics import NodeMetrics
 
 FIRST, MORE, LAST = range(3)
+GROWTH_TOK = 32  # that a step and its results add to a prompt, about
 TURN_TOK = 64  # more than any chat template adds to a message
 FRAME_TOK = 512  # more than it adds to a chat
 
@@ -80,7 +81,7 @@ class Ports:
         return LAST if conversation.last else MORE
 
     def fits(self, conversation: Conversation, last: bool) -> tuple[bool, bool]:
-        """(whether one more step fits into max_tokens, whether it must be the last one: no other would)."""
+        """(whether one more step fits into max_tokens, whether it should be the last one: no other would)."""
         spec, dialogue = self._spec, conversation.dialogue
         used, output = conversation.used_tok, spec.sampling.max_tokens
         # a token stands for at least one byte: counting, which is dear, is only needed near the limit
@@ -91,8 +92,9 @@ class Ports:
         prompt = max(self.count(conversation, last), conversation.last_tok)
         if used + prompt + output > spec.max_tokens:
             return False, last
-        # the next prompt has at least this one, an answer and its results before it
-        return True, last or used + prompt + 1 + (prompt + 2) + output > spec.max_tokens
+        # the next one, if this is not the last, has a prompt that grows as it did before
+        grown = max(prompt - conversation.last_prompt_tok if conversation.steps else 0, GROWTH_TOK)
+        return True, last or used + prompt + min(output, grown) + prompt + grown + output > spec.max_tokens
 
     def count(self, conversation: Conversation, last: bool) -> int:
         """Tokens of its next prompt."""

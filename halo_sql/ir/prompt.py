@@ -114,6 +114,7 @@ class LlmCall:
     target      of kind 'tool' or 'agent': its name
     volatile    equal calls may differ: the tool's volatility, or that of an agent's tools
     row_form    of an agent in FROM: the value holds answer, steps, tokens and trace
+    around      characters that are sent beside the prompt: what an agent is told of its tools and of how to answer
     """
 
     output: ColumnId
@@ -133,6 +134,7 @@ class LlmCall:
     target: str = ""
     volatile: bool = False
     row_form: bool = False
+    around: int = field(default=0, compare=False)
 
     @property
     def deterministic(self) -> bool:

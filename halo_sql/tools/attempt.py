@@ -42,6 +42,7 @@ class Caller:
 
     acts      whether its calls have side effects
     together  whether ``make`` takes many calls at once; known once started
+    concurrency  calls at once: the tool's limit, or less where its runner can do no more
     journal   of the statement; without one a tool with side effects is not called
     """
 
@@ -52,6 +53,7 @@ class Caller:
         self.acts = acts(tool)
         self.limits = limits_of(tool)
         self.together = False
+        self.concurrency = self.limits.concurrency
         self.runner: Runner | None = None
         self._runner_of = runner_of
         self._journal = journal
@@ -70,6 +72,7 @@ class Caller:
             message = f'the tool "{self.tool.name}" did not start within {START_S:g} s'
             raise EngineError(message, code="unavailable") from None
         self.together = hasattr(runner, "call_many") and not self.acts and not takes_sql(self.tool)
+        self.concurrency = min(self.concurrency, getattr(runner, "concurrency", self.concurrency))
         self.runner = runner
 
     async def make(self, calls: Sequence[ToolCall], key: str = "") -> Answers:

@@ -115,7 +115,7 @@ class Line:
         if self._caller.runner is None:
             self._begin_start()
         elif not self._caller.together:
-            while len(self._running) < self._caller.limits.concurrency and self._may_begin():
+            while len(self._running) < self._caller.concurrency and self._may_begin():
                 self._launch([heapq.heappop(self._queue)[2]])
         elif not self._running and self._sending is None:  # what comes in this turn of the loop goes along
             self._sending = asyncio.get_running_loop().call_soon(self._send)

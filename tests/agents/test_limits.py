@@ -160,7 +160,7 @@ async def test_max_tokens() -> None:
 async def test_the_last_step_that_fits_may_only_answer() -> None:
     request = script(*(calls(("look", {"n": n})) for n in range(50)), answer("x"))
     steps = set()
-    for most in range(1_250, 24_000, 950):
+    for most in range(1_100, 24_000, 457):
         rows, _ = await ask(agent(LOOK, max_tokens=most, max_steps=1000, max_tool_calls=1000), request, tools=TOOLS)
         assert rows.texts() == {0: '"x"'}
         assert rows.metrics.prompt_tok + rows.metrics.output_tok <= most

@@ -11,7 +11,6 @@ import pytest
 from halo_sql.duck import Duck
 from halo_sql.errors import EngineError
 from halo_sql.tools.schema import arguments_schema, sql_type_text
-from halo_sql.tools.schema_check import check_arguments
 
 DUCK = Duck.connect(":memory:", False, {})
 
@@ -139,83 +138,3 @@ def test_references_cannot_blow_up() -> None:
     with pytest.raises(EngineError, match="too large"):
         sql_type_text({"$ref": "#/$defs/d0", "$defs": defs})
     assert time.monotonic() - begun < 5
-
-
-# --- check_arguments
-
-ORDERS = {
-    "id": "INTEGER",
-    "name": "VARCHAR",
-    "kind": "ENUM('a','b')",
-    "where": "STRUCT(city VARCHAR, zip VARCHAR[])",
-    "day": "DATE",
-}
-GOOD = {"id": 1, "name": "n", "kind": "a", "where": {"city": "c", "zip": ["1"]}, "day": "2024-01-02"}
-
-
-def test_good_arguments() -> None:
-    assert check_arguments(json.dumps(GOOD), schema_of(**ORDERS)) is None
-    assert check_arguments("{}", schema_of(optional=True, **ORDERS)) is None
-    assert check_arguments('{"id": null}', schema_of(optional=True, **ORDERS)) is None
-    assert check_arguments("{}", schema_of()) is None
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ({"id": "1"}, 'the argument "id" is a string, not integer'),
-        ({"id": 1.0}, 'the argument "id" is a number, not integer'),
-        ({"id": True}, 'the argument "id" is a boolean, not integer'),
-        ({"id": 2**31}, 'the argument "id" does not fit maximum 2147483647'),
-        ({"id": None}, 'the argument "id" is null, not integer'),
-        ({"kind": "c"}, 'the argument "kind" is none of ["a", "b"]'),
-        ({"where": {"city": "c"}}, 'the argument "where.zip" is missing'),
-        ({"where": {"city": "c", "zip": [1]}}, 'the argument "where.zip[0]" is an integer, not string'),
-        ({"where": {"city": "c", "zip": [], "x": 1}}, 'there is no argument "where.x"; known: city, zip'),
-        ({"day": "soon"}, 'the argument "day" does not fit pattern'),
-        ({"extra": 1}, 'there is no argument "extra"; known: id, name, kind, where, day'),
-    ],
-)
-def test_wrong_arguments_are_named(change: dict[str, Any], reason: str) -> None:
-    found = check_arguments(json.dumps({**GOOD, **change}), schema_of(**ORDERS))
-    assert found is not None
-    assert found.startswith(reason)
-    assert "\n" not in found
-
-
-def test_missing_arguments_are_named() -> None:
-    assert check_arguments('{"id": 1}', schema_of(id="INTEGER", b="VARCHAR")) == 'the argument "b" is missing'
-
-
-@pytest.mark.parametrize(
-    ("text", "word"),
-    [
-        ("", "no JSON"),
-        ("[1]", "an array, not object"),
-        ('{"x": 1, "x": 2}', 'the member "x" is there twice'),
-        ('{"x": NaN}', "NaN is no JSON number"),
-        ('{"x": ' + "[" * 200 + "]" * 200 + "}", "100 levels"),
-        ('{"x": ' + "[" * 50_000, "100 levels"),
-        ('{"x": "' + "y" * 70_000 + '"}', "65536 bytes"),
-        ('{"x": 1' + "0" * 5000 + "}", "no JSON"),
-    ],
-)
-def test_texts_that_are_no_arguments(text: str, word: str) -> None:
-    found = check_arguments(text, schema_of(x="JSON"))
-    assert found is not None
-    assert word in found
-    assert len(found) < 600
-
-
-def test_deep_texts_in_strings_are_not_nesting() -> None:
-    assert check_arguments('{"x": "' + "[" * 200 + '\\"{"}', schema_of(x="VARCHAR")) is None
-
-
-def test_it_is_fast_the_second_time() -> None:
-    schema = schema_of(**ORDERS)
-    text = json.dumps(GOOD)
-    check_arguments(text, schema)
-    begun = time.monotonic()
-    for _ in range(200):
-        check_arguments(text, schema)
-    assert time.monotonic() - begun < 2
