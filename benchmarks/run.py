@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-CHEAP = ("limits.py", "plain_sql.py", "planning.py", "startup.py", "echo_throughput.py", "agent_steps.py")
+CHEAP = ("limits.py", "plain_sql.py", "planning.py", "startup.py", "echo_throughput.py", "agent_steps.py", "tools.py")
 WITH_MODEL = ("prefix_sharing.py",)
 
 

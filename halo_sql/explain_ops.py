@@ -166,8 +166,9 @@ def call_text(call: LlmCall, name_of: Names) -> str:
         system = (system or "").removesuffix(GRADE_SYSTEM).rstrip() or None  # every call of LLM_RANK has that
     if system is not None:
         said.append(f"system={json.dumps(system, ensure_ascii=False)}")
-    if call.kind in ("map", "reduce", "tool", "agent") and call.returns.kind != "varchar":
-        said.append(f"returns={call.returns}")
+    returns = call.returns.fields[0][1] if call.row_form else call.returns
+    if call.kind in ("map", "reduce", "tool", "agent") and returns.kind != "varchar":
+        said.append(f"returns={returns}")
     plain = Sampling()
     for option in (
         ()

@@ -146,10 +146,9 @@ def _calls(session: Session) -> Rows:
 
 
 def _operators(session: Session) -> Rows:
-    from halo_sql.grammar.calls import CALL_KINDS
     from halo_sql.grammar.operators_table import OPERATORS
 
-    return [(name, ", ".join(places), name in CALL_KINDS) for name, places in OPERATORS.items()]
+    return [(name, ", ".join(places)) for name, places in OPERATORS.items()]
 
 
 def _rules(session: Session) -> Rows:
@@ -216,7 +215,7 @@ LISTINGS: Mapping[str, Listing] = {
     "secrets": Listing(_texts(*SECRET_COLUMNS), _secrets),
     "export": Listing((("position", "INTEGER"), *_texts("kind", "name", "sql")), _export),
     "settings": Listing(_texts("name", "value", "default", "type", "range", "description", "source"), _settings),
-    "operators": Listing((*_texts("name", "places"), ("available", "BOOLEAN")), _operators),
+    "operators": Listing(_texts("name", "places"), _operators),
     "rules": Listing((*_texts("name", "stage"), ("enabled", "BOOLEAN")), _rules),
     "queries": Listing((("id", "BIGINT"), *_texts("statement", "status"), *_TOTALS), _queries),
     "calls": Listing(_CALLS, _calls),

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from halo_sql.grammar.expanded import Expanded
 
 #: Statements after which the names may be others: they undo, or lead to another database.
-_CHANGES = re.compile(r"\s*(?:rollback|abort|use|attach|detach|set|reset|pragma|create|drop)\b", re.IGNORECASE)
+_CHANGES = re.compile(r"\s*(?:rollback|abort|use|attach|detach|set\s+(?:search_path|schema))\b", re.IGNORECASE)
+#: Those that may make or drop a function of a tool's name.
+_TAKES = re.compile(r"\s*(?:create|drop)\b", re.IGNORECASE)
 
 
 class ToolNames:
@@ -40,7 +42,7 @@ class ToolNames:
 
     def note(self, sql: str) -> None:
         """A plain statement has run."""
-        if self._names and _CHANGES.match(sql):
+        if _CHANGES.match(sql) or (self._names and _TAKES.match(sql)):
             self._seen = -1
 
     def expand(self, sql: str) -> Expanded | None:

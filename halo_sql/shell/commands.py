@@ -297,6 +297,15 @@ def _budget(shell: Shell, words: Words, rest: str) -> None:
         shell.output.line(f"{name} = {shell.session.settings.get(name)}")
 
 
+def _trace(words: Words) -> str:
+    row = f" AND row_key = {_number(words[0])}" if words else ""
+    return (
+        "SELECT node, row_key AS row, agent, step, kind, model, status, error, prompt_tok, output_tok, seconds, "
+        f"prompt, answer FROM halo_calls() WHERE query = (SELECT max(id) FROM halo_queries()){row} "
+        "ORDER BY node, row_key, step, started"
+    )
+
+
 COMMANDS: tuple[Command, ...] = (
     Command("agents", "", "agents", _show_query(lambda words: "SHOW AGENTS")),
     Command("bail", "on|off", "stop at the first error", _flag("bail")),
@@ -340,5 +349,6 @@ COMMANDS: tuple[Command, ...] = (
     Command("tables", "[PATTERN]", "tables and views", _show_query(_tables)),
     Command("timer", "on|off", "time of each statement", _flag("timer")),
     Command("tools", "", "tools", _show_query(lambda words: "SHOW TOOLS")),
+    Command("trace", "[ROW]", "calls of the last statement that made some, or of one row", _show_query(_trace)),
     Command("version", "", "versions", _version),
 )

@@ -29,6 +29,7 @@ def describe(label: str, did: NodeMetrics) -> str:
     if did.prompt_tok:
         cached = 100 * did.prompt_tok_cached // did.prompt_tok
         parts.append(f"{did.prompt_tok:,} tok in ({cached} % cached), {did.output_tok:,} out")
+    parts += [f"{did.tool_calls:,} tool calls"] if did.tool_calls else []
     parts += [f"{did.llm_calls_from_store:,} from store"] if did.llm_calls_from_store else []
     parts += [f"{did.llm_calls_coalesced:,} coalesced"] if did.llm_calls_coalesced else []
     parts += [f"{did.retries:,} retries"] if did.retries else []

@@ -221,6 +221,8 @@ def summary(profile: Profile) -> str:
         f"{did['prompt_tok']:,.0f} prompt tok ({did['prompt_tok_cached']:,.0f} cached)",
         f"{did['output_tok']:,.0f} output tok",
     ]
+    asked = did["tool_calls"] + did["tool_calls_coalesced"] + did["tool_calls_from_store"]
+    parts += [f"{did['tool_calls']:,.0f} tool calls of {asked:,.0f} asked"] if asked else []
     parts += [f"{did[key]:,.0f} {key}" for key in ("retries", "errors") if did[key]]
     parts += [f"{did['usd']:.4f} usd"] if did["usd"] else []
     return f"-- {', '.join(parts)}, {did['elapsed_s']:.2f} s"

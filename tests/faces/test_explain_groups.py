@@ -69,8 +69,9 @@ def test_a_top_k_shows_its_method_and_counts_its_calls(
 
 
 def test_progress_and_queries_know_the_operators(connection: halo_sql.Connection) -> None:
-    listed = dict(connection.execute("SELECT name, available FROM halo_operators()").fetchall())
-    assert listed["LLM_REDUCE"] is True
-    assert listed["LLM_RANK"] is True
+    listed = dict(connection.execute("SELECT name, places FROM halo_operators()").fetchall())
+    assert listed["LLM_REDUCE"] == "aggregate"
+    assert listed["LLM_RANK"] == "sort_key"
+    assert listed["TOOL"] == listed["AGENT"] == "scalar, table"
     rules = {name for (name,) in connection.execute("SELECT name FROM halo_rules()").fetchall()}
     assert {"llm_reduce_one_shot", "llm_reduce_tree_fold", "llm_top_k_score", "top_k_below_llm"} <= rules

@@ -175,6 +175,7 @@ SELECT 'echoed';
 .plan {ECHO}
 {ECHO};
 .cost
+.trace 0
 .profile
 .profile {tmp_path}/p.html
 .cache
@@ -196,6 +197,7 @@ SELECT 'echoed';
     assert (tmp_path / "all.csv").read_text() == "file\n"
     assert "LlmMap" in done.stdout
     assert "-- 2 LLM calls" in done.stdout
+    assert any("llm" in line and "echo" in line and "done" in line for line in lines)
     assert (tmp_path / "p.html").read_text().startswith("<!doctype html>")
     assert lines[-1].startswith("HaloSQL ")
 
