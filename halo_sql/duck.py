@@ -114,6 +114,12 @@ class Duck:
         if reader is not None:
             reader.close()
 
+    def abandon(self) -> None:
+        """What is left of the last ``execute``'s result is not wanted: the connection can run something else."""
+        abort = getattr(self.connection, "abort", None)  # before DuckDB 2 a result is simply forgotten
+        if abort is not None:
+            abort()
+
     def execute(self, sql: str, params: Any = None) -> Any:
         """Run a statement; returns DuckDB's connection, which holds the result."""
         lowered = sql.lower()

@@ -144,6 +144,8 @@ class SqlRunner:
             raise
         except Error:
             return []
+        finally:
+            duck.abandon()
         if rows:
             values[current - 1] = self._table(rows)
         return values
@@ -164,6 +166,8 @@ class SqlRunner:
             raise
         except Error as problem:
             return self._failed(problem, in_transaction)
+        finally:
+            duck.abandon()
 
     def _empty(self) -> str:
         return "[]" if self._texts.table else "null"

@@ -92,6 +92,20 @@ def test_the_defining_equation(tmp_path: Path) -> None:
     assert passed == len(chosen)
 
 
+@pytest.mark.timeout(SECONDS)
+def test_the_equation_holds_for_tools(tmp_path: Path) -> None:
+    """A tool that gives back its argument is that argument, wherever an expression may stand."""
+    cases = (SHARED / "conformance/echo_cases.jsonl").read_text(encoding="utf-8").splitlines()
+    every = 5 if IN_CI else 2 * SAMPLE_EVERY
+    chosen = [case for number, case in enumerate(cases) if number % every == 3 and not is_known(case)]
+    file = tmp_path / "cases.jsonl"
+    file.write_text("\n".join(chosen) + "\n", encoding="utf-8")
+    output = run_tool(Path(__file__).parent / "tool_cases.py", SHARED / "tools", file)
+    passed, failed = last_counts(output)
+    assert failed == 0, output[-5000:]
+    assert passed == len(chosen)
+
+
 def test_few_cases_are_known_to_fail() -> None:
     cases = (SHARED / "conformance/echo_cases.jsonl").read_text(encoding="utf-8").splitlines()
     assert sum(map(is_known, cases)) <= 0.005 * len(cases)
