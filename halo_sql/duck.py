@@ -116,9 +116,7 @@ class Duck:
 
     def abandon(self) -> None:
         """What is left of the last ``execute``'s result is not wanted: the connection can run something else."""
-        abort = getattr(self.connection, "abort", None)  # before DuckDB 2 a result is simply forgotten
-        if abort is not None:
-            abort()
+        self.connection.abort()
 
     def execute(self, sql: str, params: Any = None) -> Any:
         """Run a statement; returns DuckDB's connection, which holds the result."""
@@ -267,9 +265,8 @@ class Duck:
         """
         import pyarrow
 
-        self.release()
-        body = ", ".join(f"{quote(column)} {kind.text}" for column, kind in columns)
-        self.execute(f"CREATE TEMP TABLE {quote(name)} ({body})")
+        listed = ", ".join(f"{quote(column)} {kind.text}" for column, kind in columns)
+        self.execute(f"CREATE TEMP TABLE {quote(name)} ({listed})")
         reader = pyarrow.RecordBatchReader.from_batches(schema, iter(batches))
         view = name + "_arrow"
         self.connection.register(view, reader)
@@ -280,8 +277,7 @@ class Duck:
 
     def in_transaction(self) -> bool:
         """Whether the user has begun a transaction (otherwise every statement is one)."""
-        query = "SELECT txid_current()"
-        return self.rows(query) == self.rows(query)
+        return self.rows("SELECT txid_current()") == self.rows("SELECT txid_current()")
 
     def drop(self, name: str) -> None:
         """Drop a spool."""

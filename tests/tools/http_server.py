@@ -231,3 +231,23 @@ def exchanged(
 
     found: tuple[Any, list[Seen]] = run(work())
     return found
+
+
+def answered(answer: Answer, **given: Any) -> Any:
+    """The value of one call that is answered like this."""
+    return exchanged(lambda seen: answer, **given)[0]
+
+
+def text_answered(answer: Answer, **given: Any) -> str:
+    """The value's JSON text as the runner gives it."""
+
+    async def work() -> str:
+        async with HttpServer(lambda seen: answer) as server:
+            made = runner(tool(server.url, loopback=True, **given))
+            try:
+                return await made.call(ToolRequest("{}"))
+            finally:
+                await made.close()
+
+    found: str = run(work())
+    return found

@@ -309,7 +309,7 @@ def test_limits_come_from_the_kind_and_the_options() -> None:
     assert limits_of(a_tool(kind="mcp")) == Limits(30.0, 2, 16, 0.0, 1 << 20, 0)
     assert limits_of(a_tool(kind="sql", body="SELECT $n")) == Limits(30.0, 2, 4, 0.0, 8 << 20, 0)
     for body in ("$n", ' $"the query" ;\n'):
-        assert limits_of(a_tool(kind="sql", body=body)) == Limits(10.0, 2, 4, 0.0, 64 << 10, 1_000)
+        assert limits_of(a_tool(kind="sql", body=body)) == Limits(10.0, 0, 2, 0.0, 64 << 10, 1_000)
     given = a_tool(timeout_s=Decimal("2.5"), max_retries=0, concurrency=3, rate_per_s=9, max_bytes=10, max_rows=2)
     assert limits_of(given) == Limits(2.5, 0, 3, 9.0, 10, 2)
 

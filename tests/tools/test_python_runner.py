@@ -12,43 +12,19 @@ from typing import Any
 
 import pytest
 
-from halo_sql.catalog.objects import ToolDef
-from halo_sql.duck import Duck
 from halo_sql.errors import EngineError
-from halo_sql.tools.protocol import BoundTool, Surroundings, ToolRequest
+from halo_sql.tools.protocol import ToolRequest
 from halo_sql.tools.python import PythonRunner
 
-FUNCTIONS = "python_functions"
+from .conftest import FUNCTIONS
+from .processes import children, is_alive
+
 FOLDER = str(Path(__file__).parent)
 
 
 @pytest.fixture(autouse=True)
 def _functions_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(FOLDER)
-
-
-@pytest.fixture(scope="module")
-def duck() -> Any:
-    found = Duck.connect(":memory:", False, {})
-    yield found
-    found.close()
-
-
-@pytest.fixture
-def make(duck: Duck) -> Callable[..., PythonRunner]:
-    def runner(
-        body: str | Callable[..., Any], parameters: dict[str, str], returns: str, **options: Any
-    ) -> PythonRunner:
-        given = {} if isinstance(body, str) else {"t": body}
-        text = body if isinstance(body, str) else ""
-        text = text if ":" in text or not text else f"{FUNCTIONS}:{text}"
-        types = tuple((name, duck.sql_type(kind)) for name, kind in parameters.items())
-        tool = ToolDef("T", "python", text, returns=returns, options=options)
-        return PythonRunner(
-            BoundTool(tool, types, duck.sql_type(returns)), Surroundings(secret=lambda *_: "", functions=given)
-        )
-
-    return runner
 
 
 async def ask(runner: PythonRunner, arguments: str) -> str:
@@ -80,61 +56,43 @@ def failed(runner: PythonRunner, arguments: str) -> EngineError:
     return problem
 
 
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except FileNotFoundError:
-        return False
-
-
-def children() -> set[int]:
-    found = set()
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            if int(entry.read_text().rpartition(")")[2].split()[1]) == os.getpid():
-                found.add(int(entry.parent.name))
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    return found
-
-
 # --- named functions, in processes
 
 
-def test_a_named_function_runs_in_another_process(make: Callable[..., PythonRunner]) -> None:
+def test_a_named_function_runs_in_another_process(make_python: Callable[..., PythonRunner]) -> None:
     before = children()
-    first, second = run(make("pid", {"x": "BIGINT"}, "BIGINT"), '{"x": 1}', '{"x": 2}')
+    first, second = run(make_python("pid", {"x": "BIGINT"}, "BIGINT"), '{"x": 1}', '{"x": 2}')
     assert first == second  # the same worker twice
     assert int(str(first)) != os.getpid()
     assert children() <= before  # reaped
 
 
-def test_values_follow_the_functions_hints(make: Callable[..., PythonRunner]) -> None:
-    runner = make("label", {"order": "STRUCT(id BIGINT, total DECIMAL(10,2))", "day": "DATE"}, "VARCHAR")
+def test_values_follow_the_functions_hints(make_python: Callable[..., PythonRunner]) -> None:
+    runner = make_python("label", {"order": "STRUCT(id BIGINT, total DECIMAL(10,2))", "day": "DATE"}, "VARCHAR")
     assert run(runner, '{"order": {"id": 7, "total": 1.10}, "day": "2024-02-29"}') == ['"Order 7 1.10 29.02.2024"']
 
 
-def test_a_generator_of_dataclasses_is_a_table(make: Callable[..., PythonRunner]) -> None:
-    runner = make("orders", {"customer": "VARCHAR"}, "STRUCT(id BIGINT, total DECIMAL(10,2))[]")
+def test_a_generator_of_dataclasses_is_a_table(make_python: Callable[..., PythonRunner]) -> None:
+    runner = make_python("orders", {"customer": "VARCHAR"}, "STRUCT(id BIGINT, total DECIMAL(10,2))[]")
     assert run(runner, '{"customer": "c"}') == ['[{"id":0,"total":0.00},{"id":1,"total":1.50},{"id":2,"total":3.00}]']
 
 
-def test_an_endless_generator_is_stopped(make: Callable[..., PythonRunner]) -> None:
-    assert failed(make("endless", {"x": "BIGINT"}, "BIGINT[]", max_rows=100), '{"x": 1}').code == "too_large"
+def test_an_endless_generator_is_stopped(make_python: Callable[..., PythonRunner]) -> None:
+    assert failed(make_python("endless", {"x": "BIGINT"}, "BIGINT[]", max_rows=100), '{"x": 1}').code == "too_large"
 
 
-def test_async_named_functions_share_a_loop(make: Callable[..., PythonRunner]) -> None:
-    assert run(make("slow_double", {"x": "BIGINT"}, "BIGINT"), '{"x": 4}', '{"x": 5}') == ["8", "10"]
+def test_async_named_functions_share_a_loop(make_python: Callable[..., PythonRunner]) -> None:
+    assert run(make_python("slow_double", {"x": "BIGINT"}, "BIGINT"), '{"x": 4}', '{"x": 5}') == ["8", "10"]
 
 
-def test_printing_and_reading_do_not_disturb(make: Callable[..., PythonRunner]) -> None:
-    assert run(make("noisy", {"x": "BIGINT"}, "BIGINT"), '{"x": 4}', '{"x": 5}') == ["4", "5"]
+def test_printing_and_reading_do_not_disturb(make_python: Callable[..., PythonRunner]) -> None:
+    assert run(make_python("noisy", {"x": "BIGINT"}, "BIGINT"), '{"x": 4}', '{"x": 5}') == ["4", "5"]
 
 
 @pytest.mark.parametrize(("function", "ended"), [("leave", "exit code 3"), ("crash", "SIG")])
-def test_a_crash_ends_only_its_own_call(make: Callable[..., PythonRunner], function: str, ended: str) -> None:
+def test_a_crash_ends_only_its_own_call(make_python: Callable[..., PythonRunner], function: str, ended: str) -> None:
     before = children()
-    first, second = run(make(function, {"x": "BIGINT"}, "BIGINT"), '{"x": 3}', '{"x": 3}')
+    first, second = run(make_python(function, {"x": "BIGINT"}, "BIGINT"), '{"x": 3}', '{"x": 3}')
     assert isinstance(first, EngineError)
     assert isinstance(second, EngineError)
     assert (first.code, second.code) == ("tool", "tool")
@@ -143,8 +101,8 @@ def test_a_crash_ends_only_its_own_call(make: Callable[..., PythonRunner], funct
     assert children() <= before
 
 
-def test_exceptions_are_one_short_line(make: Callable[..., PythonRunner]) -> None:
-    first, second = run(make("fail", {"x": "BIGINT"}, "BIGINT"), '{"x": 3}', '{"x": 3}')
+def test_exceptions_are_one_short_line(make_python: Callable[..., PythonRunner]) -> None:
+    first, second = run(make_python("fail", {"x": "BIGINT"}, "BIGINT"), '{"x": 3}', '{"x": 3}')
     assert isinstance(first, EngineError)
     assert first.code == "tool"
     assert first.message.startswith("ValueError: no such row")
@@ -153,19 +111,21 @@ def test_exceptions_are_one_short_line(make: Callable[..., PythonRunner]) -> Non
     assert isinstance(second, EngineError)
 
 
-def test_sys_exit_is_an_error_of_the_call(make: Callable[..., PythonRunner]) -> None:
-    problem = failed(make("quit_politely", {"x": "BIGINT"}, "BIGINT"), '{"x": 3}')
+def test_sys_exit_is_an_error_of_the_call(make_python: Callable[..., PythonRunner]) -> None:
+    problem = failed(make_python("quit_politely", {"x": "BIGINT"}, "BIGINT"), '{"x": 3}')
     assert (problem.code, problem.message) == ("tool", "SystemExit: 3")
 
 
-def test_a_wrong_result_names_tool_type_and_what_came(make: Callable[..., PythonRunner]) -> None:
-    problem = failed(make("wrong", {"x": "BIGINT"}, "BIGINT"), '{"x": 3}')
+def test_a_wrong_result_names_tool_type_and_what_came(make_python: Callable[..., PythonRunner]) -> None:
+    problem = failed(make_python("wrong", {"x": "BIGINT"}, "BIGINT"), '{"x": 3}')
     assert problem.code == "invalid_output"
     assert problem.message == 'tool "T" returned a wrong value: wanted BIGINT, got str'
 
 
-def test_a_hanging_call_is_killed_with_what_it_started(make: Callable[..., PythonRunner], tmp_path: Path) -> None:
-    runner = make("hang_with_child", {"path": "VARCHAR"}, "BIGINT", concurrency=1)
+def test_a_hanging_call_is_killed_with_what_it_started(
+    make_python: Callable[..., PythonRunner], tmp_path: Path
+) -> None:
+    runner = make_python("hang_with_child", {"path": "VARCHAR"}, "BIGINT", concurrency=1)
     note = tmp_path / "pids"
 
     async def go() -> None:
@@ -186,8 +146,8 @@ def test_a_hanging_call_is_killed_with_what_it_started(make: Callable[..., Pytho
     assert not any(map(is_alive, pids))
 
 
-def test_the_next_call_gets_a_new_worker_after_a_timeout(make: Callable[..., PythonRunner]) -> None:
-    runner = make("hang", {"x": "BIGINT"}, "BIGINT", concurrency=1)
+def test_the_next_call_gets_a_new_worker_after_a_timeout(make_python: Callable[..., PythonRunner]) -> None:
+    runner = make_python("hang", {"x": "BIGINT"}, "BIGINT", concurrency=1)
 
     async def go() -> float:
         await runner.start()
@@ -202,8 +162,8 @@ def test_the_next_call_gets_a_new_worker_after_a_timeout(make: Callable[..., Pyt
     assert asyncio.run(go()) < 10
 
 
-def test_closing_ends_what_is_running(make: Callable[..., PythonRunner]) -> None:
-    runner = make("hang", {"x": "BIGINT"}, "BIGINT")
+def test_closing_ends_what_is_running(make_python: Callable[..., PythonRunner]) -> None:
+    runner = make_python("hang", {"x": "BIGINT"}, "BIGINT")
     before = children()
 
     async def go() -> BaseException | None:
@@ -218,8 +178,8 @@ def test_closing_ends_what_is_running(make: Callable[..., PythonRunner]) -> None
     assert children() <= before
 
 
-def test_calls_run_side_by_side_in_as_many_workers(make: Callable[..., PythonRunner]) -> None:
-    runner = make("pid", {"x": "BIGINT"}, "BIGINT", concurrency=2)
+def test_calls_run_side_by_side_in_as_many_workers(make_python: Callable[..., PythonRunner]) -> None:
+    runner = make_python("pid", {"x": "BIGINT"}, "BIGINT", concurrency=2)
 
     async def go() -> list[str]:
         found = await asyncio.gather(*(ask(runner, '{"x": 1}') for _ in range(20)))
@@ -278,32 +238,32 @@ asyncio.run(PythonRunner(tool, Surroundings(lambda *_: "")).call(ToolRequest('{{
 )
 @pytest.mark.parametrize("isolation", ["process", "thread"])
 def test_names_that_are_no_tools(
-    make: Callable[..., PythonRunner], body: str, code: str, word: str, isolation: str
+    make_python: Callable[..., PythonRunner], body: str, code: str, word: str, isolation: str
 ) -> None:
     with pytest.raises(EngineError) as told:
-        run(make(body, {"y": "BIGINT"}, "BIGINT", isolation=isolation))
+        run(make_python(body, {"y": "BIGINT"}, "BIGINT", isolation=isolation))
     assert told.value.code == code
     assert word in str(told.value)
 
 
-def test_a_builtin_that_runs_text_is_refused_under_another_name(make: Callable[..., PythonRunner]) -> None:
+def test_a_builtin_that_runs_text_is_refused_under_another_name(make_python: Callable[..., PythonRunner]) -> None:
     with pytest.raises(EngineError, match="runs text"):
-        run(make(f"{FUNCTIONS}:harmless", {"y": "VARCHAR"}, "BIGINT", isolation="thread"))
+        run(make_python(f"{FUNCTIONS}:harmless", {"y": "VARCHAR"}, "BIGINT", isolation="thread"))
 
 
 # --- registered callables, in this process
 
 
-def test_a_registered_function_runs_here(make: Callable[..., PythonRunner]) -> None:
+def test_a_registered_function_runs_here(make_python: Callable[..., PythonRunner]) -> None:
     secret = object()  # no other process could see it
 
     def look(x: int) -> bool:
         return secret is not None and threading.current_thread() is not threading.main_thread()
 
-    assert run(make(look, {"x": "BIGINT"}, "BOOLEAN"), '{"x": 1}') == ["true"]
+    assert run(make_python(look, {"x": "BIGINT"}, "BOOLEAN"), '{"x": 1}') == ["true"]
 
 
-def test_an_async_function_runs_on_the_loop(make: Callable[..., PythonRunner]) -> None:
+def test_an_async_function_runs_on_the_loop(make_python: Callable[..., PythonRunner]) -> None:
     loops = set()
 
     async def look(x: int) -> int:
@@ -311,11 +271,11 @@ def test_an_async_function_runs_on_the_loop(make: Callable[..., PythonRunner]) -
         await asyncio.sleep(0)
         return x
 
-    assert run(make(look, {"x": "BIGINT"}, "BIGINT"), '{"x": 1}', '{"x": 2}') == ["1", "2"]
+    assert run(make_python(look, {"x": "BIGINT"}, "BIGINT"), '{"x": 1}', '{"x": 2}') == ["1", "2"]
     assert len(loops) == 1
 
 
-def test_async_generators_and_awaitables(make: Callable[..., PythonRunner]) -> None:
+def test_async_generators_and_awaitables(make_python: Callable[..., PythonRunner]) -> None:
     async def several(x: int) -> AsyncIterator[int]:
         for number in range(x):
             yield number
@@ -323,11 +283,11 @@ def test_async_generators_and_awaitables(make: Callable[..., PythonRunner]) -> N
     def promised(x: int) -> Any:
         return asyncio.sleep(0, x)
 
-    assert run(make(several, {"x": "BIGINT"}, "BIGINT[]"), '{"x": 3}') == ["[0,1,2]"]
-    assert run(make(promised, {"x": "BIGINT"}, "BIGINT"), '{"x": 3}') == ["3"]
+    assert run(make_python(several, {"x": "BIGINT"}, "BIGINT[]"), '{"x": 3}') == ["[0,1,2]"]
+    assert run(make_python(promised, {"x": "BIGINT"}, "BIGINT"), '{"x": 3}') == ["3"]
 
 
-def test_a_hanging_function_frees_its_place(make: Callable[..., PythonRunner]) -> None:
+def test_a_hanging_function_frees_its_place(make_python: Callable[..., PythonRunner]) -> None:
     stop = threading.Event()
 
     def wait(x: int) -> int:
@@ -335,7 +295,7 @@ def test_a_hanging_function_frees_its_place(make: Callable[..., PythonRunner]) -
             stop.wait(60)
         return x
 
-    runner = make(wait, {"x": "BIGINT"}, "BIGINT", concurrency=1)
+    runner = make_python(wait, {"x": "BIGINT"}, "BIGINT", concurrency=1)
 
     async def go() -> str:
         with pytest.raises(TimeoutError):
@@ -350,7 +310,7 @@ def test_a_hanging_function_frees_its_place(make: Callable[..., PythonRunner]) -
     stop.set()
 
 
-def test_an_async_function_that_ignores_cancellation_holds_nobody_up(make: Callable[..., PythonRunner]) -> None:
+def test_an_async_function_that_ignores_cancellation_holds_nobody_up(make_python: Callable[..., PythonRunner]) -> None:
     over = asyncio.Event()
 
     async def stubborn(x: int) -> int:
@@ -361,7 +321,7 @@ def test_an_async_function_that_ignores_cancellation_holds_nobody_up(make: Calla
                 continue
         return x
 
-    runner = make(stubborn, {"x": "BIGINT"}, "BIGINT", concurrency=1)
+    runner = make_python(stubborn, {"x": "BIGINT"}, "BIGINT", concurrency=1)
 
     async def go() -> float:
         begun = time.monotonic()
@@ -377,7 +337,7 @@ def test_an_async_function_that_ignores_cancellation_holds_nobody_up(make: Calla
     assert asyncio.run(go()) < 10
 
 
-def test_as_many_calls_at_once_as_concurrency_says(make: Callable[..., PythonRunner]) -> None:
+def test_as_many_calls_at_once_as_concurrency_says(make_python: Callable[..., PythonRunner]) -> None:
     lock, running, most = threading.Lock(), 0, 0
 
     def count(x: int) -> int:
@@ -390,7 +350,7 @@ def test_as_many_calls_at_once_as_concurrency_says(make: Callable[..., PythonRun
             running -= 1
         return x
 
-    runner = make(count, {"x": "BIGINT"}, "BIGINT", concurrency=3)
+    runner = make_python(count, {"x": "BIGINT"}, "BIGINT", concurrency=3)
 
     async def go() -> None:
         await asyncio.gather(*(ask(runner, '{"x": 1}') for _ in range(30)))
@@ -401,16 +361,16 @@ def test_as_many_calls_at_once_as_concurrency_says(make: Callable[..., PythonRun
 
 
 @pytest.mark.parametrize("isolation", ["process", "thread"])
-def test_arguments_that_do_not_fit_are_rejected(make: Callable[..., PythonRunner], isolation: str) -> None:
-    runner = make("label", {"order": "JSON", "day": "VARCHAR"}, "VARCHAR", isolation=isolation)
+def test_arguments_that_do_not_fit_are_rejected(make_python: Callable[..., PythonRunner], isolation: str) -> None:
+    runner = make_python("label", {"order": "JSON", "day": "VARCHAR"}, "VARCHAR", isolation=isolation)
     problem = failed(runner, '{"order": {"id": 1, "total": 2}, "day": "someday"}')
     assert problem.code == "rejected"
     assert 'argument "day"' in problem.message
 
 
-def test_connection_errors_may_be_tried_again(make: Callable[..., PythonRunner]) -> None:
+def test_connection_errors_may_be_tried_again(make_python: Callable[..., PythonRunner]) -> None:
     def down(x: int) -> int:
         raise ConnectionRefusedError("down")
 
-    problem = failed(make(down, {"x": "BIGINT"}, "BIGINT"), '{"x": 1}')
+    problem = failed(make_python(down, {"x": "BIGINT"}, "BIGINT"), '{"x": 1}')
     assert (problem.code, problem.retryable) == ("tool", True)
