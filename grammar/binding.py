@@ -142,6 +142,7 @@ class Binding:
             volatile=site.volatile,
             row_form=site.row_form,
             around=site.around,
+            steps=site.steps,
         )
 
     def tainted(self, first: int, end: int, context: CteContext) -> bool:

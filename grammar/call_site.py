@@ -46,7 +46,7 @@ class CallSite:
     inner       the calls among these inputs
     separator   what stands between them
     shown       the call as DuckDB would write it; '' when that is its text
-    target, volatile, row_form, around  of a TOOL or AGENT, as in ``LlmCall``
+    target, volatile, row_form, around, steps  of a TOOL or AGENT, as in ``LlmCall``
     """
 
     source: Source
@@ -72,6 +72,7 @@ class CallSite:
     volatile: bool = False
     row_form: bool = False
     around: int = 0
+    steps: int = 0
 
     @property
     def deterministic(self) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from halo_sql.agents.assemble import is_volatile, sampling_of, told, tools_of
+from halo_sql.agents.assemble import is_volatile, limit, sampling_of, told, tools_of
 from halo_sql.catalog.objects import AgentDef, ModelDef, Parameter, Snapshot, ToolDef
 from halo_sql.config import Settings
 from halo_sql.duck import Duck, Token
@@ -58,6 +58,7 @@ class ObjectCall:
     task      token range of an agent's task; None: a tool
     returns   type of the value
     around    characters that an agent is told beside the task
+    steps     that an agent may take
     """
 
     kind: str
@@ -73,6 +74,7 @@ class ObjectCall:
     volatile: bool
     row_form: bool = False
     around: int = 0
+    steps: int = 0
 
 
 NO_MODEL = ModelDef("", "", "")
@@ -220,6 +222,7 @@ class _Reader:
             any(is_volatile(item, self.snapshot) for item in tools),
             rows,
             told(agent, self.snapshot, self.duck.sql_type),
+            int(limit(agent, "max_steps")) if tools else 1,
         )
 
     def _task(self, agent: AgentDef, pieces: Sequence[Range], closing: int) -> tuple[Range, list[Range]]:

@@ -74,6 +74,7 @@ def object_site(reader: Reading, source: Source, first: int, closing: int) -> Ca
         volatile=call.volatile,
         row_form=call.row_form,
         around=call.around,
+        steps=call.steps,
     )
     if call.kind == "agent" and any(site.holes()):
         _check_taint(reader, call)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from halo_sql.errors import CatalogError, Error
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
     from halo_sql.grammar.expanded import Expanded
     from halo_sql.grammar.forms import Staged
     from halo_sql.session import Session
+
+
+#: Statements that are run as they stand; others define something, or are about a statement.
+_RUN_AT_ONCE = re.compile(r"\s*(?:\(|(?:select|from|with|values|insert|update|delete|merge|copy)\b)", re.IGNORECASE)
 
 
 def run(session: Session, sql: str, params: object, expanded: Expanded | None) -> Result:
@@ -67,6 +72,15 @@ def run_written(session: Session, sql: str, params: object, expanded: Expanded) 
         if problem.sql == expanded.text:
             expanded.explain(problem, sql)
         raise
+
+
+def run_named(session: Session, sql: str, params: object, named: Expanded) -> Result:
+    """A text that calls tools by their own names; ``named`` calls them by TOOL."""
+    text = named.text
+    more = session.stored.concerns(text) or session.prepared.concerns(text)  # other names are to be written out, too
+    if more or _RUN_AT_ONCE.match(sql) is None or classify(text) is not Kind.LLM:
+        return run_written(session, sql, params, named)
+    return run(session, sql, params, named)
 
 
 def run_staged(session: Session, sql: str, whole: Expanded, stages: Staged) -> Result:

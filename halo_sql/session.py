@@ -166,7 +166,7 @@ class Session:
         self._prepare_listings(sql)
         named = self.tool_names.expand(sql)
         if named is not None:
-            return routing.run_written(self, sql, params, named)
+            return routing.run_named(self, sql, params, named)
         if kind in (Kind.PLAIN, Kind.LLM, Kind.EXPLAIN):
             expanded = self.prepared.expand(sql, params, self.stored.expand)
             params = params if expanded is None else None  # they are in its arguments

@@ -115,19 +115,20 @@ def _call(call: LlmCall, profile: Profile, clustered: bool, options: OptimizerCo
 
 
 def _agent(call: LlmCall, rows: float, own_tok: float, engine: EngineProfile) -> Estimate:
-    """Conversations of AGENT_STEPS steps: each reads the ones before it out of the cache, what all rows are told is
+    """Conversations of AGENT_STEPS steps, or as many as there may be: each reads the ones before it out of the cache, what all rows are told is
     computed once, all steps but the last call a tool."""
+    steps = min(AGENT_STEPS, call.steps or AGENT_STEPS)
     answer_tok = output_tok(call)
     each_tok = 2 * answer_tok  # a call and its result
     shared_tok = (call.around + len(call.prompt.system or "")) / CHARS_PER_TOK
     own_tok = max(1.0, own_tok - len(call.prompt.system or "") / CHARS_PER_TOK)
     first_tok = shared_tok + own_tok
-    prompts = rows * sum(first_tok + step * each_tok for step in range(AGENT_STEPS))
-    computed = shared_tok * min(1.0, rows) + rows * (own_tok + (AGENT_STEPS - 1) * each_tok)
-    answers = rows * AGENT_STEPS * answer_tok
+    prompts = rows * sum(first_tok + step * each_tok for step in range(steps))
+    computed = shared_tok * min(1.0, rows) + rows * (own_tok + (steps - 1) * each_tok)
+    answers = rows * steps * answer_tok
     gpu_s = computed / engine.prefill_tok_per_s + answers * engine.decode_step_s / _batch(rows, first_tok, engine)
     usd = prompts * engine.usd_per_prompt_tok + answers * engine.usd_per_output_tok
-    calls = rows * AGENT_STEPS
+    calls = rows * steps
     return Estimate(
         rows,
         calls,
@@ -135,7 +136,7 @@ def _agent(call: LlmCall, rows: float, own_tok: float, engine: EngineProfile) ->
         max(0.0, prompts - computed),
         answers,
         Cost(gpu_s, calls * LLM_ROW_S, computed + answers, usd),
-        rows * (AGENT_STEPS - 1),
+        rows * (steps - 1),
     )
 
 

@@ -22,6 +22,8 @@ _EVERY = (
         "null_handling", "text", None, "special: NULL arguments are given to the tool", choices=("default", "special")
     ),
     Known("private", "boolean", None, "Its results are private data; default: those of queries are"),
+    Known("trusted", "boolean", None, "Nobody but you writes what its results hold; default false"),
+    Known("egress", "boolean", None, "Its arguments may leave the machine; default: not those of queries over tables"),
 )
 _CALLED = (
     *_EVERY,
@@ -29,7 +31,6 @@ _CALLED = (
     Known("rate_per_s", "number", None, "Calls begun per second at most", 0.001, 1_000_000),
     Known("max_retries", "integer", None, "Attempts after the first", 0, 20),
     Known("side_effects", "boolean", None, "It changes something: each call is journalled and never repeated"),
-    Known("egress", "boolean", None, "Its arguments may leave the machine; default true"),
 )
 _REMOTE = (
     *_CALLED,

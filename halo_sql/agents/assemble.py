@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -23,6 +24,14 @@ DEFAULTS: Mapping[str, float] = {
     "max_parallel": 8,
     "max_repeats": 3,
 }
+
+
+#: Functions of a query by which its arguments can reach files, servers and other databases.
+_READS_ELSEWHERE = re.compile(
+    r"\b(?:read_\w+|glob|sniff_csv|parquet_\w+|query|query_table|getenv|st_read\w*|\w+_scan|\w+_query|from_substrait)\s*\("
+    r"|\bfrom\s+'",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +59,8 @@ class Flow:
 
 
 def flow_of(found: ToolDef | AgentDef, snapshot: Snapshot) -> Flow:
-    """What a tool, or an agent by its tools, does to data; options ``private``, ``egress`` and ``side_effects`` say
-    otherwise."""
+    """What a tool, or an agent by its tools, does to data; options ``private``, ``trusted``, ``egress`` and
+    ``side_effects`` say otherwise."""
     if isinstance(found, AgentDef):
         total = Flow()
         for item in tools_of(found, snapshot):
@@ -60,8 +69,8 @@ def flow_of(found: ToolDef | AgentDef, snapshot: Snapshot) -> Flow:
     local = found.kind == "sql"
     return Flow(
         private=bool(found.options.get("private", local)),
-        untrusted=True,
-        egress=bool(found.options.get("egress", not local)),
+        untrusted=not bool(found.options.get("trusted", False)),
+        egress=bool(found.options.get("egress", not local or _READS_ELSEWHERE.search(found.body) is not None)),
         writes=bool(found.options.get("side_effects", False)),
     )
 

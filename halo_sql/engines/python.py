@@ -89,7 +89,7 @@ class PythonEngine:
         plain = isinstance(function, types.FunctionType) and function.__closure__ is None
         vectors = f"|{EMBEDDING}|{self._dimensions or ''}" if self._kind == EMBEDDING else ""
         return EngineInfo(
-            f"python|{self._name}|{_digest(function)}{vectors}",
+            f"python|{self._name}|{code_digest(function)}{vectors}",
             window_tok=1_000_000,
             window_requests=self._window,
             storable=plain if self._storable is None else self._storable,
@@ -249,7 +249,7 @@ def _name(function: object) -> str:
     return f"{getattr(function, '__module__', '')}:{name}"
 
 
-def _digest(function: object) -> str:
+def code_digest(function: object) -> str:
     """A digest of what the function's own code says, so that an edited function has new answers."""
     digest = hashlib.sha256()
     pending = [getattr(function, "__code__", None)]

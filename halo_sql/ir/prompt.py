@@ -115,6 +115,7 @@ class LlmCall:
     volatile    equal calls may differ: the tool's volatility, or that of an agent's tools
     row_form    of an agent in FROM: the value holds answer, steps, tokens and trace
     around      characters that are sent beside the prompt: what an agent is told of its tools and of how to answer
+    steps       of an agent: the most it may take; 1 without tools
     """
 
     output: ColumnId
@@ -135,6 +136,7 @@ class LlmCall:
     volatile: bool = False
     row_form: bool = False
     around: int = field(default=0, compare=False)
+    steps: int = field(default=0, compare=False)
 
     @property
     def deterministic(self) -> bool:

@@ -23,8 +23,9 @@ _TABLE = """CREATE TABLE IF NOT EXISTS calls (
     idempotency TEXT NOT NULL, begun REAL NOT NULL, ended REAL, process INTEGER NOT NULL)"""
 _INDEX = "CREATE INDEX IF NOT EXISTS calls_of_statement ON calls (statement)"
 
-#: The tool (or who stands before it) said no: the call ended and did nothing. It may be made again.
-REFUSALS = ("tool", "rejected", "rate_limit", "auth", "denied")
+#: Who stands before the tool, or a server at its door, said no: nothing was done. The call may be made again. What a
+#: tool itself reports (code 'tool': an exception, a 500, an answer nobody can read) may have come after it acted.
+REFUSALS = ("rejected", "rate_limit", "auth", "denied")
 #: The tool acted, only its answer is of no use. Not made again, the error stands.
 USELESS = ("too_large", "invalid_output")
 _CERTAIN = ", ".join(f"'{code}'" for code in (*REFUSALS, *USELESS))

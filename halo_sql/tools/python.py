@@ -8,10 +8,11 @@ import os
 from collections.abc import Coroutine
 from typing import Any
 
+from halo_sql.engines.python import code_digest
 from halo_sql.errors import EngineError
 from halo_sql.tools.limits import limits_of
 from halo_sql.tools.protocol import BoundTool, Surroundings, ToolRequest
-from halo_sql.tools.python_call import Callee, check_name, load
+from halo_sql.tools.python_call import Callee, check_name, load, source_digest
 from halo_sql.tools.python_process import WorkerPool
 from halo_sql.tools.python_results import MAX_ITEMS
 from halo_sql.tools.threads import Threads
@@ -45,6 +46,12 @@ class PythonRunner:
         self._left: set[asyncio.Task[str]] = set()  # async calls that were given up and have not ended
         self._starting: asyncio.Lock = asyncio.Lock()
         self._started = False
+        self._identity = ""
+
+    @property
+    def identity(self) -> str:
+        """What stands for the function's code once it is started: an edited one has other values."""
+        return self._identity
 
     @property
     def concurrency(self) -> int:
@@ -59,6 +66,7 @@ class PythonRunner:
             if self._pool is not None:
                 check_name(self._tool.tool.body)
                 await self._pool.start()
+                self._identity = await asyncio.to_thread(source_digest, self._tool.tool.body)
             else:
                 function = self._given
                 if function is None:
@@ -73,6 +81,7 @@ class PythonRunner:
                     self._tool.name, function, self._tool.parameters, self._tool.returns, self._max_items
                 )
                 self._callee.check()
+                self._identity = code_digest(function)
             self._started = True
 
     async def call(self, request: ToolRequest) -> str:

@@ -87,10 +87,10 @@ async def test_another_statement_tool_or_version_is_another_call(journal: Journa
 
 @on_loop
 async def test_what_the_tool_refused_may_be_tried_again_under_the_same_key(journal: Journal) -> None:
-    runner = Called(failing(1, lambda: EngineError("no funds", code="tool", retryable=True)))
-    assert (await run_once(journal, runner, [1])).codes() == {"tool": 1}
+    runner = Called(failing(1, lambda: EngineError("no funds", code="rejected", retryable=True)))
+    assert (await run_once(journal, runner, [1])).codes() == {"rejected": 1}
     assert len(runner.seen) == 1, "no attempt by itself"
-    assert journal.entries()[0].error == "tool: no funds"
+    assert journal.entries()[0].error == "rejected: no funds"
     assert not journal.entries()[0].in_doubt
     assert (await run_once(journal, runner, [1])).texts() == [arguments_of(1)]
     assert runner.seen[0].key == runner.seen[1].key
@@ -103,6 +103,7 @@ async def test_what_the_tool_refused_may_be_tried_again_under_the_same_key(journ
         EngineError("late", code="timeout", retryable=True),
         RetryLaterError("busy", after_s=0, code="unavailable"),
         EngineError("bug", code="engine"),
+        EngineError("raised", code="tool"),
     ],
     ids=lambda error: type(error).__name__ + error.code,
 )
