@@ -24,11 +24,24 @@ OWN = [
     "EXPLAIN ANALYZE (FORMAT json, COSTS) SELECT LLM_MAP('{{ id }}') FROM t",
     "PREPARE q AS SELECT LLM_MAP('{{ id }}', model => 'echo') FROM t WHERE id = $1",
     "CREATE VIEW w AS SELECT LLM_MAP('{{ body }}') AS m FROM t",
+    "CREATE TOOL look(id INTEGER, note VARCHAR DEFAULT 'x') RETURNS TABLE (a INTEGER) STABLE AS SQL $$ SELECT $id $$",
+    "CREATE TOOL w(c VARCHAR) RETURNS JSON AS HTTP GET 'https://h/{{ c }}' WITH (path = '$.a[0]', hosts = [b])",
+    "CREATE TOOL * AS MCP 'server --flag' WITH (env = {'A': 'b'})",
+    "CREATE AGENT g(a VARCHAR) RETURNS STRUCT(x INTEGER) WITH (tools = [one, rows_of], egress = [], max_steps = 3)",
+    "SELECT TOOL(one, n => id), TOOL('one', a) FROM t WHERE TOOL(one, id) > 1",
+    "SELECT t.id, r.a FROM t, LATERAL TOOL(rows_of, n => t.id) AS r(a) WHERE r.a > 1",
+    "SELECT x.a FROM t LEFT JOIN LATERAL TOOL(rows_of, t.id) x ON true ORDER BY 1",
+    "SELECT AGENT(helper, 'Say {{ body }} and {{ a, d }}', word => body, on_error => 'null') FROM t",
+    "SELECT t.id, a.answer, a.steps FROM t CROSS JOIN LATERAL AGENT(helper, t.body, word => 'x') a",
+    "SELECT LLM_MAP('{{ TOOL(one, id) }}'), (SELECT max(a) FROM TOOL(rows_of, t.id)) FROM t",
     "SELECT 1",
 ]
 TABLES = (
     "CREATE TABLE t(id INTEGER, body VARCHAR, a INTEGER, s STRUCT(x INTEGER, y VARCHAR), l INTEGER[], d DATE)",
     "CREATE TABLE u(id INTEGER, x VARCHAR)",
+    "CREATE TOOL one(n INTEGER) RETURNS INTEGER AS SQL 'SELECT $n'",
+    "CREATE TOOL rows_of(n INTEGER) RETURNS TABLE (a INTEGER) AS SQL 'SELECT $n'",
+    "CREATE AGENT helper(word VARCHAR) WITH (tools = [one, rows_of])",
 )
 # fmt: off
 #: what is put into a statement
@@ -38,6 +51,7 @@ WORDS = [
     "\U0001f600", "$$", "$x$", "--", "/*", "*/", "NULL", "lambda x:", "FOR", "#1", "?", "$1", "$name", "\x00",
     "\ud800", "\xa0", "\u202e", "\ufeff", "\n", "\r", "USING", "WITH", "RECURSIVE", "VALUES", "COLUMNS(*)", "::",
     "E'\\'", "1e999", "9" * 400, "x" * 2000, "'" + "y" * 5000 + "'", "(" * 50, "-" * 40, "MODEL", "PROMPT", "halo_",
+    "TOOL(one, ", "LATERAL", "AGENT(helper, ", "TOOL", "RETURNS TABLE (", "LATERAL TOOL(rows_of, 1) x",
 ]
 # fmt: on
 
