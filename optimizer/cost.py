@@ -115,8 +115,8 @@ def _call(call: LlmCall, profile: Profile, clustered: bool, options: OptimizerCo
 
 
 def _agent(call: LlmCall, rows: float, own_tok: float, engine: EngineProfile) -> Estimate:
-    """Conversations of AGENT_STEPS steps, or as many as there may be: each reads the ones before it out of the cache, what all rows are told is
-    computed once, all steps but the last call a tool."""
+    """Conversations of AGENT_STEPS steps, or as many as there may be: each reads the ones before it out of the cache,
+    what all rows are told is computed once, all steps but the last call a tool."""
     steps = min(AGENT_STEPS, call.steps or AGENT_STEPS)
     answer_tok = output_tok(call)
     each_tok = 2 * answer_tok  # a call and its result
