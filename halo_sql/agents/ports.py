@@ -109,9 +109,9 @@ def _whole(text: str, finish: str) -> EngineError | None:
     """Only steps that were cut are refused here; the conversation answers the others."""
     if finish == "length":
         return EngineError(
-            "a step of the agent was cut by max_tokens",
+            "a step of the agent was cut by max_step_tokens",
             code="truncated",
-            remedy="Give the agent more max_tokens for a step.",
+            remedy="Give the agent a higher max_step_tokens, or a lower max_parallel.",
         )
     return None
 
