@@ -7,47 +7,28 @@ is the same for all rows of a task (a template outside its holes) is no data: it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from halo_sql.agents.assemble import is_volatile, limit, sampling_of, told, tools_of
-from halo_sql.catalog.objects import AgentDef, ModelDef, Parameter, Snapshot, ToolDef
+from halo_sql.catalog.objects import AgentDef, ModelDef, Snapshot, ToolDef
 from halo_sql.config import Settings
 from halo_sql.duck import Duck, Token
 from halo_sql.errors import BinderError, Error, Span, did_you_mean
 from halo_sql.grammar.classify import operator_calls
 from halo_sql.grammar.lex import Lexed
+from halo_sql.grammar.object_arguments import ArgumentReader, Member
 from halo_sql.grammar.operators_table import ROW_OPERATORS
-from halo_sql.grammar.options import OPTIONS
 from halo_sql.grammar.skeleton import Range, identifier
 from halo_sql.grammar.source import Source, read_literal
 from halo_sql.ir.expr import quote
 from halo_sql.ir.prompt import Sampling
 from halo_sql.ir.types import SqlType, check_schema
 
-#: Options every call may have beside its arguments (an argument of the same name comes first).
-CALL_OPTIONS = ("on_error", "cache", "priority")
 _TRACE = (
     "STRUCT(step INTEGER, kind VARCHAR, tool VARCHAR, arguments VARCHAR, result VARCHAR, error VARCHAR, "
     "prompt_tok BIGINT, output_tok BIGINT)[]"
 )
-_CONSTANTS = frozenset({"TRUE", "FALSE", "NULL"})
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """A member of the JSON object that is sent.
-
-    text   the JSON of a constant; '' for a hole
-    parts  of a hole: SQL before the user's expression and behind it; with the expression's token range, or (of a
-           hole in a template) its text
-    """
-
-    name: str
-    text: str = ""
-    before: str = ""
-    after: str = ""
-    tokens: Range | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +99,10 @@ class _Reader:
     settings: Settings
     source: Source
     index: int
-    options: dict[str, object] = field(default_factory=dict)
+    _read: ArgumentReader = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._read = ArgumentReader(self.duck, self.settings, self.source)
 
     @property
     def lexed(self) -> Lexed:
@@ -165,10 +149,10 @@ class _Reader:
                 span=self._span(self.index, self.index + 1),
                 remedy=f"Use it as an expression: SELECT TOOL({tool.name}, …).",
             )
-        given = self._arguments("tool", tool, pieces, closing)
+        given = self._read.read("tool", tool, pieces, closing)
         special = str(tool.options.get("null_handling", "")).lower() == "special"
-        members = [self._member(item, given.get(item.name.lower()), special) for item in tool.parameters]
-        on_error = self._on_error(tool.options)
+        members = [self._read.member(item, given.get(item.name.lower()), special) for item in tool.parameters]
+        on_error = self._read.on_error(tool.options)
         if tool.columns and on_error == "struct":
             raise BinderError(
                 "on_error => 'struct' does not fit a tool that returns a table",
@@ -184,8 +168,8 @@ class _Reader:
             value_type(tool, self.duck.sql_type),
             Sampling(),
             on_error,
-            bool(self.options.get("cache", True)),
-            int(str(self.options.get("priority", 0))),
+            bool(self._read.options.get("cache", True)),
+            int(str(self._read.options.get("priority", 0))),
             tool.volatility == "volatile",
         )
 
@@ -193,8 +177,8 @@ class _Reader:
 
     def _agent(self, agent: AgentDef, pieces: Sequence[Range], closing: int, rows: bool) -> ObjectCall:
         task, rest = self._task(agent, pieces, closing)
-        given = self._arguments("agent", agent, rest, closing)
-        members = [self._member(item, given.get(item.name.lower()), False) for item in agent.parameters]
+        given = self._read.read("agent", agent, rest, closing)
+        members = [self._read.member(item, given.get(item.name.lower()), False) for item in agent.parameters]
         where = self._span(self.index, closing + 1)
         returns = self.duck.sql_type(agent.returns)
         try:
@@ -207,7 +191,7 @@ class _Reader:
         except BinderError as problem:
             problem.span = where
             raise
-        on_error = self._on_error(agent.options)
+        on_error = self._read.on_error(agent.options)
         if rows:
             text = f"STRUCT(answer {returns.text}, steps INTEGER, tokens BIGINT, trace {_TRACE})"
             returns = self.duck.sql_type(text)
@@ -226,8 +210,8 @@ class _Reader:
             returns,
             sampling_of(agent),
             on_error,
-            bool(self.options.get("cache", True)),
-            int(str(self.options.get("priority", 0))),
+            bool(self._read.options.get("cache", True)),
+            int(str(self._read.options.get("priority", 0))),
             any(is_volatile(item, self.snapshot) for item in tools),
             rows,
             told(agent, self.snapshot, self.duck.sql_type),
@@ -259,131 +243,8 @@ class _Reader:
             )
         return found
 
-    # --- arguments
-
-    def _arguments(
-        self, kind: str, found: ToolDef | AgentDef, pieces: Sequence[Range], closing: int
-    ) -> dict[str, Range]:
-        """Lower-case name of each argument given -> the token range of its value; options go to ``options``."""
-        parameters = {item.name.lower(): item for item in found.parameters}
-        what, given = f'{kind} "{found.name}"', dict[str, Range]()
-        free = list(found.parameters)  # for those given by position
-        for start, end in pieces:
-            if start == end:
-                raise BinderError(
-                    f"{kind.upper()}: an argument is missing",
-                    span=self._span(start, start + 1),
-                    remedy="Remove the comma.",
-                )
-            if self.lexed.text(start + 1) not in ("=>", ":="):
-                if len(given) >= len(free):
-                    raise BinderError(
-                        f"{what} takes {len(free)} arguments", span=self._span(start, end), remedy=signature(found)
-                    )
-                parameter, value = free[len(given)], start
-            else:
-                name = identifier(self.lexed.text(start))
-                value, place = start + 2, self._span(start, start + 1)
-                if name.lower() not in parameters:
-                    if name.lower() in CALL_OPTIONS:
-                        self._option(name.lower(), place, (value, end))
-                        continue
-                    near = did_you_mean(name, [item.name for item in found.parameters])
-                    raise BinderError(
-                        f'{what} has no argument "{name}"', span=place, remedy=near or "It takes no arguments."
-                    )
-                parameter = parameters[name.lower()]
-                if parameter.name.lower() in given:
-                    raise BinderError(f'argument "{name}" is given twice', span=place, remedy="Remove one of them.")
-            if value == end:
-                raise BinderError(
-                    f'argument "{parameter.name}" has no value',
-                    span=self._span(value - 2, value - 1),
-                    remedy=f"It takes the type {parameter.type}.",
-                )
-            given[parameter.name.lower()] = (value, end)
-        missing = [item.name for item in found.parameters if item.default is None and item.name.lower() not in given]
-        if missing:
-            raise BinderError(
-                f'{what} needs the argument "{missing[0]}"',
-                span=self._span(closing, closing + 1),
-                remedy=signature(found),
-            )
-        return given
-
-    def _option(self, name: str, place: Span, value: Range) -> None:
-        option = OPTIONS[name]
-        if name in self.options:
-            raise BinderError(f'option "{name}" is given twice', span=place, remedy="Remove one of them.")
-        if value[0] == value[1]:
-            raise BinderError(f'option "{name}" has no value', span=place, remedy=f"It takes {option.takes}.")
-        written = self.lexed.slice(*value)
-        try:
-            self.options[name] = option.check(self.duck.rows(f"SELECT {written}")[0][0])
-        except (ValueError, TypeError, OverflowError, Error):
-            raise BinderError(
-                f'option "{name}" cannot be {written[:60]}',
-                span=self._span(*value),
-                remedy=f"It takes {option.takes}.",
-            ) from None
-
-    def _on_error(self, options: Mapping[str, object]) -> str:
-        return str(self.options.get("on_error") or options.get("on_error") or self.settings.text("halo_on_error"))
-
-    def _member(self, parameter: Parameter, value: Range | None, special: bool) -> Member:
-        """A parameter's member: the default's value, a constant's, or a hole that is computed for each row."""
-        if value is None:
-            assert parameter.default is not None
-            return Member(parameter.name, text=default_json(self.duck, parameter))
-        nullable = special or is_null(parameter.default)
-        if self._is_constant(value):
-            text = self._constant(parameter, value)
-            if text is not None or nullable:
-                return Member(parameter.name, text=text or "null")
-        before, after = "CAST(to_json(CAST((", f"\n) AS {parameter.type})) AS VARCHAR)"
-        if nullable:
-            before, after = "coalesce(" + before, after + ", 'null')"
-        return Member(parameter.name, before=before, after=after, tokens=value)
-
-    def _is_constant(self, value: Range) -> bool:
-        start, end = value
-        if end == start + 2 and self.lexed.text(start) == "-":
-            start += 1
-        token = self.lexed.tokens[start]
-        constant = token.kind in ("string_const", "numeric_const") or self.lexed.word(start) in _CONSTANTS
-        return end == start + 1 and constant
-
-    def _constant(self, parameter: Parameter, value: Range) -> str | None:
-        text = self.lexed.slice(*value)
-        try:
-            found: str | None = self.duck.rows(f"SELECT {json_of(text, parameter.type)}")[0][0]
-        except Error as problem:
-            raise BinderError(
-                f'argument "{parameter.name}" takes the type {parameter.type}: {problem.message.splitlines()[0]}',
-                span=self._span(*value),
-                remedy=f"Give a value of type {parameter.type}.",
-            ) from None
-        return found
-
     def _span(self, first: int, end: int) -> Span:
         return self.source.origin(self.lexed.span(first, end))
-
-
-def json_of(text: str, type_: str) -> str:
-    """A SQL expression as one of its JSON text, NULL for NULL."""
-    return f"CAST(to_json(CAST(({text}\n) AS {type_})) AS VARCHAR)"
-
-
-def default_json(duck: Duck, parameter: Parameter) -> str:
-    """The JSON of an argument's default."""
-    assert parameter.default is not None
-    found = duck.rows(f"SELECT {json_of(parameter.default, parameter.type)}")[0][0]
-    return "null" if found is None else str(found)
-
-
-def is_null(default: str | None) -> bool:
-    """Whether an argument is one that may be NULL: its default is."""
-    return default is not None and default.strip().upper() == "NULL"
 
 
 def value_type(tool: ToolDef, sql_type: Callable[[str], SqlType]) -> SqlType:
@@ -392,12 +253,3 @@ def value_type(tool: ToolDef, sql_type: Callable[[str], SqlType]) -> SqlType:
         return sql_type(tool.returns)
     members = ", ".join(f"{quote(name)} {kind}" for name, kind in tool.columns)
     return sql_type(f"STRUCT({members})[]")
-
-
-def signature(found: ToolDef | AgentDef) -> str:
-    """An object's arguments in words."""
-    items = [
-        f"{item.name} {item.type}" + ("" if item.default is None else f" DEFAULT {item.default}")
-        for item in found.parameters
-    ]
-    return f"Its arguments: {', '.join(items)}." if items else "It takes no arguments."

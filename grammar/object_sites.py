@@ -12,7 +12,8 @@ from halo_sql.config import Settings
 from halo_sql.duck import Duck
 from halo_sql.errors import BinderError, Span
 from halo_sql.grammar.call_site import CallSite, HoleField, HoleSite
-from halo_sql.grammar.object_calls import Member, ObjectCall, read_object_call
+from halo_sql.grammar.object_arguments import Member
+from halo_sql.grammar.object_calls import ObjectCall, read_object_call
 from halo_sql.grammar.source import Source, expression_source
 
 

@@ -13,7 +13,8 @@ from halo_sql.config import Settings
 from halo_sql.duck import Duck
 from halo_sql.engines.secret_store import SecretStore
 from halo_sql.errors import CatalogError
-from halo_sql.grammar.object_calls import default_json, value_type
+from halo_sql.grammar.object_arguments import default_json
+from halo_sql.grammar.object_calls import value_type
 from halo_sql.ir.logical import BoundStatement
 from halo_sql.ir.prompt import LlmCall
 from halo_sql.ir.walk import calls_made, walk
