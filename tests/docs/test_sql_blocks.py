@@ -45,13 +45,14 @@ def test_sql_blocks_run(page: Path) -> None:
                     pytest.fail(f"{page.name}:{line}\n{statement}\n{problem}", pytrace=False)
 
 
-def test_python_blocks_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("page", ["README.md", "docs/tools.md"])
+def test_python_blocks_run(page: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HALO_DEFAULT_MODEL", "echo")
     monkeypatch.setenv("HALO_STORE", "off")
     monkeypatch.chdir(tmp_path)
-    found = blocks(ROOT / "README.md", "python")
+    found = blocks(ROOT / page, "python")
     assert found
     for line, text in found:
         names: dict[str, object] = {}
-        exec(compile("\n" * (line - 1) + text, "README.md", "exec"), names)
+        exec(compile("\n" * (line - 1) + text, page, "exec"), names)
         assert "con" in names
