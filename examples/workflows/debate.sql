@@ -1,34 +1,35 @@
--- Debate: two sides argue over two rounds, each seeing what the other said; a judge decides.
+-- Debate: two agents argue for some rounds, each reading what was said before; a judge decides.
 --
 --   halo -f examples/workflows/debate.sql
 --
---   claims ─┬─ pro 1 ──┬─┬─ pro 2 ──┬─ judge
---           └─ contra 1 ┘ └─ contra 2 ┘
+--   claims ─┬─ AGENT advocate, for ─────┬─ said ─┐
+--      ↑    └─ AGENT advocate, against ─┘        │      after the last round: AGENT judge
+--      └──────────── next round ─────────────────┘
 --
--- The two sides of a round do not read each other, so they run at the same time. The second round's prompts begin with
--- the first round's, so their tokens are in the cache.
+-- The rounds are a recursive query, so their number is a number. The two sides of a round do not read each other: they
+-- run at the same time, for all claims at once. Both are one agent with an argument: all its conversations begin with
+-- the same text, and a round's data with those of the round before.
 
-CREATE TEMP TABLE claims AS
+CREATE OR REPLACE TEMP TABLE claims AS
 SELECT * FROM (VALUES (1, 'Cities should ban cars.'), (2, 'Homework helps children.')) c(id, claim);
 
-CREATE TEMP PROMPT pro AS 'Claim: {{ claim }} Argue for it in one short sentence.';
-CREATE TEMP PROMPT contra AS 'Claim: {{ claim }} Argue against it in one short sentence.';
+CREATE OR REPLACE TEMP AGENT advocate(side ENUM('for', 'against'))
+RETURNS ENUM('cost', 'health', 'freedom', 'fairness', 'evidence') WITH (
+    max_step_tokens = 20,
+    system = 'You debate on the side that the data name. Name the ground you argue from; answer what was said before.');
 
-CREATE TEMP AGENT judge RETURNS ENUM('for', 'against') WITH (
-    system = 'You judge debates by their arguments alone.', max_step_tokens = 20);
+CREATE OR REPLACE TEMP AGENT judge RETURNS STRUCT(winner ENUM('for', 'against'), close BOOLEAN) WITH (
+    max_step_tokens = 40, system = 'You judge debates by their arguments alone.');
 
-WITH first_round AS (
-    SELECT id, claim, LLM_MAP(pro, max_tokens => 24) AS pro_1, LLM_MAP(contra, max_tokens => 24) AS contra_1
-    FROM claims
-), second_round AS (
-    SELECT *,
-           LLM_MAP('Claim: {{ claim }} They said: {{ contra_1 }} You said: {{ pro_1 }} Answer in one short sentence.',
-                   max_tokens => 24) AS pro_2,
-           LLM_MAP('Claim: {{ claim }} They said: {{ pro_1 }} You said: {{ contra_1 }} Answer in one short sentence.',
-                   max_tokens => 24) AS contra_2
-    FROM first_round
+WITH RECURSIVE debate AS (
+    SELECT id, claim, 0 AS round, '' AS said FROM claims
+    UNION ALL
+    SELECT id, claim, round + 1,
+           concat(said, 'For: ', AGENT(advocate, 'Argue {{ claim, said }}', side => 'for'),
+                  '. Against: ', AGENT(advocate, 'Argue {{ claim, said }}', side => 'against'), '. ')
+    FROM debate
+    WHERE round < 2
+), judged AS (
+    SELECT id, claim, said, AGENT(judge, 'Who argued better? {{ claim, said }}') AS verdict FROM debate WHERE round = 2
 )
-SELECT id, claim, pro_2, contra_2,
-       AGENT(judge, 'Who argued better? {{ claim, pro_1, contra_1, pro_2, contra_2 }}') AS verdict
-FROM second_round
-ORDER BY id;
+SELECT id, claim, trim(said) AS said, verdict.winner, verdict.close FROM judged ORDER BY id;

@@ -1,26 +1,28 @@
--- Map and reduce: every chunk of a long text on its own, then a tree of answers over answers.
+-- Map and reduce: every part of a long text on its own, then a tree of answers over answers.
 --
 --   halo -f examples/workflows/map_reduce.sql
 --
---   texts ─ chunks ─ LLM_MAP ─ LLM_REDUCE, four answers at a time, level by level
+--   texts ─ split ─ LLM_MAP ─ GROUP BY ─ LLM_REDUCE, four answers at a time, level by level
 --
--- Chunks of all texts are one operator: the model never waits for the end of a text. Equal chunks are asked once.
+-- The parts of all texts are one operator: the model never waits for the end of a text. Equal parts are asked once:
+-- 13 parts, 5 calls.
 
-CREATE TEMP TABLE texts AS
+CREATE OR REPLACE TEMP TABLE texts AS
 SELECT * FROM (VALUES
-    ('log', repeat('disk is nearly full. ', 6) || repeat('login failed. ', 4)),
-    ('mail', 'Please send the invoice again. It went to the old address. Thank you.')) t(name, body);
+    ('log', repeat('the disk is nearly full. ', 6) || repeat('a login failed. ', 4)),
+    ('mail', 'the invoice is wrong. please send the invoice again. my login failed, too.')) t(name, body);
 
-WITH chunks AS (
-    SELECT name, unnest(range(1, length(body) + 1, 60)) AS start, substr(body, start, 60) AS chunk FROM texts
+WITH parts AS (
+    SELECT name, unnest(sentences) AS part, generate_subscripts(sentences, 1) AS place
+    FROM (SELECT name, string_split(rtrim(body, '. '), '. ') AS sentences FROM texts)
 ), marked AS (
-    SELECT name, start, LLM_MAP('What is this about? {{ chunk }}',
-                                returns => 'ENUM(''storage'', ''access'', ''billing'', ''other'')') AS topic
-    FROM chunks
+    SELECT name, place, LLM_MAP('{{ part }}', system => 'You say what a sentence is about.',
+                                returns => 'ENUM(''disk'', ''login'', ''invoice'')') AS topic
+    FROM parts
 )
-SELECT name, count(*) AS chunks,
-       LLM_REDUCE('These are the topics of the parts of one text. Which one is it mostly about?', topic ORDER BY start,
-                  fan_in => 4, returns => 'ENUM(''storage'', ''access'', ''billing'', ''other'')') AS mostly
+SELECT name, count(*) AS parts, count(DISTINCT topic) AS topics,
+       LLM_REDUCE('Topics of the parts of one text. Which one is it mostly about?', topic ORDER BY place,
+                  fan_in => 4, returns => 'ENUM(''disk'', ''login'', ''invoice'')') AS mostly
 FROM marked
 GROUP BY name
 ORDER BY name;

@@ -4,34 +4,35 @@
 --
 --   reviews ─ AGENT planner ─ unnest ─ AGENT worker (per part) ─ GROUP BY ─ LLM_REDUCE
 --
--- The planner is asked once per review, a worker once per distinct part. Workers of the first reviews run while the
--- planner still works on the last ones. All conversations of an agent begin with the same text, which is computed once.
+-- Every node runs over all rows. A planner is asked once per distinct review (3 and 4 are equal), a worker once per
+-- distinct part, although the parts are read twice below. All conversations of an agent begin with the same text.
 
-CREATE TEMP TABLE reviews AS
+CREATE OR REPLACE TEMP TABLE reviews AS
 SELECT * FROM (VALUES
     (1, 'The hotel was clean and close to the station, but the breakfast was cold.'),
     (2, 'Friendly staff. The room was small and the price far too high.'),
-    (3, 'Great location, terrible noise at night.')) r(id, review);
+    (3, 'Great location, terrible noise at night.'),
+    (4, 'Great location, terrible noise at night.')) r(id, review);
 
-CREATE TEMP AGENT planner RETURNS ENUM('room', 'food', 'staff', 'price', 'place')[2] WITH (
-    system = 'You plan the reading of hotel reviews. Name the two aspects that a review says most about.',
-    max_step_tokens = 40);
+-- [2] is a list of exactly two: what a plan may be is the type's business, not the prompt's.
+CREATE OR REPLACE TEMP AGENT planner RETURNS ENUM('room', 'food', 'staff', 'price', 'place')[2] WITH (
+    max_step_tokens = 40, system = 'You plan the reading of hotel reviews. Name the two aspects that matter most.');
 
-CREATE TEMP AGENT worker RETURNS ENUM('good', 'bad', 'unclear') WITH (
-    system = 'You read one aspect of a hotel review and say how it was.', max_step_tokens = 20);
+CREATE OR REPLACE TEMP AGENT worker RETURNS ENUM('good', 'bad', 'unclear') WITH (
+    max_step_tokens = 20, system = 'You read one aspect of a hotel review and say how it was.');
 
-WITH plans AS (
-    SELECT id, review, AGENT(planner, 'Which two aspects does this review speak of? {{ review }}') AS aspects
-    FROM reviews
-), parts AS (
-    SELECT id, review, unnest(list_distinct(aspects)) AS aspect FROM plans
+WITH parts AS (
+    SELECT id, review, unnest(AGENT(planner, 'Plan the reading of: {{ review }}')) AS aspect FROM reviews
 ), verdicts AS (
-    SELECT id, aspect, AGENT(worker, 'How was {{ aspect }} according to: {{ review }}') AS verdict FROM parts
+    SELECT DISTINCT id, aspect, AGENT(worker, 'How was {{ aspect }} according to: {{ review }}') AS verdict FROM parts
+), merged AS (
+    SELECT id,
+           list(aspect || ': ' || verdict ORDER BY aspect) AS said,
+           LLM_REDUCE('How was the stay, all in all?', aspect || ': ' || verdict ORDER BY aspect,
+                      returns => 'ENUM(''bad'', ''unclear'', ''good'')') AS stay
+    FROM verdicts
+    GROUP BY id
 )
-SELECT id,
-       list(aspect || ': ' || verdict ORDER BY aspect) AS parts,
-       LLM_REDUCE('Was the stay good or bad all in all?', aspect || ': ' || verdict ORDER BY aspect,
-                  returns => 'ENUM(''good'', ''bad'')') AS stay
-FROM verdicts
-GROUP BY id
-ORDER BY id;
+SELECT m.id, (SELECT count(*) FROM parts p WHERE p.id = m.id) AS planned, m.said, m.stay
+FROM merged m
+ORDER BY m.id;

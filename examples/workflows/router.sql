@@ -6,19 +6,22 @@
 --                                  ├─ AGENT clerk            (a conversation with a tool)
 --                                  └─ LLM_MAP                (one call)
 --
--- Every branch of the CASE is a column of the rows that reach it. The branches run side by side.
+-- A branch of the CASE is computed for the rows that reach it and no others. Tickets 1 and 4 ask for the same order:
+-- it is looked up once.
 
-CREATE TEMP TABLE tickets AS
+CREATE OR REPLACE TEMP TABLE tickets AS
 SELECT * FROM (VALUES
-    (1, 7, 'Where is my order?'),
-    (2, 8, 'I want my money back, the lamp is broken.'),
-    (3, NULL, 'You have a lovely shop!')) t(id, order_id, body);
+    (1, 7, 'I have a question: where is my order?'),
+    (2, 8, 'This is a complaint: the lamp is broken. I want my money back.'),
+    (3, NULL, 'Nothing but praise for your shop!'),
+    (4, 7, 'One more question: when will it be here?')) t(id, order_no, body);
 
-CREATE TEMP TOOL order_state(order_id INTEGER) RETURNS VARCHAR COMMENT 'where an order is'
-AS SQL $$ SELECT CASE WHEN $order_id % 2 = 1 THEN 'on its way' ELSE 'delivered' END $$;
+CREATE OR REPLACE TEMP TOOL order_state(order_no INTEGER) RETURNS VARCHAR COMMENT 'where an order is'
+AS SQL $$ SELECT CASE WHEN $order_no % 2 = 1 THEN 'on its way' ELSE 'delivered' END $$;
 
-CREATE TEMP AGENT clerk(order_id INTEGER DEFAULT NULL) RETURNS ENUM('refund', 'repair', 'refuse') WITH (
-    tools = [order_state], max_steps = 3, max_step_tokens = 40,
+-- max_repeats = 2: the same question to a tool is answered once.
+CREATE OR REPLACE TEMP AGENT clerk(order_no INTEGER) RETURNS ENUM('refund', 'repair', 'refuse') WITH (
+    tools = [order_state], max_steps = 3, max_parallel = 1, max_repeats = 2, max_step_tokens = 48,
     system = 'You decide about complaints. Look at the state of the order first.');
 
 WITH routed AS (
@@ -26,8 +29,8 @@ WITH routed AS (
 )
 SELECT id, route,
        CASE route
-           WHEN 'question' THEN order_state(order_id)
-           WHEN 'complaint' THEN AGENT(clerk, 'Decide: {{ body }}', order_id => order_id)
+           WHEN 'question' THEN order_state(order_no)
+           WHEN 'complaint' THEN AGENT(clerk, 'Decide about: {{ body }}', order_no => order_no)
            ELSE LLM_MAP('Thank for this in five words: {{ body }}', max_tokens => 12)
        END AS reply
 FROM routed
