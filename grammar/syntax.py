@@ -14,7 +14,10 @@ from typing import Any
 
 #: words DuckDB takes and sqlglot does not; blanked before parsing (positions stay)
 _UNKNOWN_TO_SQLGLOT = re.compile(r"\bEXPORT_STATE\b|\bUSING\s+KEY\s*\([^()]*(\([^()]*\)[^()]*)*\)", re.IGNORECASE)
-
+#: names that sqlglot takes for the start of a type, ``MAP<…>``; DuckDB has no such types, so they are compared
+_COMPARED = re.compile(
+    r"\b(ARRAY|LIST|LOWCARDINALITY|MAP|NESTED|NULLABLE|OBJECT|RANGE|STRUCT|UNION)(?=\s*<)", re.IGNORECASE
+)
 
 LONGEST_PARSED = 250_000  # characters; sqlglot takes seconds for more
 
@@ -94,6 +97,7 @@ def analyse(sql: str, offset: int = 0) -> Syntax:
     logger.setLevel(logging.ERROR)  # falling back to Command is no news: the binder handles it
     try:
         text = _UNKNOWN_TO_SQLGLOT.sub(lambda found: " " * len(found[0]), sql)
+        text = _COMPARED.sub(lambda found: "_" * len(found[0]), text)
         tree = sqlglot.parse_one(text, dialect="duckdb")
     except (SqlglotError, RecursionError, ValueError, AttributeError, TypeError):
         return Syntax(False)
@@ -109,18 +113,18 @@ def analyse(sql: str, offset: int = 0) -> Syntax:
     selects: list[tuple[int, int, Any]] = []
     for node in tree.walk():
         if isinstance(node, exp.Column):
-            names = [_name(part, offset) for part in node.parts]
+            names = [_name(part, offset, sql) for part in node.parts]
             known = tuple(part for part in names if part is not None)
             if isinstance(node.this, exp.Star) or len(known) < len(names):
                 opaque.update(part.start for part in known)
             else:
                 columns.append(known)
         elif isinstance(node, exp.Alias):
-            named = _name(node.args.get("alias"), offset)
+            named = _name(node.args.get("alias"), offset, sql)
             if named:
                 aliases.add(named.start)
         elif isinstance(node, exp.Table) and not node.args.get("db"):
-            named = _name(node.this, offset)
+            named = _name(node.this, offset, sql)
             if named:
                 tables.append(TableName(named.name, named.start, named.end, node.alias))
         elif isinstance(node, exp.Comprehension | exp.Columns) or (isinstance(node, exp.Star) and _modified(node)):
@@ -137,11 +141,13 @@ def analyse(sql: str, offset: int = 0) -> Syntax:
     return Syntax(True, tuple(columns), frozenset(aliases), tuple(tables), tuple(sorted(opaque)), tuple(selects))
 
 
-def _name(node: Any, offset: int) -> Name | None:
+def _name(node: Any, offset: int, sql: str) -> Name | None:
     start = node.meta.get("start") if node is not None and hasattr(node, "meta") else None
     if start is None:
         return None
-    return Name(node.name, start + offset, node.meta["end"] + 1 + offset)
+    end = node.meta["end"] + 1
+    name = node.name if node.name.strip("_") else sql[start:end].strip('"')  # perhaps a word of _COMPARED
+    return Name(name, start + offset, end + offset)
 
 
 def _modified(star: Any) -> bool:

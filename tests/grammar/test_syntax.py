@@ -24,6 +24,7 @@ COLUMNS = {
     "SELECT 'a', \"b\" -- c\nFROM t": ["b"],
     "SELECT s.x.y FROM t": ["s.x.y"],
     "SELECT é, a FROM t": ["é", "a"],
+    "SELECT range < 1, t.Map <= 2 FROM t": ["range", "t.Map"],
 }
 
 
