@@ -13,6 +13,7 @@ from halo_sql.grammar.lex import Lexed
 from halo_sql.grammar.options import OPTIONS
 from halo_sql.grammar.skeleton import Range, identifier
 from halo_sql.grammar.source import Source
+from halo_sql.grammar.statements.check_options import AGENT_OPTIONS, TOOL_OPTIONS
 
 #: Options every call may have beside its arguments (an argument of the same name comes first).
 CALL_OPTIONS = ("on_error", "cache", "priority")
@@ -63,9 +64,8 @@ class ArgumentReader:
                 )
             if self.lexed.text(start + 1) not in ("=>", ":="):
                 if len(given) >= len(free):
-                    raise BinderError(
-                        f"{what} takes {len(free)} arguments", span=self._span(start, end), remedy=signature(found)
-                    )
+                    takes = "1 argument" if len(free) == 1 else f"{len(free)} arguments"
+                    raise BinderError(f"{what} takes {takes}", span=self._span(start, end), remedy=signature(found))
                 parameter, value = free[len(given)], start
             else:
                 name = identifier(self.lexed.text(start))
@@ -74,10 +74,7 @@ class ArgumentReader:
                     if name.lower() in CALL_OPTIONS:
                         self._option(name.lower(), place, (value, end))
                         continue
-                    near = did_you_mean(name, [item.name for item in found.parameters])
-                    raise BinderError(
-                        f'{what} has no argument "{name}"', span=place, remedy=near or "It takes no arguments."
-                    )
+                    raise BinderError(f'{what} has no argument "{name}"', span=place, remedy=_elsewhere(found, name))
                 parameter = parameters[name.lower()]
                 if parameter.name.lower() in given:
                     raise BinderError(f'argument "{name}" is given twice', span=place, remedy="Remove one of them.")
@@ -155,6 +152,14 @@ class ArgumentReader:
 
     def _span(self, first: int, end: int) -> Span:
         return self.source.origin(self.lexed.span(first, end))
+
+
+def _elsewhere(found: ToolDef | AgentDef, name: str) -> str:
+    """What to do about an argument that an object does not take."""
+    kind, known = ("agent", AGENT_OPTIONS) if isinstance(found, AgentDef) else ("tool", TOOL_OPTIONS[found.kind])
+    if any(option.name == name.lower() for option in known):
+        return f"It is an option of the {kind}: ALTER {kind.upper()} {found.name} SET ({name.lower()} = …)."
+    return did_you_mean(name, [item.name for item in found.parameters]) or "It takes no arguments."
 
 
 def json_of(text: str, type_: str) -> str:

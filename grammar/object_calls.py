@@ -125,12 +125,13 @@ class _Reader:
         known = self.snapshot.of(kind)
         found = known.get(name.lower())
         if found is None:
-            near = did_you_mean(name, [item.name for item in known.values()])
-            raise BinderError(
-                f'{kind} "{name}" does not exist',
-                span=self._span(start, end),
-                remedy=near or f"CREATE {kind.upper()} {name} … first.",
-            )
+            other = "agent" if kind == "tool" else "tool"
+            if name.lower() in self.snapshot.of(other):
+                remedy = f"It is the name of the {other} {other.upper()}({name}, …)."
+            else:
+                near = did_you_mean(name, [item.name for item in known.values()])
+                remedy = near or f"CREATE {kind.upper()} {name} … first."
+            raise BinderError(f'{kind} "{name}" does not exist', span=self._span(start, end), remedy=remedy)
         assert isinstance(found, ToolDef | AgentDef)
         return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 from typing import TYPE_CHECKING
 
 from halo_sql.errors import CatalogError, Error
@@ -57,11 +58,19 @@ def run_plain(session: Session, sql: str, params: object) -> Result:
             raise
         from halo_sql.statements import misspelled
 
-        raise misspelled(problem) or problem from None
+        raise misspelled(problem, _agents(session)) or problem from None
     result = DuckResult(session.duck.connection)
     session.stored.note(sql)
     session.tool_names.note(sql)
     return result
+
+
+def _agents(session: Session) -> Container[str]:
+    """Lower-case names of the agents; none in a transaction that the error has aborted."""
+    try:
+        return session.catalog.snapshot().agents
+    except Error:
+        return ()
 
 
 def run_written(session: Session, sql: str, params: object, expanded: Expanded) -> Result:

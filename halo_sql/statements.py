@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, Protocol
 
 from halo_sql.alter import altered
@@ -258,15 +258,17 @@ def drops_own_secret(sql: str, secrets: SecretStore) -> bool:
     return isinstance(statement, DropSecret) and secrets.has(statement.name)
 
 
-def misspelled(problem: Error) -> Error | None:
-    """What to say instead of "there is no such function" when an operator nearly has the name; None for DuckDB's own
-    words."""
+def misspelled(problem: Error, agents: Container[str]) -> Error | None:
+    """What to say instead of "there is no such function" when an operator nearly has the name, or an agent (lower-case
+    names) has it; None for DuckDB's own words."""
     found = _NO_FUNCTION.search(problem.message)
-    if found is None or not found[1].lower().startswith("llm_"):
+    if found is None or not (found[1].lower().startswith("llm_") or found[1].lower() in agents):
         return None
     first = problem.message.partition("\n")[0]
     remedy = did_you_mean(found[1], list(OPERATORS))
-    if found[1].upper() in OPERATORS:  # s.llm_map()
+    if found[1].lower() in agents:
+        remedy = f"It is the name of the agent AGENT({found[1]}, …)."
+    elif found[1].upper() in OPERATORS:  # s.llm_map()
         remedy = f"An operator is not called as a method: write {found[1].upper()}(…)."
     return CatalogError(first, sql=problem.sql, span=problem.span, remedy=remedy)
 

@@ -15,9 +15,15 @@ def carried_as_text(sql_type: SqlType) -> bool:
     """Whether batches hold the values as DuckDB's text: types (or parts) that its Arrow export does not keep.
 
     BIT and TIME WITH TIME ZONE come back changed, UHUGEINT overflows decimal128, BIGNUM has no Arrow type. A spool
-    casts the text back.
+    casts the text back. Arrays of ENUM (or of what has one inside) are exported and not read again.
     """
+    if sql_type.kind == "array" and _has_enum(sql_type):
+        return True
     return sql_type.kind in _CARRIED_AS_TEXT or any(carried_as_text(member) for _, member in sql_type.fields)
+
+
+def _has_enum(sql_type: SqlType) -> bool:
+    return sql_type.kind == "enum" or any(_has_enum(member) for _, member in sql_type.fields)
 
 
 def precision_and_scale(sql_type: SqlType) -> tuple[int, int]:

@@ -119,7 +119,10 @@ class Asking:
                 requests.append((row, prompt))
             else:
                 self._twins.setdefault(leader, []).append(row)
-                self._metrics.llm_calls_coalesced += 1
+                if self.call.kind == "tool":
+                    self._metrics.tool_calls_coalesced += 1
+                else:
+                    self._metrics.llm_calls_coalesced += 1
         return requests
 
     def put(self, requests: Sequence[tuple[int, str]]) -> None:

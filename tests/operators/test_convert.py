@@ -135,9 +135,10 @@ def test_types_are_those_duckdb_exports(duck: Duck, text_type: str) -> None:
 
 
 def test_lossy_types_travel_as_text(duck: Duck) -> None:
-    for text_type in ("BIT", "TIMETZ", "UHUGEINT", "STRUCT(a BIT[])"):
+    for text_type in ("BIT", "TIMETZ", "UHUGEINT", "STRUCT(a BIT[])", "ENUM('a')[2]", "STRUCT(a ENUM('a'))[1][]"):
         assert carried_as_text(duck.sql_type(text_type))
-    assert not carried_as_text(duck.sql_type("STRUCT(a INTEGER)"))
+    for text_type in ("STRUCT(a INTEGER)", "ENUM('a')[]", "INTEGER[2]"):
+        assert not carried_as_text(duck.sql_type(text_type))
 
 
 def test_unconvertible_type_names_itself() -> None:

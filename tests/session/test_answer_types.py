@@ -45,6 +45,7 @@ TYPES: list[tuple[str, str, str]] = [
     ("JSON", '{"a":[1,2.50,null]}', "{"), ("JSON", "1", "abc"), ("JSON", '"x"', ""),
     ("INTEGER[]", "[1, NULL, 3]", "[a]"), ("INTEGER[]", "[]", "{}"), ("INTEGER[3]", "[1, 2, 3]", "[1, 2]"),
     ("VARCHAR[][]", "[[a, b], []]", "x"), ("DECIMAL(5,2)[]", "[1.25, 2]", "[1000]"), ("mood[]", "[ok, sad]", "[mad]"),
+    ("mood[2]", "[ok, NULL]", "[ok, mad]"), ("point[1][]", "[[{'x': 1, 'm': sad}]]", "[[{'x': 1, 'm': mad}]]"),
     ("BLOB[]", "[abc]", "[é]"), ("DOUBLE[2][]", "[[1, 2], [3, 4]]", "[[1]]"),
     ("STRUCT(a INTEGER, b VARCHAR)", "{'a': 1, 'b': x}", "{'a': x}"), ('STRUCT("a b" INTEGER)', "{'a b': 1}", "[1]"),
     ("MAP(VARCHAR, INTEGER)", "{k=1, l=NULL}", "[1]"), ("MAP(INTEGER, DATE)", "{5=2024-01-31}", "{x=2024-01-31}"),
