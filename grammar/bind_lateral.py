@@ -155,7 +155,7 @@ def _unnested(
     names = ", ".join(quote(hidden(column.id)) for column in passed)
     ref = InputRef(0, by_id([*passed, Column(value, "value", lateral.site.returns)]))
     head = f"SELECT {names}{', ' if names else ''}unnest({quote(hidden(value))}, max_depth := 2) FROM "
-    fragment = Fragment((head, ref), (*renamed.values(), *own), (plan,), f"Unnest {lateral.alias}")
+    fragment = Fragment((head, ref), (*renamed.values(), *own), (plan,), f"Unnest {lateral.alias}", row_wise=True)
     tables = tuple(
         replace(table, columns=tuple(renamed[column.id] for column in table.columns)) for table in scope.tables
     )

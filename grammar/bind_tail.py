@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
+from dataclasses import replace
 from types import MappingProxyType
 
 from halo_sql.errors import Span
@@ -10,7 +11,7 @@ from halo_sql.grammar.binding import Binding, BoundQuery
 from halo_sql.grammar.block import Block, Described, row_calls
 from halo_sql.grammar.call_site import CallSite
 from halo_sql.grammar.checked import checked_fragment
-from halo_sql.grammar.expressions import grouping, own_tokens
+from halo_sql.grammar.expressions import contains_query, functions_in, grouping, own_tokens
 from halo_sql.grammar.grouped import call_text
 from halo_sql.grammar.hoist import Hoister
 from halo_sql.grammar.names import Scope
@@ -49,7 +50,21 @@ def bind_tail(block: Block, described: Described) -> BoundQuery:
     columns = tuple(binding.new_column(name, kind) for name, kind in described)
     label = _label(binding, select)
     fragment = checked_fragment(binding, [prefix, *parts], columns, text.inputs, label, _where(block, calls))
+    if label == "Unnest" and not prefix and _only_unnests(block, calls) and len(text.inputs) == 1:
+        fragment = replace(fragment, row_wise=True)
     return BoundQuery(fragment, columns, "ORDER" in select.clauses)
+
+
+def _only_unnests(block: Block, calls: Sequence[CallSite]) -> bool:
+    """Whether a block that unnests does nothing else that looks at more than one row."""
+    binding, select = block.binding, block.select
+    if select.distinct or block.grouped is not None or not select.clauses.keys() <= {"SELECT", "FROM", "WHERE"}:
+        return False
+    if contains_query(binding.source, *select.clauses["SELECT"]):
+        return False
+    functions = functions_in(binding.source, *select.clauses["SELECT"], calls)
+    duck = binding.duck
+    return functions <= duck.built_in_functions() | {"unnest"} and not functions & duck.volatile_functions()
 
 
 def filter_by_text(block: Block, condition: Range) -> LogicalPlan:

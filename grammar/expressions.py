@@ -8,7 +8,6 @@ from typing import Any, Protocol
 
 from halo_sql.duck import Duck
 from halo_sql.errors import Error, NotSupportedError, Span
-from halo_sql.grammar.calls import CALL_KINDS
 from halo_sql.grammar.names import Scope
 from halo_sql.grammar.skeleton import starts_query
 from halo_sql.grammar.source import Source
@@ -40,7 +39,6 @@ class Placed(Protocol):
 
 OutputOf = Callable[[Any], ColumnId]
 Aliases = Mapping[str, SqlExpr]
-_OPERATORS = frozenset(operator.lower() for operator in CALL_KINDS)
 _UNNEST = frozenset({"UNNEST", "UNLIST", "GENERATE_SUBSCRIPTS"})
 #: functions whose result depends on how their arguments are spelled
 _NAMING = frozenset({"struct_pack", "struct_insert", "struct_update", "union_value", "alias"})
@@ -75,7 +73,7 @@ def contains_query(source: Source, first: int, end: int) -> bool:
 
 
 def functions_in(source: Source, first: int, end: int, besides: Sequence[Placed] = ()) -> set[str]:
-    """Lower-case names of the functions called in a token range, those inside some calls left out."""
+    """Lower-case names of the functions called in a token range, some calls and what is inside them left out."""
     lexed = source.lexed
     return {
         lexed.text(index).strip('"').lower()
@@ -83,7 +81,7 @@ def functions_in(source: Source, first: int, end: int, besides: Sequence[Placed]
         if lexed.text(index + 1) == "("
         and lexed.tokens[index].kind in ("identifier", "keyword")
         and lexed.word(index) not in _SYNTAX
-        and not any(call.first < index < call.end for call in besides)
+        and not any(call.first <= index < call.end for call in besides)
     }
 
 
@@ -180,7 +178,7 @@ def resolved(
             return None
         volatile, row_wise_breaks = volatile or alias.volatile, row_wise_breaks or not alias.row_wise
         cuts.append((parts[0].start, parts[0].end, ("(", *alias.parts, ")")))
-    functions = functions_in(source, first, end, inside) - _OPERATORS
+    functions = functions_in(source, first, end, inside)
     if functions & _NAMING:
         return None
     return SqlExpr(

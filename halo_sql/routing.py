@@ -68,7 +68,8 @@ def run_plain(session: Session, sql: str, params: object) -> Result:
 def _agents(session: Session) -> Container[str]:
     """Lower-case names of the agents; none in a transaction that the error has aborted."""
     try:
-        return session.catalog.snapshot().agents
+        known: Container[str] = session.catalog.snapshot().agents
+        return known
     except Error:
         return ()
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from halo_sql.ir.expr import Column
-from halo_sql.ir.logical import Filter, LlmMap, Project
+from halo_sql.ir.logical import Filter, Fragment, LlmMap, Project
 from halo_sql.ir.physical import (
     DemandExec,
     DuckFragmentExec,
@@ -142,7 +142,7 @@ def materialize_shared(nodes: list[PhysicalNode], root: int) -> tuple[list[Physi
 
 
 def _is_streaming(tree: Any) -> bool:
-    """Filters and projections of row-wise expressions over one input: may run batch by batch."""
+    """Filters and projections of row-wise expressions, and what unnests, over one input: may run batch by batch."""
     leaves = 0
     for node in walk(tree):
         if isinstance(node, Input):
@@ -150,6 +150,9 @@ def _is_streaming(tree: Any) -> bool:
         elif isinstance(node, Filter):
             if not is_row_wise(node.predicate):
                 return False
-        elif not isinstance(node, Project) or not all(is_row_wise(expr) for _, expr in node.exprs):
+        elif isinstance(node, Project):
+            if not all(is_row_wise(expr) for _, expr in node.exprs):
+                return False
+        elif not isinstance(node, Fragment) or not node.row_wise:
             return False
     return leaves == 1

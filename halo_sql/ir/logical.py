@@ -33,6 +33,7 @@ class Fragment:
     inputs   plans whose results the text reads
     label    as shown by EXPLAIN (``Scan t``, ``Aggregate``)
     keys     how many columns the text groups its input by (0: the result is one row); None: it does not group
+    row_wise  each row of its one input gives its own rows, whatever the others are (unnest): it runs batch by batch
     """
 
     parts: tuple[str | InputRef, ...]
@@ -41,6 +42,7 @@ class Fragment:
     label: str = "Fragment"
     volatile: bool = False
     keys: int | None = None
+    row_wise: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,9 +20,9 @@ from halo_sql.optimizer.properties import Form, Order, Properties
 def relational_run(expr: Any, group: int, required: Properties, memo: Memo, ctx: PlanContext) -> list[Alternative]:
     """``Filter | Project | Sort | Limit | Distinct | Fragment => a node of a fragment's tree``.
 
-    Safe: DuckDB runs what the user wrote. A row goal passes through row-wise filters and projections
-    only (they are streamed); everything else reads its inputs whole. Not for LLM nodes and CTE readings: they are
-    leaves of the tree.
+    Safe: DuckDB runs what the user wrote. A row goal passes through row-wise filters, projections and unnesting only
+    (they are streamed); everything else reads its inputs whole. Not for LLM nodes and CTE readings: they are leaves of
+    the tree.
     """
     if required.form is not Form.RUN or not isinstance(expr, RELATIONAL):
         return []
@@ -50,5 +50,7 @@ def _goal(expr: Any, required: Properties) -> float | None:
     if isinstance(expr, Filter) and is_row_wise(expr.predicate):
         return required.row_goal / FILTER_SELECTIVITY
     if isinstance(expr, Project) and all(is_row_wise(item) for _, item in expr.exprs):
+        return required.row_goal
+    if isinstance(expr, Fragment) and expr.row_wise:
         return required.row_goal
     return None
