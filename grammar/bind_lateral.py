@@ -28,11 +28,16 @@ _BESIDE_JOIN = frozenset({"INNER", "CROSS", "LEFT", "OUTER"})
 
 @dataclass(frozen=True, slots=True)
 class Lateral:
-    """A call at the end of a FROM clause; ``start`` is the comma or the first word of the join before it."""
+    """A call at the end of a FROM clause.
+
+    start  the comma or the first word of the join before it
+    outer  LEFT JOIN: rows for which a tool gives nothing stay
+    """
 
     start: int
     site: CallSite
     alias: str
+    outer: bool
 
 
 def trailing_calls(binding: Binding, clause: Range | None) -> list[Lateral]:
@@ -82,9 +87,9 @@ def _read(binding: Binding, separator: int, first: int, end: int) -> Lateral | N
         return None
     alias, behind = identifier(lexed.text(rest)), [lexed.word(index) for index in range(rest + 1, end)]
     joined = "JOIN" in words and "CROSS" not in words
-    if behind != (["ON", "TRUE"] if joined else []) or ("LEFT" in words and site.kind != "agent"):
+    if behind != (["ON", "TRUE"] if joined else []):
         return None
-    return Lateral(separator, site, alias)
+    return Lateral(separator, site, alias, "LEFT" in words)
 
 
 def with_laterals(
@@ -154,7 +159,10 @@ def _unnested(
     renamed = {column.id: binding.new_column(column.name, column.type) for column in passed}
     names = ", ".join(quote(hidden(column.id)) for column in passed)
     ref = InputRef(0, by_id([*passed, Column(value, "value", lateral.site.returns)]))
-    head = f"SELECT {names}{', ' if names else ''}unnest({quote(hidden(value))}, max_depth := 2) FROM "
+    rows = quote(hidden(value))
+    if lateral.outer:
+        rows = f"CASE WHEN len({rows}) > 0 THEN {rows} ELSE [NULL] END"
+    head = f"SELECT {names}{', ' if names else ''}unnest({rows}, max_depth := 2) FROM "
     fragment = Fragment((head, ref), (*renamed.values(), *own), (plan,), f"Unnest {lateral.alias}", row_wise=True)
     tables = tuple(
         replace(table, columns=tuple(renamed[column.id] for column in table.columns)) for table in scope.tables
