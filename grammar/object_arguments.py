@@ -14,6 +14,7 @@ from halo_sql.grammar.options import OPTIONS
 from halo_sql.grammar.skeleton import Range, identifier
 from halo_sql.grammar.source import Source
 from halo_sql.grammar.statements.check_options import AGENT_OPTIONS, TOOL_OPTIONS
+from halo_sql.tools.sql_values import holds, spelled
 
 #: Options every call may have beside its arguments (an argument of the same name comes first).
 CALL_OPTIONS = ("on_error", "cache", "priority")
@@ -125,7 +126,7 @@ class ArgumentReader:
             text = self._constant(parameter, value)
             if text is not None or nullable:
                 return Member(parameter.name, text=text or "null")
-        before, after = "CAST(to_json(CAST((", f"\n) AS {parameter.type})) AS VARCHAR)"
+        before, after = _around(self.duck, parameter.type)
         if nullable:
             before, after = "coalesce(" + before, after + ", 'null')"
         return Member(parameter.name, before=before, after=after, tokens=value)
@@ -141,7 +142,7 @@ class ArgumentReader:
     def _constant(self, parameter: Parameter, value: Range) -> str | None:
         text = self.lexed.slice(*value)
         try:
-            found: str | None = self.duck.rows(f"SELECT {json_of(text, parameter.type)}")[0][0]
+            found = _json_of(self.duck, text, parameter.type)
         except Error as problem:
             raise BinderError(
                 f'argument "{parameter.name}" takes the type {parameter.type}: {problem.message.splitlines()[0]}',
@@ -162,16 +163,28 @@ def _elsewhere(found: ToolDef | AgentDef, name: str) -> str:
     return did_you_mean(name, [item.name for item in found.parameters]) or "It takes no arguments."
 
 
-def json_of(text: str, type_: str) -> str:
-    """A SQL expression as one of its JSON text, NULL for NULL."""
-    return f"CAST(to_json(CAST(({text}\n) AS {type_})) AS VARCHAR)"
+def _around(duck: Duck, type_: str) -> tuple[str, str]:
+    """SQL before an expression and behind it: together the JSON text of its value, NULL for NULL."""
+    kind = duck.sql_type(type_)
+    if kind.kind == "json":
+        return "CAST(CAST((", "\n) AS JSON) AS VARCHAR)"
+    if holds(kind, "json"):  # to_json takes the numbers in it through a DOUBLE
+        text = spelled("halo_value", kind)
+        return "list_transform([CAST((", f"\n) AS {type_})], lambda halo_value: {text})[1]"
+    return "CAST(to_json(CAST((", f"\n) AS {type_})) AS VARCHAR)"
+
+
+def _json_of(duck: Duck, text: str, type_: str) -> str | None:
+    """The JSON of a constant expression; None for NULL."""
+    before, after = _around(duck, type_)
+    found: str | None = duck.rows(f"SELECT {before}{text}{after}")[0][0]
+    return found
 
 
 def default_json(duck: Duck, parameter: Parameter) -> str:
     """The JSON of an argument's default."""
     assert parameter.default is not None
-    found = duck.rows(f"SELECT {json_of(parameter.default, parameter.type)}")[0][0]
-    return "null" if found is None else str(found)
+    return _json_of(duck, parameter.default, parameter.type) or "null"
 
 
 def is_null(default: str | None) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from halo_sql import config
@@ -84,7 +85,7 @@ class Queries:
         return deep(plan)
 
     def run(self, sql: str, params: object, expanded: Expanded | None = None) -> tuple[Result, Profile]:
-        """Plan and begin to run; returns when the first rows are there, or when what writes is done."""
+        """Plan and begin to run; returns when the first rows are there, or when what writes or acts is done."""
         from halo_sql.planning import check_secrets, is_sink, warm
         from halo_sql.running import primed
         from halo_sql.targets import check_tool_secrets, targets_of
@@ -103,14 +104,27 @@ class Queries:
         profile.log = RunLog(self.calls, profile.number, nodes, self._settings.flag("halo_trace_text"))
         profile.planning_s = time.perf_counter() - began
         self.warnings += bound.warnings
-        run = self._begin(optimized, targets, profile, sql if not params else f"{sql}\n{params!r}")
+        statement = sql if not params else f"{sql}\n{params!r}"
+        if targets.acting:
+            statement = f"{self._database()}\n{statement}"
+        run = self._begin(optimized, targets, profile, statement)
         batches = run.batches()
         if is_sink(bound):
             counted = list(batches)
             changed = sum(batch.column(0)[0].as_py() for batch in counted if batch.num_rows)
             self._run = None
             return BatchResult(bound.columns, counted, rowcount=changed), profile
+        if targets.acting:  # how many rows are read must not decide what happens
+            found = list(batches)
+            self._run = None
+            return BatchResult(bound.columns, found), profile
         return BatchResult(bound.columns, primed(batches), run.close), profile
+
+    def _database(self) -> str:
+        """The file of the current database; '' in memory."""
+        query = "SELECT path FROM duckdb_databases() WHERE database_name = current_database()"
+        found = self._duck.rows(query)
+        return str(Path(found[0][0]).resolve()) if found and found[0][0] else ""
 
     def _begin(self, optimized: Optimized, targets: Targets, profile: Profile, statement: str) -> QueryRun:
         from halo_sql.planning import start_run

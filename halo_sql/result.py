@@ -16,7 +16,7 @@ import duckdb
 from halo_sql.duck import BATCH_ROWS, type_tree
 from halo_sql.duck import batches as reader_batches
 from halo_sql.duck_errors import convert_error
-from halo_sql.errors import InterruptedQueryError, ProgrammingError
+from halo_sql.errors import Error, InterruptedQueryError, ProgrammingError
 from halo_sql.ir.expr import Column, ColumnId
 from halo_sql.ir.types import SqlType
 from halo_sql.result_values import DIRECT, Converter, empty_schema
@@ -299,6 +299,10 @@ class BatchResult:
             self._converter = Converter()
         try:
             return self._converter.run(self._columns, batches, read)
+        except Error:
+            if self._failure is not None:  # the stream's own error, not what DuckDB makes of it
+                raise self._failure from None
+            raise
         finally:
             if self._on_close is None:
                 self._drop_converter()

@@ -19,6 +19,7 @@ from halo_sql.ir.logical import BoundStatement
 from halo_sql.ir.prompt import LlmCall
 from halo_sql.ir.walk import calls_made, walk
 from halo_sql.runtime import Runtime
+from halo_sql.tools.limits import acts
 from halo_sql.tools.protocol import BoundTool, Surroundings
 
 
@@ -36,6 +37,11 @@ class Targets:
     tools: Mapping[str, BoundTool] = field(default_factory=dict)
     agents: Mapping[str, AgentSpec] = field(default_factory=dict)
     querying: frozenset[str] = frozenset()
+
+    @property
+    def acting(self) -> bool:
+        """Whether a call may have side effects."""
+        return any(acts(tool) for tool in self.tools.values())
 
 
 def targets_of(bound: BoundStatement, snapshot: Snapshot, settings: Settings, duck: Duck) -> Targets:

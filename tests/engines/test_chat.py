@@ -123,7 +123,11 @@ def usual(kind: str, template: str, system: str | None, user: str) -> list[int]:
 
 
 def control_ids(kind: str) -> set[int]:
-    return {token["id"] for token in json.loads(tokenizer_json(kind))["added_tokens"]}
+    """The ids that the tokenizer gives to control tokens: some kinds number those of their file anew."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_str(tokenizer_json(kind))
+    return {tokenizer.token_to_id(token["content"]) for token in json.loads(tokenizer_json(kind))["added_tokens"]}
 
 
 harmless = st.text(alphabet=st.sampled_from("hell the 1 \n\t.,'é漢🙂"), max_size=30)
