@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 _CHANGES = re.compile(r"\s*(?:rollback|abort|use|attach|detach|set\s+(?:search_path|schema))\b", re.IGNORECASE)
 #: Those that may make or drop a function of a tool's name.
 _TAKES = re.compile(r"\s*(?:create|drop)\b", re.IGNORECASE)
+#: What every call has; without it the names are not asked for, which would be the query that DuckDB profiled last.
+_CALL = re.compile(r"[\w$\"]\s*\(")
 
 
 class ToolNames:
@@ -47,7 +49,7 @@ class ToolNames:
 
     def expand(self, sql: str) -> Expanded | None:
         """The statement with tools' names written as calls of TOOL; None when it names none."""
-        if self._seen != self._shared[0]:
+        if self._seen != self._shared[0] and _CALL.search(sql):
             self._read()
         if self._pattern is None or self._pattern.search(sql) is None:
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -84,3 +85,18 @@ def test_parameters_are_duckdbs(sql: str, parameters: Any) -> None:
 
 def test_there_are_many() -> None:
     assert len(FILED) >= 140
+
+
+@pytest.mark.parametrize("prepared", ["SELECT 1", "CREATE TOOL twice(x INTEGER) RETURNS INTEGER AS SQL 'SELECT 2 * $x'"])
+def test_a_profile_is_of_the_users_statement(tmp_path: Path, prepared: str) -> None:
+    connection = halo_sql.connect()
+    connection.execute(prepared)
+    connection.execute(f"ATTACH '{tmp_path}/a.db'; CREATE TABLE a.t (x INTEGER)")
+    connection.execute("PRAGMA enable_profiling = 'json'; SET profiling_coverage = 'ALL'")
+    connection.execute(f"PRAGMA profiling_output = '{tmp_path}/profile.json'")
+    for statement in ("DETACH a", f"ATTACH '{tmp_path}/a.db'", "CREATE INDEX i ON a.t(x)", "SELECT count(*) FROM a.t"):
+        connection.execute(statement)
+        connection.execute("PRAGMA disable_profiling")
+        found = json.loads((tmp_path / "profile.json").read_text(encoding="utf-8"))
+        assert statement in found["query"]["sql"]
+        connection.execute("PRAGMA enable_profiling = 'json'")
