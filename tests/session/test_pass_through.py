@@ -87,7 +87,7 @@ def test_there_are_many() -> None:
     assert len(FILED) >= 140
 
 
-@pytest.mark.parametrize("prepared", ["SELECT 1", "CREATE TOOL twice(x INTEGER) RETURNS INTEGER AS SQL 'SELECT 2 * $x'"])
+@pytest.mark.parametrize("prepared", ["SELECT 1", "CREATE TOOL f(x INTEGER) RETURNS INTEGER AS SQL 'SELECT 2 * $x'"])
 def test_a_profile_is_of_the_users_statement(tmp_path: Path, prepared: str) -> None:
     connection = halo_sql.connect()
     connection.execute(prepared)
