@@ -7,6 +7,7 @@ track of the one it has and closes it before anything else runs.
 from __future__ import annotations
 
 import inspect
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -22,6 +23,7 @@ from halo_sql.ir.types import SqlType
 
 BATCH_ROWS = 2048  # DuckDB's own vector size
 NAMES_KEPT = 1000
+BUSY_S = 10.0  # how long a close waits for another thread's call to give up
 
 
 class Token(NamedTuple):
@@ -104,9 +106,18 @@ class Duck:
         return Duck(self.connection.cursor(), self.may_collate)
 
     def close(self) -> None:
-        """Close the connection; idempotent."""
-        self.release()
-        self.connection.close()
+        """Close the connection; idempotent. What another thread runs on it is interrupted first."""
+        patience = time.monotonic() + BUSY_S
+        while True:
+            try:
+                self.release()
+                self.connection.close()
+                return
+            except duckdb.ResourceInUseException as problem:
+                if time.monotonic() > patience:
+                    raise convert_error(problem) from None
+                self.connection.interrupt()
+                time.sleep(0.005)
 
     def release(self) -> None:
         """Close the open result, if any, so that the connection can run something else."""
