@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,8 @@ class Queries:
         self._snapshot = snapshot
         self._run: QueryRun | None = None
         self._count = 0
+        self._planning = 0  # statements that are planned (one may need the answer of another)
+        self._stopped = False
 
     def bind(
         self, sql: str, params: object, expanded: Expanded | None = None, answers: bool = False
@@ -86,8 +89,39 @@ class Queries:
 
     def run(self, sql: str, params: object, expanded: Expanded | None = None) -> tuple[Result, Profile]:
         """Plan and begin to run; returns when the first rows are there, or when what writes or acts is done."""
-        from halo_sql.planning import check_secrets, is_sink, warm
+        from halo_sql.planning import is_sink
         from halo_sql.running import primed
+
+        with self._interruptible():
+            run, bound, acting = self._started(sql, params, expanded)
+            if self._stopped:
+                run.interrupt()
+        batches = run.batches()
+        if is_sink(bound):
+            counted = list(batches)
+            changed = sum(batch.column(0)[0].as_py() for batch in counted if batch.num_rows)
+            self._run = None
+            return BatchResult(bound.columns, counted, rowcount=changed), run.profile
+        if acting:  # how many rows are read must not decide what happens
+            found = list(batches)
+            self._run = None
+            return BatchResult(bound.columns, found), run.profile
+        return BatchResult(bound.columns, primed(batches), run.close), run.profile
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """An interrupt that comes while a statement is planned ends the run as soon as there is one."""
+        if not self._planning:
+            self._stopped = False
+        self._planning += 1
+        try:
+            yield
+        finally:
+            self._planning -= 1
+
+    def _started(self, sql: str, params: object, expanded: Expanded | None) -> tuple[QueryRun, BoundStatement, bool]:
+        """A run on its way, what it runs, and whether that may have side effects."""
+        from halo_sql.planning import check_secrets, warm
         from halo_sql.targets import check_tool_secrets, targets_of
 
         began = time.perf_counter()
@@ -107,18 +141,7 @@ class Queries:
         statement = sql if not params else f"{sql}\n{params!r}"
         if targets.acting:
             statement = f"{self._database()}\n{statement}"
-        run = self._begin(optimized, targets, profile, statement)
-        batches = run.batches()
-        if is_sink(bound):
-            counted = list(batches)
-            changed = sum(batch.column(0)[0].as_py() for batch in counted if batch.num_rows)
-            self._run = None
-            return BatchResult(bound.columns, counted, rowcount=changed), profile
-        if targets.acting:  # how many rows are read must not decide what happens
-            found = list(batches)
-            self._run = None
-            return BatchResult(bound.columns, found), profile
-        return BatchResult(bound.columns, primed(batches), run.close), profile
+        return self._begin(optimized, targets, profile, statement), bound, targets.acting
 
     def _database(self) -> str:
         """The file of the current database; '' in memory."""
@@ -158,7 +181,8 @@ class Queries:
             run.close()
 
     def interrupt(self) -> None:
-        """Cancel what runs, from any thread."""
+        """Cancel what runs, or is planned, from any thread."""
+        self._stopped = True
         run = self._run
         if run is not None:
             run.interrupt()

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,6 +43,22 @@ def test_cancelling_returns_within_a_second_and_the_connection_goes_on() -> None
         assert con.execute("SELECT LLM_MAP('{{ 1 + 1 }}')").fetchall() == [("2",)]
         assert time.monotonic() - began < 10
         release.set()
+
+
+def test_an_interrupt_while_a_statement_is_planned_is_not_lost() -> None:
+    with connect() as con:
+        con.create_model("stuck", lambda messages: time.sleep(60))
+        snapshot = con.session.queries._snapshot
+        interrupts = iter([con.interrupt])
+
+        def interrupted_snapshot() -> Any:
+            next(interrupts, lambda: None)()
+            return snapshot()
+
+        con.session.queries._snapshot = interrupted_snapshot
+        with pytest.raises(halo_sql.OperationalError, match="Interrupted"):
+            con.execute("SELECT LLM_MAP('{{ i }}', model => stuck) FROM range(10) r(i)").fetchall()
+        assert con.execute("SELECT LLM_MAP('{{ 1 + 1 }}')").fetchall() == [("2",)]
 
 
 def test_closing_a_result_stops_its_calls() -> None:

@@ -154,7 +154,7 @@ def test_a_wait_for_an_mcp_server_that_says_nothing_can_be_interrupted(way: str)
 
 
 def _interrupt_at_server(con: halo_sql.Connection, before: set[int]) -> None:
-    """Interrupt when the server's process is there; not sooner: a statement that is still planned does not hear it."""
+    """Interrupt when the server's process is there."""
     until(lambda: children() - before)
     time.sleep(0.8)
     con.interrupt()

@@ -344,7 +344,7 @@ async def test_when_the_time_is_up_everything_fails_with_the_setting_to_raise() 
     async with a_desk(a_tool(concurrency=2), runner, budget=Budget(max_seconds=0.1)) as run:
         began = time.monotonic()
         node = await run.ask(range(10))
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 9
         assert node.codes() == {"budget": 10}
         assert "halo_max_seconds" in str(node.got[9].error)
         assert (await run.ask([1])).codes() == {"budget": 1}
