@@ -7,8 +7,11 @@ import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-CHEAP = ("limits.py", "plain_sql.py", "planning.py", "startup.py", "echo_throughput.py", "agent_steps.py", "tools.py")
-WITH_MODEL = ("prefix_sharing.py",)
+CHEAP = (
+    *("limits.py", "plain_sql.py", "planning.py", "estimates.py", "startup.py", "echo_throughput.py"),
+    *("agent_steps.py", "tools.py"),
+)
+WITH_MODEL = ("prefix_sharing.py", "field_order.py", "optimizer_costs.py")
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from halo_sql.errors import Error, NotSupportedError, Span
+from halo_sql.grammar.bind_join import joined
 from halo_sql.grammar.binding import Binding, BoundQuery, CteContext, plain
 from halo_sql.grammar.join_conditions import inner_join_conditions
 from halo_sql.grammar.names import Scope, Table
@@ -22,10 +23,14 @@ from halo_sql.ir.types import BIGINT, SqlType
 
 @dataclass(frozen=True, slots=True)
 class BoundFrom:
-    """A FROM clause: its scope, and the plan of its rows under extra conditions of the user's text."""
+    """A FROM clause: its scope, and the plan of its rows under extra conditions of the user's text.
+
+    opened  without such conditions the rows are Join nodes over the relations
+    """
 
     scope: Scope
     plan_with: Callable[[Sequence[Range]], LogicalPlan]
+    opened: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +73,39 @@ def bind_from(
         return BoundFrom(scope, lambda conditions: _filtered(binding, scope, query.plan, conditions, context))
     scope, select_list = _scope(binding, clause, items, context)
     sql, span = binding.lexed.sql, binding.lexed.span(*clause)
+    opened = _opened(binding, clause, scope, relations, context)
+    if opened is not None:
+        joins, scope = opened
+        select_list = ", ".join(f"{quote(table.alias)}.*" for table in scope.tables)
 
     def plan_with(conditions: Sequence[Range]) -> LogicalPlan:
+        if opened is not None and not conditions:
+            return joins
         parts = [f"SELECT {select_list} FROM ", *text.parts(sql, span.start, span.end)]
         return _fragment(
             binding, parts, conditions, scope.columns(), tuple(text.inputs), _label(binding, clause), context
         )
 
-    return BoundFrom(scope, plan_with)
+    return BoundFrom(scope, plan_with, opened is not None)
+
+
+def _opened(
+    binding: Binding, clause: Range, scope: Scope, relations: Relations, context: CteContext
+) -> tuple[LogicalPlan, Scope] | None:
+    lexed = binding.lexed
+
+    def leaf(item: Range, columns: tuple[Column, ...]) -> LogicalPlan | None:
+        try:
+            alone = _describe(binding, "*", item, context)
+        except Error:  # it reads columns of those before it
+            return None
+        if alone != [(column.name, column.type) for column in columns]:
+            return None
+        parts = ["SELECT * FROM ", lexed.slice(*item)]
+        return _fragment(binding, parts, (), columns, (), _label(binding, item), context)
+
+    found = [((lexed.at(span.start), lexed.at(span.end)), query) for span, query in relations.found]
+    return joined(binding, clause, scope, found, relations.moved, leaf)
 
 
 def _one_row(binding: Binding, one: Fragment, conditions: Sequence[Range], context: CteContext) -> LogicalPlan:

@@ -13,7 +13,6 @@ from dataclasses import replace
 from halo_sql.errors import Error, NotSupportedError
 from halo_sql.grammar.bind_plain import bind_plain, is_plain
 from halo_sql.grammar.bind_tail import bind_tail, cut_names, filter_by_text, source_text
-from halo_sql.grammar.bind_where import conjuncts
 from halo_sql.grammar.binding import BoundQuery
 from halo_sql.grammar.block import Block, Described, StandIn, learn_aliases, lift_calls, resolve, row_calls
 from halo_sql.grammar.call_site import CallSite, HoleSite
@@ -21,6 +20,7 @@ from halo_sql.grammar.checked import checked_fragment, fragment_columns
 from halo_sql.grammar.expressions import typed
 from halo_sql.grammar.group_parts import GroupPart, Keys, group_keys, group_parts
 from halo_sql.grammar.grouped import call_text
+from halo_sql.grammar.guards import conjuncts
 from halo_sql.grammar.hoist import Hoister
 from halo_sql.grammar.names import Scope, Table
 from halo_sql.grammar.skeleton import Range, Select, starts_query

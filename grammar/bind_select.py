@@ -9,15 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from halo_sql.errors import NotSupportedError
 from halo_sql.grammar.bind_from import Relations, bind_from, bind_relations, is_whole
 from halo_sql.grammar.bind_groups import bind_groups, has_reduce
 from halo_sql.grammar.bind_lateral import trailing_calls, with_laterals
 from halo_sql.grammar.bind_plain import bind_plain, is_plain
 from halo_sql.grammar.bind_tail import bind_tail
-from halo_sql.grammar.bind_where import bind_where, conjuncts
+from halo_sql.grammar.bind_where import bind_where
 from halo_sql.grammar.binding import Binding, BoundQuery, CteContext
 from halo_sql.grammar.block import Block, Described, learn_aliases, lift, output_names, select_items
 from halo_sql.grammar.checked import checked_fragment
+from halo_sql.grammar.expressions import contains_query
+from halo_sql.grammar.guards import conjuncts
 from halo_sql.grammar.hoist import Hoister
 from halo_sql.grammar.skeleton import Range, Select, parse_select
 from halo_sql.grammar.subqueries import BindQuery, bound_subqueries
@@ -36,22 +39,56 @@ def bind_select(
     relations = bind_relations(binding, clause, context, bind_query)
     items = select_items(binding, select)
     described = output_names(binding, items, described)
-    composed = _composed(binding, select, context, relations, subqueries, described)
-    if composed is not None:
-        return composed
+    composable = _composable(binding, select, relations, subqueries)
+    if composable and (subqueries or not relations.found or _asks_below(binding, select)):
+        return _composed(binding, select, context, relations, subqueries, described)
     bound_from = bind_from(binding, clause, block_range, context, relations, [lateral.alias for lateral in laterals])
+    if composable and not bound_from.opened:
+        return _composed(binding, select, context, relations, subqueries, described)
     if laterals:
         where = select.clauses.get("WHERE")
         conditions = [] if where is None else conjuncts(binding.lexed, where)
         bound_from = with_laterals(binding, bound_from, laterals, conditions)
     hoister = Hoister(binding, bound_from.plan_with(()), bound_from.scope, {})
     block = Block(binding, select, context, items, bound_from, hoister, subqueries)
+    warned = len(binding.warnings)
+    try:
+        return _by_nodes(block, relations.moved, described)
+    except NotSupportedError:
+        if not composable:
+            raise
+        del binding.warnings[warned:]
+        return _composed(binding, select, context, relations, subqueries, described)
+
+
+def _by_nodes(block: Block, moved: Sequence[Range], described: Described) -> BoundQuery:
+    """The block as nodes over the rows of FROM."""
     learn_aliases(block)
-    bind_where(block, relations.moved)
+    bind_where(block, moved)
     if has_reduce(block):
         return bind_groups(block, described)
     bound = bind_plain(block, described) if is_plain(block) else None
     return bound or _tail(block, described)
+
+
+def _composable(
+    binding: Binding, select: Select, relations: Relations, subqueries: Sequence[tuple[Range, BoundQuery]]
+) -> bool:
+    """Whether a block over several relations makes no call itself: its text with the relations put in would do."""
+    lexed, clause = binding.lexed, select.clauses.get("FROM")
+    alone = clause is not None and len(relations.found) == 1 and not subqueries
+    if alone and clause is not None and is_whole(binding, clause, relations.found[0][0]):
+        return False
+    bound = [*(span for span, _ in relations.found), *(lexed.span(*inner) for inner, _ in subqueries)]
+    return all(
+        any(span.start <= call.span.start < span.end for span in bound) for call in binding.calls_in(*select.range)
+    )
+
+
+def _asks_below(binding: Binding, select: Select) -> bool:
+    """Whether a sub-query stands outside FROM: such an expression is best left in the user's text."""
+    clauses = (part for clause, part in select.clauses.items() if clause != "FROM")
+    return any(contains_query(binding.source, *part) for part in clauses)
 
 
 def _composed(
@@ -61,16 +98,10 @@ def _composed(
     relations: Relations,
     subqueries: Sequence[tuple[Range, BoundQuery]],
     described: Described,
-) -> BoundQuery | None:
+) -> BoundQuery:
     """A block without calls of its own over several relations: its text with the relations that have calls put in."""
-    lexed, clause = binding.lexed, select.clauses.get("FROM")
-    text, found = relations.text, relations.found
-    if clause is not None and len(found) == 1 and not subqueries and is_whole(binding, clause, found[0][0]):
-        return None
-    bound = [*(span for span, _ in found), *(lexed.span(*inner) for inner, _ in subqueries)]
-    for call in binding.calls_in(*select.range):
-        if not any(span.start <= call.span.start < span.end for span in bound):
-            return None
+    lexed, text = binding.lexed, relations.text
+    bound = [*(span for span, _ in relations.found), *(lexed.span(*inner) for inner, _ in subqueries)]
     for inner, query in subqueries:
         text.cut(lexed.span(*inner), text.query(query))
     span = lexed.span(*select.range)

@@ -8,9 +8,8 @@ from halo_sql.grammar.bind_tail import filter_by_text
 from halo_sql.grammar.block import Block, lift, reads_waiting, resolve, row_calls
 from halo_sql.grammar.call_site import CallSite
 from halo_sql.grammar.expressions import typed
-from halo_sql.grammar.guards import split_words
-from halo_sql.grammar.lex import Lexed
-from halo_sql.grammar.skeleton import Range, starts_query
+from halo_sql.grammar.guards import conjuncts
+from halo_sql.grammar.skeleton import Range
 from halo_sql.ir.expr import SqlExpr
 from halo_sql.ir.logical import Filter
 from halo_sql.ir.walk import output_columns
@@ -52,19 +51,6 @@ def _checked(block: Block, plain: Mapping[Range, SqlExpr | None]) -> dict[Range,
         return dict(zip(found, whole, strict=True))
     single = {condition: typed(duck, [expr], columns) for condition, expr in found.items()}
     return {condition: exprs[0] for condition, exprs in single.items() if exprs}
-
-
-def conjuncts(lexed: Lexed, part: Range) -> list[Range]:
-    """The operands of a chain of AND, brackets around it taken off."""
-    first, end = part
-    while lexed.text(first) == "(" and lexed.partner[first] == end - 1 and not starts_query(lexed, first + 1):
-        first, end = first + 1, end - 1
-    if len(split_words(lexed, first, end, "OR")) > 1:
-        return [(first, end)]
-    pieces = split_words(lexed, first, end, "AND")
-    if len(pieces) == 1:
-        return [(first, end)]
-    return [conjunct for piece in pieces for conjunct in conjuncts(lexed, piece)]
 
 
 def _whole_filter(block: Block, condition: Range) -> list[CallSite]:

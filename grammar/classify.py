@@ -10,14 +10,14 @@ import re
 from collections.abc import Sequence
 from enum import Enum
 
-from halo_sql.duck import Token, tokenize
+from halo_sql.duck_tokens import Token, tokenize
 from halo_sql.grammar.operators_table import EVERYDAY_WORDS, OPERATORS
 
 
 class Kind(Enum):
     """What a statement is, hence who runs it."""
 
-    HALO_DDL = "ddl"  # CREATE, DROP, ALTER, DESCRIBE, SHOW of our objects
+    HALO_DDL = "ddl"  # CREATE, DROP, ALTER, DESCRIBE, SHOW, CALIBRATE of our objects; ANALYZE of a query
     HALO_SETTING = "setting"  # SET, RESET, PRAGMA of a halo_ setting
     HALO_SECRET = "secret"  # DROP SECRET: ours when it is a secret of TYPE llm, DuckDB's otherwise
     BATCH = "batch"  # BEGIN BATCH, END BATCH
@@ -29,10 +29,10 @@ class Kind(Enum):
 #: EXPLAIN options DuckDB does not have.
 OWN_EXPLAIN_OPTIONS = frozenset({"LOGICAL", "PHYSICAL", "MEMO", "RULES", "COSTS"})
 
-_TRIGGERS = ("llm_", "halo_", "explain", "model", "prompt", "tool", "agent", "secret", "batch")
+_TRIGGERS = ("llm_", "halo_", "explain", "model", "prompt", "tool", "agent", "secret", "batch", "analyze", "statistics")
 _CALL_WORDS = ("llm_", "tool", "agent")
 _HEAD = re.compile(
-    r"\s*(?:create|drop|alter|comment|describe|desc|show|set|reset|pragma|explain|begin|end)\b"
+    r"\s*(?:create|drop|alter|comment|describe|desc|show|set|reset|pragma|explain|begin|end|analyze|calibrate)\b"
     r"|\s*(?:--|/\*|[^\x00-\x7f])"
 )
 _HEAD_CHARS, _HEAD_TOKENS = 2_000, 8
@@ -44,6 +44,7 @@ _QUERY_STARTS = frozenset(
     {"SELECT", "FROM", "WITH", "VALUES", "TABLE", "PIVOT", "UNPIVOT", "DESCRIBE", "SHOW", "SUMMARIZE"}
     | {"INSERT", "UPDATE", "DELETE", "MERGE", "COPY"}
 )
+_ANALYZED = frozenset({"SELECT", "FROM", "WITH"})
 # A word directly behind one of these is the name of something, also with "(" after it.
 NAME_FOLLOWS = frozenset(
     {".", "TABLE", "VIEW", "MACRO", "FUNCTION", "INTO", "REFERENCES", "INDEX", "SECRET", "TYPE", "EXISTS"}
@@ -134,11 +135,18 @@ def _head_kind(code: Sequence[Token]) -> Kind | None:
     if first in ("DROP", "ALTER"):
         if first == "DROP" and _word(code, _created(code)) == "SECRET":
             return Kind.HALO_SECRET
+        if first == "DROP" and second == "STATISTICS" and len(code) == 2:
+            return Kind.HALO_DDL
         return Kind.HALO_DDL if second in _OBJECTS else None
     if first == "COMMENT":
         return Kind.HALO_DDL if second == "ON" and third in _OBJECTS else None
+    if first == "ANALYZE":  # of a query: DuckDB analyses tables
+        ours = second in _ANALYZED or (second == "(" and third not in _QUERY_STARTS)
+        return Kind.HALO_DDL if ours else None
     if first in ("BEGIN", "END"):
         return Kind.BATCH if second == "BATCH" and len(code) == 2 else None
+    if first == "CALIBRATE":
+        return Kind.HALO_DDL if second == "MODEL" else None
     if first in ("DESCRIBE", "DESC"):  # DESCRIBE model is a table; DESCRIBE model m cannot be DuckDB's
         return Kind.HALO_DDL if second in _DESCRIBED and named else None
     if first == "SHOW":

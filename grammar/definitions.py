@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from halo_sql.duck import tokenize
+from halo_sql.duck_tokens import tokenize
 from halo_sql.grammar.lex import Lexed, lex
 from halo_sql.grammar.skeleton import Range, identifier
 from halo_sql.grammar.source import read_literal

@@ -335,7 +335,7 @@ def _words(parts: Sequence[DemandPart]) -> list[str]:
 
 def _folded(parts: Sequence[DemandPart]) -> tuple[object, ...]:
     """Parts for comparison: case and white space outside of quotes do not count."""
-    from halo_sql.duck import tokenize
+    from halo_sql.duck_tokens import tokenize
 
     found: list[object] = []
     for part in parts:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from halo_sql.duck import tokenize
+from halo_sql.duck_tokens import tokenize
 from halo_sql.errors import Error
 from halo_sql.grammar.classify import NAME_FOLLOWS, is_cte_body
 from halo_sql.grammar.lex import Lexed

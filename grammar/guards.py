@@ -10,6 +10,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 from halo_sql.grammar.lex import Lexed
+from halo_sql.grammar.skeleton import starts_query
 
 Range = tuple[int, int]
 Term = tuple[str | Range, ...]  # SQL pieces and token ranges; BOOLEAN as a whole
@@ -127,6 +128,19 @@ def split_words(lexed: Lexed, start: int, stop: int, word: str) -> list[Range]:
             left = index + 1
     pieces.append((left, stop))
     return pieces
+
+
+def conjuncts(lexed: Lexed, part: Range) -> list[Range]:
+    """The operands of a chain of AND, brackets around it taken off."""
+    first, end = part
+    while lexed.text(first) == "(" and lexed.partner[first] == end - 1 and not starts_query(lexed, first + 1):
+        first, end = first + 1, end - 1
+    if len(split_words(lexed, first, end, "OR")) > 1:
+        return [(first, end)]
+    pieces = split_words(lexed, first, end, "AND")
+    if len(pieces) == 1:
+        return [(first, end)]
+    return [conjunct for piece in pieces for conjunct in conjuncts(lexed, piece)]
 
 
 def _lazy_function(lexed: Lexed, opening: int, position: int, pieces: list[Range]) -> list[Term]:

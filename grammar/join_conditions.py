@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from halo_sql.grammar.guards import split_words
+from halo_sql.grammar.guards import conjuncts
 from halo_sql.grammar.lex import Lexed
 from halo_sql.grammar.skeleton import Range
 
-_JOIN_WORDS = frozenset({"INNER", "CROSS", "LEFT", "RIGHT", "FULL", "OUTER", "SEMI", "ANTI", "ASOF", "NATURAL"})
+#: words of which one kind of join or another begins
+JOIN_WORDS = frozenset({"INNER", "CROSS", "LEFT", "RIGHT", "FULL", "OUTER", "SEMI", "ANTI", "ASOF", "NATURAL"})
 _INNER = frozenset({"INNER", "CROSS"})
 
 
@@ -24,11 +25,11 @@ def inner_join_conditions(lexed: Lexed, clause: Range, holds_call: Callable[[Ran
     on: int | None = None
     for index in [*lexed.level(*clause), clause[1]]:
         word = lexed.word(index) if index < clause[1] else ""
-        ends = index == clause[1] or lexed.text(index) == "," or word == "JOIN" or word in _JOIN_WORDS
-        if on is not None and ends and not _is_function(lexed, index):
-            found += [part for part in _conjuncts(lexed, on, index) if holds_call(part)]
+        ends = index == clause[1] or lexed.text(index) == "," or word == "JOIN" or word in JOIN_WORDS
+        if on is not None and ends and not is_function(lexed, index):
+            found += [part for part in conjuncts(lexed, (on, index)) if holds_call(part)]
             on = None
-        if word in _JOIN_WORDS - _INNER and not _is_function(lexed, index) and _joins(lexed, index, clause[1]):
+        if word in JOIN_WORDS - _INNER and not is_function(lexed, index) and _joins(lexed, index, clause[1]):
             return []
         if "JOIN" in (word, lexed.word(index + 1)) and (word == "POSITIONAL" or lexed.word(index + 1) == "BY"):
             return []
@@ -37,22 +38,13 @@ def inner_join_conditions(lexed: Lexed, clause: Range, holds_call: Callable[[Ran
     return found
 
 
-def _is_function(lexed: Lexed, index: int) -> bool:
+def is_function(lexed: Lexed, index: int) -> bool:
     """``left(…)`` and ``right(…)`` are functions, and behind a dot everything is a name."""
     return lexed.text(index + 1) == "(" or lexed.column_label(index)
 
 
 def _joins(lexed: Lexed, index: int, end: int) -> bool:
     """Whether JOIN follows, behind further words of its kind."""
-    while index < end and lexed.word(index) in _JOIN_WORDS:
+    while index < end and lexed.word(index) in JOIN_WORDS:
         index += 1
     return lexed.word(index) == "JOIN"
-
-
-def _conjuncts(lexed: Lexed, first: int, end: int) -> list[Range]:
-    while lexed.text(first) == "(" and lexed.partner[first] == end - 1:
-        first, end = first + 1, end - 1
-    if len(split_words(lexed, first, end, "OR")) > 1:
-        return [(first, end)]
-    pieces = split_words(lexed, first, end, "AND")
-    return [(first, end)] if len(pieces) == 1 else [part for piece in pieces for part in _conjuncts(lexed, *piece)]

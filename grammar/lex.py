@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from halo_sql.duck import Token, tokenize
+from halo_sql.duck_tokens import Token, tokenize
 from halo_sql.errors import ParserError, Span
 
 OPENING = {"(": ")", "[": "]", "{": "}"}

@@ -66,8 +66,9 @@ class Scope:
         return matching[0].columns if len(matching) == 1 and not self.merged else ()
 
     def columns(self) -> tuple[Column, ...]:
-        """All columns, merged ones last."""
-        return (*(column for table in self.tables for column in table.columns), *self.merged.values())
+        """All columns, merged ones that are no table's last."""
+        found = (*(column for table in self.tables for column in table.columns), *self.merged.values())
+        return tuple(dict.fromkeys(found))
 
     def star(self, alias: str | None = None) -> tuple[Column, ...] | None:
         """What ``*`` or ``alias.*`` stands for; None when there is no such table."""

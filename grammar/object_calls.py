@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from halo_sql.agents.assemble import is_volatile, limit, sampling_of, told, tools_of
 from halo_sql.catalog.objects import AgentDef, ModelDef, Snapshot, ToolDef
 from halo_sql.config import Settings
-from halo_sql.duck import Duck, Token
+from halo_sql.duck import Duck
+from halo_sql.duck_tokens import Token
 from halo_sql.errors import BinderError, Error, Span, did_you_mean
 from halo_sql.grammar.classify import operator_calls
 from halo_sql.grammar.lex import Lexed

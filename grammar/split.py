@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from halo_sql.duck import tokenize
+from halo_sql.duck_tokens import tokenize
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from halo_sql.duck import tokenize
+from halo_sql.duck_tokens import tokenize
 from halo_sql.ir.expr import quote
 from halo_sql.ir.types import SqlType
 

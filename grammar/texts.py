@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from halo_sql.duck import Token, tokenize
+from halo_sql.duck_tokens import Token, tokenize
 from halo_sql.errors import Span
 from halo_sql.grammar.binding import BoundQuery
 from halo_sql.ir.expr import Column, ColumnId, quote

@@ -66,6 +66,7 @@ SETTINGS: tuple[Setting, ...] = (
         "Let operators approximate where a call allows it; no operator of this version does",
         refused="no operator of this version approximates: every answer is exact",
     ),
+    Setting("halo_learn", "boolean", True, "Learn from finished calls what the next ones will take, and plan with it"),
     Setting("halo_trace_text", "boolean", False, "Keep prompts and answers for halo_calls()"),
     Setting("halo_progress", "boolean", True, "Show progress of LLM operators in the shell"),
 )

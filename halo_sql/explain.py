@@ -15,9 +15,12 @@ from halo_sql.errors import ProgrammingError, did_you_mean
 from halo_sql.explain_ops import operator_name, properties, render_logical
 from halo_sql.ir.physical import Estimate, PhysicalDag, PhysicalNode, ToolApplyExec, calls_by
 from halo_sql.metrics import NodeMetrics, Profile, as_dict
+from halo_sql.q_error import call_q_errors, node_q_errors
 
 #: Counters of a node that only LLM nodes show.
 _LLM_KEYS = ("llm_calls", "prompt_tok", "prompt_tok_cached", "output_tok", "tool_calls")
+#: Counters that only progress and learning read.
+_LIVE_KEYS = ("in_flight", "rows_total", "conversations")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,22 +101,32 @@ def _llm_estimates(estimate: Estimate, only_tools: bool = False) -> list[str]:
 def _actuals(node: PhysicalNode, did: NodeMetrics) -> list[str]:
     shown = [f"rows ~{_count(node.estimate.rows)}/{did.rows}"]
     if _is_llm(node):
-        shown += _llm_actuals(as_dict(did), only_tools=isinstance(node.op, ToolApplyExec))
-    return [*shown, f"self {did.self_s:.3f} s", f"wait {did.wait_s:.3f} s"]
+        shown += _llm_actuals(as_dict(did), node.estimate, only_tools=isinstance(node.op, ToolApplyExec))
+    shown += [f"self {did.self_s:.3f} s", f"wait {did.wait_s:.3f} s"]
+    return [*shown, *_shown_errors(node_q_errors(node, did))]
 
 
-def _llm_actuals(did: dict[str, float], only_tools: bool = False) -> list[str]:
-    tools = [f"{_count(did['tool_calls'])} tool calls + {_count(did['tool_calls_coalesced'])} coalesced"]
+def _shown_errors(errors: dict[str, float]) -> list[str]:
+    worst = [f"{value:.3g} {key.replace('_', ' ')}" for key, value in errors.items()]
+    return [f"q-error {', '.join(worst)}"] if worst else []
+
+
+def _llm_actuals(did: dict[str, float], expected: Estimate, only_tools: bool = False) -> list[str]:
+    tools = [
+        f"~{_count(expected.tool_calls)}/{_count(did['tool_calls'])} tool calls"
+        f" + {_count(did['tool_calls_coalesced'])} coalesced"
+    ]
     if did["tool_calls_from_store"]:
         tools[0] += f" + {_count(did['tool_calls_from_store'])} from store"
     troubles = [f"{_count(did[key])} {key.replace('_', ' ')}" for key in ("retries", "errors") if did[key]]
     if only_tools:
         return tools + troubles
     shown = [
-        f"{_count(did['llm_calls'])} calls + {_count(did['llm_calls_coalesced'])} coalesced"
-        f" + {_count(did['llm_calls_from_store'])} from store",
-        f"{_count(did['prompt_tok'])} prompt tok ({_count(did['prompt_tok_cached'])} cached)",
-        f"{_count(did['output_tok'])} output tok",
+        f"~{_count(expected.llm_calls)}/{_count(did['llm_calls'])} calls"
+        f" + {_count(did['llm_calls_coalesced'])} coalesced + {_count(did['llm_calls_from_store'])} from store",
+        f"~{_count(expected.prompt_tok)}/{_count(did['prompt_tok'])} prompt tok"
+        f" ({_count(did['prompt_tok_cached'])} cached)",
+        f"~{_count(expected.output_tok)}/{_count(did['output_tok'])} output tok",
     ]
     used = any(did[key] for key in ("tool_calls", "tool_calls_coalesced", "tool_calls_from_store"))
     return shown + (tools if used else []) + troubles
@@ -126,10 +139,12 @@ def _foot(dag: PhysicalDag, profile: Profile | None) -> list[str]:
         if total.cost.usd:
             found[0] += f" · ~{total.cost.usd:.4f} usd"
     else:
-        did = profile.totals()
+        did, total = profile.totals(), _total(dag)
         found = [
-            f"Total: {' · '.join(_llm_actuals(did))} · {did['elapsed_s']:.3f} s (planning {profile.planning_s:.3f} s)"
+            f"Total: {' · '.join(_llm_actuals(did, total))} · {did['elapsed_s']:.3f} s"
+            f" (planning {profile.planning_s:.3f} s)"
         ]
+        found[0] += "".join(f" · {shown}" for shown in _shown_errors(call_q_errors(total, did)))
         if did["usd"]:
             found[0] += f" · {did['usd']:.4f} usd"
         if profile.status not in ("done", "running"):
@@ -152,6 +167,10 @@ def _total(dag: PhysicalDag) -> Estimate:
 
 def _count(number: float) -> str:
     return f"{number:,.0f}"
+
+
+def _rounded(errors: dict[str, float]) -> dict[str, float]:
+    return {key: round(value, 3) for key, value in errors.items()}
 
 
 def _number(value: float) -> float:
@@ -184,9 +203,8 @@ def to_json(dag: PhysicalDag, profile: Profile | None = None, query: str = "") -
             made |= {f"{key}_estimated": _number(getattr(node.estimate, key)) for key in _LLM_KEYS}
         if profile is not None:
             did = profile.nodes.get(node_id, NodeMetrics())
-            made |= {
-                key: _number(value) for key, value in as_dict(did).items() if key not in ("in_flight", "rows_total")
-            }
+            made |= {key: _number(value) for key, value in as_dict(did).items() if key not in _LIVE_KEYS}
+            made["q_error"] = _rounded(node_q_errors(node, did))
         made["children"] = [build(source) for source in node.inputs]
         return made
 
@@ -200,6 +218,7 @@ def to_json(dag: PhysicalDag, profile: Profile | None = None, query: str = "") -
         found["engines"] = dict(profile.engines)
         found["totals"] = {key: _number(value) for key, value in profile.totals().items()} | sums
         found["totals"]["planning_s"] = _number(profile.planning_s)
+        found["totals"]["q_error"] = _rounded(call_q_errors(total, profile.totals()))
     found["prefixes"] = [{"text": text, "calls_estimated": _number(calls)} for text, calls in dag.prefixes]
     found["notes"] = list(dag.notes)
     return found

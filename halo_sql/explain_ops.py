@@ -16,6 +16,7 @@ from halo_sql.ir.logical import (
     Distinct,
     Filter,
     Fragment,
+    Join,
     Limit,
     LlmFilter,
     LlmMap,
@@ -234,6 +235,8 @@ def _logical(node: Any, name_of: Names) -> str:
             str(column) if expr.as_column() == column.id else f"{column} = {expr_text(expr, name_of)}"
             for column, expr in node.exprs
         )
+    if isinstance(node, Join):
+        return f"{node.kind} {' AND '.join(expr_text(condition, name_of) for condition in node.on)}".rstrip()
     if isinstance(node, Sort):
         return ", ".join(f"{expr_text(key.expr, name_of)} {key.modifiers}".rstrip() for key in node.keys)
     if isinstance(node, Limit):

@@ -10,6 +10,7 @@ from halo_sql.errors import ProgrammingError
 from halo_sql.ir.logical import BoundStatement
 
 if TYPE_CHECKING:
+    from halo_sql.optimizer.context import EngineProfile
     from halo_sql.optimizer.optimize import Optimized
 
 
@@ -59,12 +60,31 @@ def _memo(optimized: Optimized) -> str:
 
 
 def _costs(optimized: Optimized) -> str:
-    columns = ("rows", "calls", "prompt tok", "cached", "output tok", "gpu s", "cpu s", "usd")
+    columns = ("rows", "calls", "prompt tok", "cached", "output tok", "prefill s", "decode s", "gpu s", "cpu s", "usd")
     rows = ["node".ljust(22) + "".join(name.rjust(12) for name in columns)]
     for node in optimized.dag.nodes:
         guess, cost = node.estimate, node.estimate.cost
         counts = (guess.rows, guess.llm_calls, guess.prompt_tok, guess.prompt_tok_cached, guess.output_tok)
         name = f"#{node.id} {type(node.op).__name__.removesuffix('Exec')}"
         numbers = "".join(f"{count:>12,.0f}" for count in counts)
-        rows.append(f"{name:<22}{numbers}{cost.gpu_s:>12.4f}{cost.cpu_s:>12.4f}{cost.usd:>12.6f}")
-    return "\n".join(rows)
+        seconds = "".join(f"{each_s:>12.4f}" for each_s in (cost.prefill_s, cost.decode_s, cost.gpu_s, cost.cpu_s))
+        rows.append(f"{name:<22}{numbers}{seconds}{cost.usd:>12.6f}")
+    return "\n".join([*rows, *(_speed(name, engine) for name, engine in optimized.engines.items())])
+
+
+def _speed(name: str, engine: EngineProfile) -> str:
+    """What the seconds of a model's calls were computed with."""
+    step = f"step {engine.decode_step_s:.4g} s + {engine.decode_seq_s:.3g} s per sequence"
+    if engine.kv_read_s:
+        step += f" + {engine.kv_read_s:.3g} s per token read"
+    terms = [f"prefill {engine.prefill_tok_per_s:,.0f} tok/s", step, f"request {engine.request_s:.3g} s"]
+    batch = engine.batch_requests or engine.window_requests
+    terms.append(f"batch {min(batch, engine.window_requests)}")
+    if engine.kv_capacity_tok:
+        terms.append(f"KV cache {engine.kv_capacity_tok:,} tok")
+    if engine.load_s:
+        terms.append(f"load {engine.load_s:.1f} s")
+    if engine.usd_per_prompt_tok or engine.usd_per_output_tok:
+        price = 1e6 * engine.usd_per_prompt_tok, 1e6 * engine.usd_per_output_tok
+        terms.append(f"{price[0]:g} usd / {price[1]:g} usd per million tok in / out")
+    return f"{name}: {', '.join(terms)}; {engine.calibrated or 'assumed'}"

@@ -81,7 +81,7 @@ def text(
             return plain
         return plans[0] if len(plans) == 1 else _joined(plans, form)
     if stages is None:
-        result, profile = session.queries.run(sql, params, expanded)
+        result, profile = session.queries.run(sql, params, expanded, closely=True)
     else:
         result = routing.run_staged(session, sql, *stages)
         last = session.last_profile()
@@ -99,7 +99,7 @@ def _planned(
     session: Session, sql: str, params: object, form: str, sections: Sequence[str], expanded: Expanded | None
 ) -> str:
     bound, snapshot = session.queries.bind(sql, params, expanded)
-    optimized = session.queries.optimize(bound, snapshot)
+    optimized = session.queries.optimize(bound, snapshot, closely=True)
     return explain_sections.render(bound, optimized, form, sections, sql)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,8 +17,12 @@ from halo_sql.catalog.listing import columns, versions
 from halo_sql.catalog.objects import KINDS
 from halo_sql.config import SETTINGS, Settings
 from halo_sql.duck import Duck
+from halo_sql.engines.experience import Experience
+from halo_sql.engines.knowledge import Knowledge
 from halo_sql.engines.secret_store import COLUMNS as SECRET_COLUMNS
 from halo_sql.engines.secret_store import SecretStore
+from halo_sql.engines.speed import Speed
+from halo_sql.engines.speeds import COLUMNS, row
 from halo_sql.engines.store import StoreStats
 from halo_sql.grammar.parameters import sql_literal
 from halo_sql.ir.expr import literal, quote
@@ -55,8 +59,17 @@ class Session(Protocol):
         """What the latest LLM queries did, oldest first."""
         ...
 
+    def speeds(self) -> Sequence[Speed]:
+        """The calibrations that are kept."""
+        ...
+
     def store_stats(self) -> StoreStats | None:
         """The response store; None when it is off."""
+        ...
+
+    @property
+    def knowledge(self) -> Knowledge | None:
+        """What was learnt from finished calls; None when it is not to be used."""
         ...
 
 
@@ -166,11 +179,47 @@ def _queries(session: Session) -> Rows:
     return found
 
 
+def _calibrations(session: Session) -> Rows:
+    return [row(speed) for speed in session.speeds()]
+
+
 def _cache(session: Session) -> Rows:
     stats = session.store_stats()
     if stats is None:
         return []
     return [(str(stats.path), stats.entries, stats.size_bytes, stats.hits, stats.misses)]
+
+
+def _statistics(session: Session) -> Rows:
+    from halo_sql.learning import model_identity
+
+    knowledge = session.knowledge
+    if knowledge is None:
+        return []
+    names: dict[str, str] = {}
+    for name, model in sorted(session.catalog.snapshot().models.items()):
+        names.setdefault(model_identity(model), name)
+    return [
+        (names.get(kind.model), label if kind.call else None, *_averages(experience))
+        for kind, label, experience in knowledge.everything()
+    ]
+
+
+def _averages(seen: Experience) -> tuple[Any, ...]:
+    """requests, prompt and output tokens and answer characters of one, kept share, steps and tool calls of one."""
+
+    def average(total: float, count: float) -> float | None:
+        return round(total / count, 3) if count else None
+
+    told = (seen.prompt_tok, seen.output_tok, seen.answer_chars)
+    steps, tool_calls = (average(total, seen.requests if seen.steps else 0) for total in (seen.steps, seen.tool_calls))
+    return (
+        round(seen.requests),
+        *(average(total, seen.requests) for total in told),
+        average(seen.kept, seen.rows),
+        steps,
+        tool_calls,
+    )
 
 
 _TOTALS = (
@@ -209,6 +258,12 @@ _CALLS = (
     *_texts("prompt", "answer"),
 )
 
+_STATISTICS = (
+    *_texts("model", "call"),
+    ("requests", "BIGINT"),
+    *((name, "DOUBLE") for name in ("prompt_tok", "output_tok", "answer_chars", "true_share", "steps", "tool_calls")),
+)
+
 #: name behind ``halo_`` -> what it lists
 LISTINGS: Mapping[str, Listing] = {
     **{kind + "s": _objects(kind) for kind in KINDS},
@@ -219,5 +274,7 @@ LISTINGS: Mapping[str, Listing] = {
     "rules": Listing((*_texts("name", "stage"), ("enabled", "BOOLEAN")), _rules),
     "queries": Listing((("id", "BIGINT"), *_texts("statement", "status"), *_TOTALS), _queries),
     "calls": Listing(_CALLS, _calls),
+    "statistics": Listing(_STATISTICS, _statistics),
+    "calibrations": Listing(COLUMNS, _calibrations),
     "cache": Listing((*_texts("path"), *((name, "BIGINT") for name in ("entries", "bytes", "hits", "misses"))), _cache),
 }

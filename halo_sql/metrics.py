@@ -20,6 +20,7 @@ class NodeMetrics:
     llm_calls_from_store  answered by the response store
     tool_calls, tool_calls_coalesced, tool_calls_from_store  the same of tools
     rows_total            rows expected by progress so far (rows read by an LLM node)
+    conversations         begun by an agent of the statement
     """
 
     rows: int = 0
@@ -41,6 +42,7 @@ class NodeMetrics:
     usd: float = 0.0
     rows_total: int = 0
     in_flight: int = 0
+    conversations: int = 0
 
 
 #: Keys of the totals, in the order in which they are shown.
@@ -81,6 +83,7 @@ class Profile:
     nodes      physical node id -> counters
     planning_s, elapsed_s  seconds from text to plan, and from the call to the last row
     engines    model name -> what the engine said of itself (identity, device)
+    engine_s   model name -> seconds in which it had requests of this run
     number     1, 2, … in its connection
     log        where the calls are noted for ``halo_calls()``
     """
@@ -92,6 +95,7 @@ class Profile:
     elapsed_s: float = 0.0
     status: str = "running"  # 'running' | 'done' | 'failed' | 'cancelled'
     engines: dict[str, str] = field(default_factory=dict)
+    engine_s: dict[str, float] = field(default_factory=dict)
     number: int = 0
     log: RunLog | None = None
 

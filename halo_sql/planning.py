@@ -6,27 +6,34 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from halo_sql.calibrating import refine
 from halo_sql.catalog.objects import ModelDef
 from halo_sql.config import Settings
 from halo_sql.desks import Desks
 from halo_sql.duck import Duck
 from halo_sql.engines.budget import Budget
 from halo_sql.engines.dispatch import Dispatcher
+from halo_sql.engines.knowledge import Knowledge
 from halo_sql.engines.protocol import Engine, EngineInfo
 from halo_sql.engines.registry import price, with_secret
 from halo_sql.engines.secret_store import SecretStore
+from halo_sql.engines.speed import Speed
 from halo_sql.engines.store import ResponseStore
 from halo_sql.errors import Error
-from halo_sql.ir.logical import BoundStatement, Demand, Fragment, Sink
+from halo_sql.ir.logical import BoundStatement, Demand, Limit, LogicalPlan, Sink
 from halo_sql.ir.physical import PhysicalDag
-from halo_sql.ir.walk import walk
+from halo_sql.ir.walk import children, with_children
+from halo_sql.learning import call_profiles, lessons
 from halo_sql.metrics import Profile
 from halo_sql.operators.build import build
 from halo_sql.operators.context import RunContext
 from halo_sql.operators.text_cast import TextCast
-from halo_sql.optimizer.context import EngineProfile, FragmentStats, OptimizerContext
+from halo_sql.optimizer.context import EngineProfile, OptimizerContext
+from halo_sql.optimizer.nodes import walk_once
+from halo_sql.optimizer.optimize import Survey
 from halo_sql.runtime import Runtime
-from halo_sql.statistics import fragment_stats
+from halo_sql.sampling import object_samples
+from halo_sql.statistics import Surveyor, has_choice, read_by_calls
 from halo_sql.targets import Targets, surroundings_of
 
 
@@ -39,26 +46,66 @@ def is_sink(bound: BoundStatement) -> bool:
 def optimizer_context(
     bound: BoundStatement, duck: Duck, settings: Settings, models: Mapping[str, ModelDef], runtime: Runtime
 ) -> OptimizerContext:
-    """What the optimizer may know of a statement: settings, statistics of the sources, prices, and the engines that
-    have run before. Sources are sampled only for engines whose KV cache may be too small for them."""
-    engines = {name: engine_profile(model, runtime.infos.get(name)) for name, model in models.items()}
-    window = min((profile.window_requests for profile in engines.values() if profile.kv_capacity_tok), default=0)
-    stats: dict[Fragment, FragmentStats] = {}
-    estimates: dict[str, float | None] = {}
-    for node in walk(bound.plan):
-        if isinstance(node, Fragment) and not node.inputs and node not in stats:
-            found = fragment_stats(duck, node, window, estimates)
-            if found is not None:
-                stats[node] = found
+    """What the optimizer may know before it has seen a plan: settings, prices, the engines that have run, their speeds,
+    and samples where the order of fields is to be chosen."""
+    engines = {}
+    for name, model in models.items():
+        info = runtime.infos.get(name)
+        speed = runtime.speeds.find(model, info)
+        engines[name] = engine_profile(model, info, speed, speed is None or runtime.pool.resident(model))
+    enabled, disabled = settings.text("halo_optimizer") == "on", settings.names("halo_disabled_rules")
+    ordering = enabled and "order_object_fields" not in disabled
     return OptimizerContext(
-        enabled=settings.text("halo_optimizer") == "on",
-        disabled_rules=settings.names("halo_disabled_rules"),
+        enabled=enabled,
+        disabled_rules=disabled,
         verify=settings.flag("halo_verify"),
         objective=settings.text("halo_objective"),
-        stats=stats,
+        objects=object_samples(bound.plan, duck) if ordering else {},
         engines=engines,
         ordered=True,
+        max_usd=settings.number("halo_max_usd"),
+        max_seconds=settings.number("halo_max_seconds"),
+        max_tokens=settings.number("halo_max_tokens"),
+        occupied_bytes=_occupied(runtime, models),
     )
+
+
+def _occupied(runtime: Runtime, models: Mapping[str, ModelDef]) -> dict[str, float]:
+    """Device -> bytes of the models that have started and are none of these."""
+    found: dict[str, float] = {}
+    names = {name.lower() for name in models}
+    started = runtime.pool.started() if runtime.infos else ()
+    for name, info in runtime.infos.items():
+        if name.lower() in started and name.lower() not in names:
+            taken = info.weight_bytes + info.kv_capacity_tok * info.kv_tok_bytes
+            found[info.device] = found.get(info.device, 0.0) + taken
+    return found
+
+
+def survey(duck: Duck, closely: bool, models: Mapping[str, ModelDef], knowledge: Knowledge | None) -> Survey:
+    """What ``optimize`` asks of data and calls. Rows that calls will read are counted when that may decide between
+    plans, or ``closely``: somebody wants to read the estimates. ``knowledge`` None: nothing learnt is used."""
+
+    def add(plan: LogicalPlan, ctx: OptimizerContext) -> OptimizerContext:
+        engines = ctx.engines.values()  # seconds are only as good as the lengths of the texts
+        known = any(engine.kv_capacity_tok or engine.calibrated for engine in engines)
+        counted = closely or known or has_choice(plan)
+        calls = {} if knowledge is None else call_profiles(plan, models, knowledge)
+        return replace(ctx, stats=Surveyor(duck, counted).survey(plan), calls=calls)
+
+    return add
+
+
+def sampled(bound: BoundStatement, rows: int) -> BoundStatement:
+    """The statement over the first ``rows`` rows of each relational tree that calls read."""
+    trees = {id(tree) for tree, _, _ in read_by_calls(bound.plan)}
+    made: dict[int, Any] = {}
+    for node in reversed(list(walk_once(bound.plan))):
+        inputs = tuple(made[id(child)] for child in children(node))
+        same = all(new is old for new, old in zip(inputs, children(node), strict=True))
+        whole: LogicalPlan = node if same else with_children(node, inputs)
+        made[id(node)] = Limit(whole, rows) if id(node) in trees else whole
+    return replace(bound, plan=made[id(bound.plan)])
 
 
 def check_secrets(models: Mapping[str, ModelDef], secrets: SecretStore) -> None:
@@ -68,17 +115,40 @@ def check_secrets(models: Mapping[str, ModelDef], secrets: SecretStore) -> None:
             with_secret(model, secrets)
 
 
-def engine_profile(model: ModelDef, info: EngineInfo | None) -> EngineProfile:
-    """What the cost model may know of an engine: its price, and its sizes once it has run."""
+def engine_profile(model: ModelDef, info: EngineInfo | None, speed: Speed | None, resident: bool) -> EngineProfile:
+    """What the cost model may know of an engine: its price, its sizes once it has run, its speed once calibrated."""
     usd = price(model)
     known = EngineProfile(usd_per_prompt_tok=usd.prompt_usd / 1e6, usd_per_output_tok=usd.output_usd / 1e6)
+    info = info or (None if speed is None else speed.info)
     if info is None:
         return known
-    return replace(
+    known = replace(
         known,
         window_requests=info.window_requests,
+        batch_requests=info.batch_requests,
+        window_tok=info.window_tok,
         kv_capacity_tok=info.kv_capacity_tok,
+        block_tok=info.block_tok or known.block_tok,
         context_tok=info.context_tok,
+        device=info.device,
+        resident_bytes=float(info.weight_bytes + info.kv_capacity_tok * info.kv_tok_bytes),
+        memory_bytes=float(info.memory_bytes),
+    )
+    if speed is None:
+        return known
+    refined = f", pace {speed.pace:.2f} of {speed.queries} queries" if speed.queries else ""
+    return replace(
+        known,
+        prefill_tok_per_s=speed.prefill_tok_per_s / speed.pace,
+        decode_step_s=speed.decode_step_s * speed.pace,
+        decode_seq_s=speed.decode_seq_s * speed.pace,
+        kv_read_s=speed.kv_read_s * speed.pace,
+        request_s=speed.request_s * speed.pace,
+        load_s=0.0 if resident else speed.load_s,
+        chars_per_tok=speed.chars_per_tok,
+        bare_tok=speed.bare_tok,
+        system_tok=speed.system_tok,
+        calibrated=f"calibrated on {info.device} {info.dtype}".rstrip() + f" (±{100 * speed.error:.0f} %{refined})",
     )
 
 
@@ -105,10 +175,12 @@ async def start_run(
     settings: Settings,
     profile: Profile,
     statement: str,
+    knowledge: Knowledge | None = None,
 ) -> tuple[AsyncIterator[Any], Callable[[bool], Awaitable[None]]]:
     """The root iterator of a plan and a closer (told whether the statement ended well); on the runtime's loop.
 
     statement  text and parameters
+    knowledge  what is added to when it has ended well
     """
     pool, models = runtime.pool, targets.models
     held: dict[str, Engine] = {}
@@ -128,6 +200,7 @@ async def start_run(
         settings.number("halo_max_usd"),
     )
     prices = {name: price(model) for name, model in models.items()}
+    resident = {name for name, model in models.items() if pool.resident(model)}
     dispatcher = Dispatcher(engine_of, store, budget, settings.integer("halo_max_concurrency"), prices, log=profile.log)
     cast = TextCast()
     desks = Desks(
@@ -152,8 +225,14 @@ async def start_run(
     desks.on_connection = context.on_connection
 
     async def close(well: bool) -> None:
+        profile.engine_s = {name: meter.busy_s for name, meter in dispatcher.meters.items()}
         if well:
             await desks.finish()
+            if knowledge is not None:
+                knowledge.learn(lessons(dag, profile, dispatcher.experience, models))
+            await refine(
+                runtime, models, {name: meter for name, meter in dispatcher.meters.items() if name in resident}
+            )
         await desks.close()
         context.close()
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +15,17 @@ from halo_sql.call_log import CallLog, RunLog
 from halo_sql.config import Settings
 from halo_sql.deep import deep
 from halo_sql.duck import Duck
+from halo_sql.errors import InterruptedQueryError, NotSupportedError
 from halo_sql.metrics import NodeMetrics, Profile
 from halo_sql.result import BatchResult, Result
 from halo_sql.runtime import Runtime
 
 if TYPE_CHECKING:
-    from halo_sql.catalog.objects import Snapshot
+    from concurrent.futures import Future
+
+    from halo_sql.catalog.objects import ModelDef, Snapshot
+    from halo_sql.engines.knowledge import Knowledge
+    from halo_sql.engines.speed import Speed
     from halo_sql.engines.store import ResponseStore
     from halo_sql.grammar.expanded import Expanded
     from halo_sql.ir.logical import BoundStatement
@@ -47,6 +54,8 @@ class Queries:
         self._runtime = runtime
         self._snapshot = snapshot
         self._run: QueryRun | None = None
+        self._work: Future[Speed] | None = None  # on the loop, waited for
+        self._lock = threading.Lock()
         self._count = 0
         self._planning = 0  # statements that are planned (one may need the answer of another)
         self._stopped = False
@@ -73,27 +82,32 @@ class Queries:
             result.close()
         return constant(kind, value)
 
-    def optimize(self, bound: BoundStatement, snapshot: Snapshot) -> Optimized:
-        """The physical plan."""
+    def optimize(self, bound: BoundStatement, snapshot: Snapshot, closely: bool = False) -> Optimized:
+        """The physical plan. ``closely``: its estimates will be read, they are worth a query over the data."""
         from halo_sql.optimizer.optimize import optimize
-        from halo_sql.planning import optimizer_context
+        from halo_sql.planning import optimizer_context, survey
         from halo_sql.targets import targets_of
 
         models = targets_of(bound, snapshot, self._settings, self._duck).models
 
         def plan() -> Optimized:
             context = optimizer_context(bound, self._duck, self._settings, models, self._runtime)
-            return optimize(bound.plan, bound.columns, context)
+            return optimize(
+                bound.plan, bound.columns, context, survey=survey(self._duck, closely, models, self.knowledge())
+            )
 
         return deep(plan)
 
-    def run(self, sql: str, params: object, expanded: Expanded | None = None) -> tuple[Result, Profile]:
-        """Plan and begin to run; returns when the first rows are there, or when what writes or acts is done."""
+    def run(
+        self, sql: str, params: object, expanded: Expanded | None = None, closely: bool = False, sample: int = 0
+    ) -> tuple[Result, Profile]:
+        """Plan and begin to run; returns when the first rows are there, or when what writes or acts is done.
+        ``closely`` as in ``optimize``. ``sample``: only so many rows are read below calls, and nothing is changed."""
         from halo_sql.planning import is_sink
         from halo_sql.running import primed
 
         with self._interruptible():
-            run, bound, acting = self._started(sql, params, expanded)
+            run, bound, acting = self._started(sql, params, expanded, closely, sample)
             if self._stopped:
                 run.interrupt()
         batches = run.batches()
@@ -119,25 +133,34 @@ class Queries:
         finally:
             self._planning -= 1
 
-    def _started(self, sql: str, params: object, expanded: Expanded | None) -> tuple[QueryRun, BoundStatement, bool]:
+    def _started(
+        self, sql: str, params: object, expanded: Expanded | None, closely: bool, sample: int
+    ) -> tuple[QueryRun, BoundStatement, bool]:
         """A run on its way, what it runs, and whether that may have side effects."""
-        from halo_sql.planning import check_secrets, warm
+        from halo_sql.planning import check_secrets, is_sink, sampled, warm
         from halo_sql.targets import check_tool_secrets, targets_of
 
         began = time.perf_counter()
         bound, snapshot = self.bind(sql, params, expanded, answers=True)
         targets = targets_of(bound, snapshot, self._settings, self._duck)
+        if sample:
+            bound = sampled(bound, sample)
+            if is_sink(bound) or targets.acting:
+                raise NotSupportedError(
+                    "the statement would change something", remedy="ANALYZE a query that only reads."
+                )
         check_secrets(targets.models, self._runtime.secrets)
         check_tool_secrets(targets, self._runtime.secrets)
         store = self.store()
         self._runtime.begin(warm(self._runtime, targets.models, store))
-        optimized = self.optimize(bound, snapshot)
+        optimized = self.optimize(bound, snapshot, closely)
         profile = Profile(sql, optimized.dag, {node.id: NodeMetrics() for node in optimized.dag.nodes})
         profile.number = self._count = self._count + 1
         nodes = {id(counters): number for number, counters in profile.nodes.items()}
         profile.log = RunLog(self.calls, profile.number, nodes, self._settings.flag("halo_trace_text"))
         profile.planning_s = time.perf_counter() - began
         self.warnings += bound.warnings
+        self._tell_speeds()
         statement = sql if not params else f"{sql}\n{params!r}"
         if targets.acting:
             statement = f"{self._database()}\n{statement}"
@@ -159,7 +182,15 @@ class Queries:
 
         def start() -> Any:
             return start_run(
-                self._duck, self._runtime, optimized.dag, targets, store, self._settings, profile, statement
+                self._duck,
+                self._runtime,
+                optimized.dag,
+                targets,
+                store,
+                self._settings,
+                profile,
+                statement,
+                self.knowledge(),
             )
 
         run = QueryRun(self._runtime, self._duck, start, profile)
@@ -174,6 +205,32 @@ class Queries:
         path = config.store_path(self._settings)
         return None if path is None else self._runtime.store(path)
 
+    def knowledge(self) -> Knowledge | None:
+        """What was learnt from finished calls; None when it is not to be used."""
+        if not self._settings.flag("halo_learn"):
+            return None
+        return self._runtime.knowledge(config.store_path(self._settings))
+
+    def calibrate(self, model: ModelDef) -> Speed:
+        """Measure a model, see ``calibrating``; ``interrupt`` stops it."""
+        from halo_sql.calibrating import calibrated
+
+        self.end()
+        with self._lock:
+            work = self._work = self._runtime.begin(calibrated(self._runtime, model, self._settings))
+        try:
+            return work.result()
+        except CancelledError:
+            raise InterruptedQueryError("Interrupted!") from None
+        finally:
+            work.cancel()
+            self._work = None
+            self._tell_speeds()
+
+    def _tell_speeds(self) -> None:
+        """Warn of calibrations that cannot be read or kept."""
+        self.warnings += [warning for warning in self._runtime.speeds.warnings if warning not in self.warnings]
+
     def end(self) -> None:
         """End what runs."""
         run, self._run = self._run, None
@@ -183,9 +240,12 @@ class Queries:
     def interrupt(self) -> None:
         """Cancel what runs, or is planned, from any thread."""
         self._stopped = True
-        run = self._run
+        with self._lock:  # what has begun is known
+            run, work = self._run, self._work
         if run is not None:
             run.interrupt()
+        elif work is not None:
+            work.cancel()
         else:
             self._duck.interrupt()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from halo_sql.duck import tokenize
+from halo_sql.duck_tokens import tokenize
 from halo_sql.result import BatchResult, Result
 
 #: First words of statements whose result is a result set even when it looks like DuckDB's count row.

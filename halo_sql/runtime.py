@@ -10,6 +10,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,8 +21,10 @@ from halo_sql.errors import InterfaceError
 
 if TYPE_CHECKING:
     from halo_sql.catalog.objects import ModelDef, ToolDef
+    from halo_sql.engines.knowledge import Knowledge
     from halo_sql.engines.pool import EnginePool
     from halo_sql.engines.protocol import EngineInfo
+    from halo_sql.engines.speeds import Speeds
     from halo_sql.engines.store import ResponseStore
     from halo_sql.tools.journal import Journal
 
@@ -47,7 +50,9 @@ class Runtime:
         self._thread: threading.Thread | None = None
         self._pool: EnginePool | None = None
         self._stores: dict[Path, ResponseStore] = {}
+        self._knowledge: dict[Path | None, Knowledge] = {}
         self._journal: Journal | None = None
+        self._speeds: Speeds | None = None
 
     def acquire(self) -> Runtime:
         """Count a user."""
@@ -95,6 +100,17 @@ class Runtime:
                 known = self._stores[path] = ResponseStore(path)
             return known
 
+    def knowledge(self, path: Path | None) -> Knowledge:
+        """What was learnt: in the response store of a file; None: for as long as the process keeps this object."""
+        with self._lock:
+            known = self._knowledge.get(path)
+            if known is None:
+                from halo_sql.engines.knowledge import Knowledge
+
+                store = None if path is None else partial(self.store, path)
+                known = self._knowledge[path] = Knowledge(store, path)
+            return known
+
     @property
     def journal(self) -> Journal:
         """The journal of calls with side effects; its file is made by the first of them."""
@@ -104,6 +120,16 @@ class Runtime:
 
                 self._journal = Journal(home() / "journal.sqlite")
             return self._journal
+
+    @property
+    def speeds(self) -> Speeds:
+        """The calibrations."""
+        with self._lock:
+            if self._speeds is None:
+                from halo_sql.engines.speeds import Speeds
+
+                self._speeds = Speeds(home() / "calibrations")
+            return self._speeds
 
     def begin(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         """Run a coroutine on the loop."""
@@ -145,7 +171,7 @@ class Runtime:
             self._journal.close()
             self._journal = None
         self._loop = self._thread = self._pool = None
-        self._stores = {}
+        self._stores, self._knowledge = {}, {}
 
 
 def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

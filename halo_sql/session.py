@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from halo_sql import batch, routing
 from halo_sql.batch import Outcome
 from halo_sql.call_log import CallLog
-from halo_sql.config import Settings
+from halo_sql.config import Settings, store_path
 from halo_sql.duck import Duck
 from halo_sql.errors import Error, ProgrammingError
 from halo_sql.grammar.classify import Kind, classify
@@ -26,7 +26,9 @@ from halo_sql.tool_names import ToolNames
 
 if TYPE_CHECKING:
     from halo_sql.catalog.objects import ToolDef
+    from halo_sql.engines.knowledge import Knowledge
     from halo_sql.engines.secret_store import SecretStore
+    from halo_sql.engines.speed import Speed
     from halo_sql.engines.store import StoreStats
     from halo_sql.grammar.expanded import Expanded
     from halo_sql.ir.logical import BoundStatement
@@ -177,8 +179,8 @@ class Session:
                 return routing.run_plain(self, sql, params)
             if expanded is not None:
                 return routing.run_written(self, sql, params, expanded)
-        from halo_sql import explaining, statements
-        from halo_sql.grammar.statements.nodes import Explain
+        from halo_sql import analyzing, explaining, statements
+        from halo_sql.grammar.statements.nodes import Analyze, Explain
         from halo_sql.grammar.statements.parse import parse_statement
 
         if kind is Kind.HALO_SECRET and not statements.drops_own_secret(sql, self.secrets):
@@ -186,6 +188,8 @@ class Session:
         statement = parse_statement(sql)
         if isinstance(statement, Explain):
             return explaining.statement(self, statement, sql, params)
+        if isinstance(statement, Analyze):
+            return analyzing.statement(self, statement, sql, params)
         return statements.run(statement, self, sql, params)
 
     def concerns(self, sql: str) -> bool:
@@ -248,10 +252,30 @@ class Session:
         """What the latest LLM queries did, oldest first."""
         return list(self.queries.profiles)
 
+    def calibrate(self, name: str) -> Speed:
+        """CALIBRATE MODEL: measure a model's engine; CatalogError when there is no such model."""
+        model = self.catalog.snapshot().models.get(name.lower())
+        if model is None:
+            raise self.catalog.missing("model", name)
+        return self.queries.calibrate(model)
+
+    def speeds(self) -> list[Speed]:
+        """The calibrations that are kept."""
+        return self._runtime.speeds.all()
+
     def store_stats(self) -> StoreStats | None:
         """The response store as it is; None when it is off."""
         store = self.queries.store()
         return None if store is None else store.stats()
+
+    @property
+    def knowledge(self) -> Knowledge | None:
+        """What was learnt from finished calls; None when it is not to be used."""
+        return self.queries.knowledge()
+
+    def forget(self) -> None:
+        """Delete what was learnt from finished calls, also while ``halo_learn`` is off."""
+        self._runtime.knowledge(store_path(self.settings)).forget()
 
     def register(self, name: str, obj: object) -> None:
         """Make an Arrow or dataframe object a table of this connection."""

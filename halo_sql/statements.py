@@ -1,4 +1,5 @@
-"""HaloSQL's own statements, executed: CREATE, ALTER, DROP, SHOW, DESCRIBE of objects and secrets; SET and RESET."""
+"""HaloSQL's own statements, executed: CREATE, ALTER, DROP, SHOW, DESCRIBE of objects and secrets; CALIBRATE; SET
+and RESET."""
 
 from __future__ import annotations
 
@@ -14,6 +15,9 @@ from halo_sql.config import Settings, find
 from halo_sql.duck import Duck
 from halo_sql.engines.registry import check_model, with_secret
 from halo_sql.engines.secret_store import COLUMNS, Secret, SecretStore, rows
+from halo_sql.engines.speed import Speed
+from halo_sql.engines.speeds import COLUMNS as SPEED_COLUMNS
+from halo_sql.engines.speeds import row as speed_row
 from halo_sql.errors import CatalogError, Error, ProgrammingError, SettingError, Span, did_you_mean
 from halo_sql.grammar.object_calls import value_type
 from halo_sql.grammar.operators_table import OPERATORS
@@ -22,6 +26,7 @@ from halo_sql.grammar.statements.check_agent import check_agent
 from halo_sql.grammar.statements.check_tool import check_tool
 from halo_sql.grammar.statements.nodes import (
     Alter,
+    Calibrate,
     Create,
     CreateAgent,
     CreateModel,
@@ -31,6 +36,7 @@ from halo_sql.grammar.statements.nodes import (
     Describe,
     Drop,
     DropSecret,
+    DropStatistics,
     ImportTools,
     ResetSetting,
     SetSetting,
@@ -70,6 +76,10 @@ class Session(Protocol):
         """The tools of an MCP server."""
         ...
 
+    def calibrate(self, name: str) -> Speed:
+        """Measure a model."""
+        ...
+
     @property
     def catalog(self) -> Catalog:
         """The catalog as the connection sees it."""
@@ -80,9 +90,13 @@ class Session(Protocol):
         """The secrets."""
         ...
 
+    def forget(self) -> None:
+        """Delete what was learnt from finished calls."""
+        ...
+
 
 def run(statement: Statement, session: Session, sql: str, params: object = None) -> Result:
-    """Run a statement (``sql`` is its text); SHOW and DESCRIBE give rows, the others none, as DuckDB's DDL does.
+    """Run a statement (``sql`` is its text); SHOW, DESCRIBE and CALIBRATE give rows, the others none.
 
     Errors point into ``sql``, secrets hidden. ProgrammingError for parameters: none of these statements has any.
     """
@@ -133,6 +147,10 @@ def _run(statement: Statement, session: Session, sql: str) -> Result:
             return text_result([("property", "VARCHAR"), ("value", "VARCHAR")], pairs)
         case Describe():
             return text_result(*describe(catalog, statement.kind, statement.name))
+        case DropStatistics():
+            session.forget()
+        case Calibrate():
+            return text_result(SPEED_COLUMNS[:-1], [speed_row(session.calibrate(statement.name))[:-1]])
         case SetSetting():
             _set(statement, session.settings)
         case ResetSetting():

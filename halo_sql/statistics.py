@@ -1,83 +1,272 @@
-"""Statistics of a statement's sources: DuckDB's row estimates, and samples of text columns."""
+"""Statistics of a statement's data: DuckDB's estimates, and what it counts of the rows that calls will read."""
 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
 
 from halo_sql.duck import Duck
-from halo_sql.errors import Error
-from halo_sql.ir.expr import ColumnId
-from halo_sql.ir.logical import Fragment
-from halo_sql.ir.physical import batch_name
+from halo_sql.errors import Error, InterruptedQueryError
+from halo_sql.ir.expr import Column, SqlExpr, join_text
+from halo_sql.ir.logical import (
+    CteScan,
+    Demand,
+    Filter,
+    Fragment,
+    Join,
+    LlmFilter,
+    LlmMap,
+    LlmReduce,
+    LogicalPlan,
+    Project,
+    Sink,
+    Sort,
+)
 from halo_sql.ir.sql import render
-from halo_sql.optimizer.context import ColumnStats, FragmentStats
+from halo_sql.ir.types import BOOLEAN
+from halo_sql.ir.walk import children, output_columns
+from halo_sql.measuring import SKETCH_ROWS, measure
+from halo_sql.optimizer.cardinality import input_key
+from halo_sql.optimizer.context import FragmentStats, InputKey
+from halo_sql.optimizer.nodes import calls_of, is_row_wise, pick, relational_trees, walk_once
+from halo_sql.steady import is_steady
 
-SAMPLE_ROWS = 2048
-SAMPLE_COLUMNS = 16
-ALL_DISTINCT = 0.9  # share of distinct values in a sample above which a column is taken for a key
-SATURATED = 0.1  # share below which the sample has seen all the values there are
+MEASURED_COLUMNS = 16  # of a tree
+MEASURED_KEYS = 12
+MEASURED_TREES = 8  # of a statement
+#: Operators of DuckDB's that read nothing but its own tables and values: running them twice changes nothing and asks
+#: no file, server or stream.
+_READS = frozenset(
+    {"SEQ_SCAN", "INDEX_SCAN", "DUMMY_SCAN", "EMPTY_RESULT", "COLUMN_DATA_SCAN", "CTE_SCAN", "DELIM_SCAN",
+     "EXPRESSION_SCAN", "RANGE", "GENERATE_SERIES", "PANDAS_SCAN"}
+)  # fmt: skip
+_FROM = re.compile(r"\bfrom\b", re.IGNORECASE)
+#: Nodes that have one place and one way to run.
+_PASSING = (LlmMap, LlmFilter, Project, CteScan, Fragment, Demand, Sink)
 
 
-def fragment_stats(
-    duck: Duck, fragment: Fragment, sample_above_rows: int, estimates: dict[str, float | None]
-) -> FragmentStats | None:
-    """Rows of a source and, when it has more than ``sample_above_rows`` (0: never), its text columns' values.
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What DuckDB expects of a query: its rows, those that its operators touch; whether it reads its own data only, and
+    whether it is the scan of a whole table."""
 
-    ``estimates`` keeps row estimates by text: many places of a statement read the same source. None when DuckDB gives
-    no estimate. The sample is the first rows: it costs one scan that stops early.
+    rows: float
+    touched_rows: float
+    own: bool
+    is_table: bool
+
+
+class Surveyor:
+    """Takes the statistics of one statement.
+
+    closely  trees below calls are measured; otherwise there are DuckDB's row estimates only
     """
-    text = "".join(part for part in fragment.parts if isinstance(part, str))
-    if text not in estimates:
-        estimates[text] = estimated_rows(duck, render(fragment, []))
-    rows = estimates[text]
-    if rows is None:
-        return None
-    if not sample_above_rows or rows <= sample_above_rows or fragment.volatile:
-        return FragmentStats(rows)
-    return FragmentStats(rows, _sample(duck, fragment, rows))
+
+    def __init__(self, duck: Duck, closely: bool) -> None:
+        self._duck = duck
+        self._closely = closely
+        self._expected: dict[str, Expected | None] = {}  # many places of a statement read the same source
+        self._measured: dict[str, FragmentStats] = {}
+
+    def survey(self, plan: LogicalPlan) -> dict[LogicalPlan, FragmentStats]:
+        """Statistics of the plan's sources and, when taken closely, of the trees that its calls read."""
+        stats: dict[LogicalPlan, FragmentStats] = {}
+        for node in walk_once(plan):
+            if isinstance(node, Fragment) and not node.inputs and node not in stats:
+                expected = self._expect_source(node)
+                if expected is not None:
+                    stats[node] = FragmentStats(expected.rows, is_table=expected.is_table)
+        for tree in relational_trees(plan):
+            if any(isinstance(node, Join) for node in walk_once(tree)):
+                sql = render(tree, [])
+                expected = self._expect(sql, sql)
+                if expected is not None:
+                    stats[tree] = FragmentStats(expected.rows)
+        if self._closely:
+            with self._connection() as duck:
+                for tree, whole, keys in read_by_calls(plan)[:MEASURED_TREES]:
+                    found = self._measure(duck, whole, keys)
+                    if found is not None:
+                        stats[tree] = found
+        return stats
+
+    def _measure(self, duck: Duck, tree: LogicalPlan, keys: list[InputKey]) -> FragmentStats | None:
+        sql = render(_one_filter(tree), [])
+        if any(isinstance(node, Fragment) and node.volatile for node in walk_once(tree)):
+            return None
+        expected = self._expect_tree(tree, sql)
+        if expected is None or not expected.own or not is_steady(duck, sql, strict=True):
+            return None
+        read = {column for key in keys for column in key.columns}
+        texts = [column for column in output_columns(tree) if column.id in read and _is_text(column)]
+        columns = texts[:MEASURED_COLUMNS]
+        known = {column.id for column in columns}
+        keys = [key for key in keys if key.columns <= known][:MEASURED_KEYS]
+        try:
+            return measure(duck, sql, columns, keys, expected.rows, expected.touched_rows)
+        except InterruptedQueryError:
+            raise
+        except Error:
+            return None  # it will be raised, with its position, when the statement runs
+
+    @contextmanager
+    def _connection(self) -> Iterator[Duck]:
+        """The user's connection, or one beside it while a transaction is open, which an error would end."""
+        if not self._duck.in_transaction():
+            yield self._duck
+            return
+        side = self._duck.duplicate()
+        try:
+            yield side
+        finally:
+            side.close()
+
+    def _expect_tree(self, tree: LogicalPlan, sql: str) -> Expected | None:
+        """From what is expected of its sources where nothing above them reads further data; else DuckDB is asked."""
+        sources = [node for node in walk_once(tree) if isinstance(node, Fragment)]
+        own = "".join(part for node in walk_once(tree) for part in _texts(node))
+        joins = any(isinstance(node, Join) for node in walk_once(tree))
+        if joins or any(source.inputs for source in sources) or _FROM.search(own):
+            return self._expect(sql, sql)
+        found = [self._expect_source(source) for source in sources]
+        touched = sum(expected.touched_rows for expected in found if expected is not None)
+        if None in found or touched > SKETCH_ROWS:
+            return self._expect(sql, sql)
+        return Expected(touched, touched, all(expected.own for expected in found if expected is not None), False)
+
+    def _expect_source(self, source: Fragment) -> Expected | None:
+        text = "".join(part for part in source.parts if isinstance(part, str))
+        return self._expect(text, render(source, []))
+
+    def _expect(self, key: str, sql: str) -> Expected | None:
+        if key not in self._expected:
+            self._expected[key] = expected_of(self._duck, sql)
+        return self._expected[key]
 
 
-def _sample(duck: Duck, fragment: Fragment, rows: float) -> dict[ColumnId, ColumnStats]:
-    texts = [column for column in fragment.columns if column.type.kind == "varchar"][:SAMPLE_COLUMNS]
-    if not texts:
-        return {}
-    names = [batch_name(column.id) for column in texts]
-    items = ", ".join(f"count(DISTINCT {name}), avg(length({name}))" for name in names)
-    try:
-        found = duck.rows(
-            f"SELECT count(*), {items} FROM (SELECT * FROM ({render(fragment, [])}) LIMIT {SAMPLE_ROWS})"
-        )[0]
-    except Error:
-        return {}  # it will be raised, with its position, when the statement runs
-    seen, values = found[0], found[1:]
-    stats = {}
-    for place, column in enumerate(texts):
-        distinct, chars = values[2 * place], values[2 * place + 1]
-        stats[column.id] = ColumnStats(_scaled(distinct, seen, rows), None if chars is None else float(chars))
-    return stats
+def has_choice(plan: LogicalPlan) -> bool:
+    """Whether rows and values decide between plans: not when all there is above the data are maps, or one filter, and
+    what passes rows on, and no tables are joined (calls may come before or after that)."""
+    trees = {id(tree) for tree in relational_trees(plan)}
+    stack: list[Any] = [plan]
+    filters = maps = 0
+    while stack:
+        node = stack.pop()
+        if id(node) in trees:
+            if any(isinstance(part, Join) for part in walk_once(node)):
+                return True
+            continue
+        if isinstance(node, LlmReduce) or not isinstance(node, _PASSING):
+            return True
+        filters += isinstance(node, LlmFilter)
+        maps += isinstance(node, LlmMap)
+        stack += children(node)
+    return filters > 1 or (filters == 1 and maps > 0)
 
 
-def _scaled(distinct: int, seen: int, rows: float) -> float | None:
-    """Distinct values of a column from those of a sample; None: as many as rows."""
-    if not seen or distinct >= ALL_DISTINCT * seen:
-        return None
-    return float(distinct) if distinct <= SATURATED * seen else distinct * rows / seen
+def read_by_calls(plan: LogicalPlan) -> list[tuple[LogicalPlan, LogicalPlan, list[InputKey]]]:
+    """The largest relational trees that calls read: each as it is and with what is computed of its columns further up,
+    and what calls ask of it."""
+    nodes = list(walk_once(plan))
+    callers = [node for node in nodes if calls_of(node)]
+    asked = dict.fromkeys(input_key(call) for node in callers for call in calls_of(node))
+    inputs = {id(node.input) for node in callers}
+    items = [item for node in reversed(nodes) if isinstance(node, Project) for item in node.exprs]
+    found = []
+    for tree in relational_trees(plan):
+        own = output_columns(tree)
+        columns = {column.id for column in own}
+        above = []
+        for column, expr in items:
+            if column.id not in columns and is_row_wise(expr) and not expr.volatile and expr.columns() <= columns:
+                above.append((column, expr))
+                columns.add(column.id)
+        keys = [key for key in asked if key.read <= columns]
+        if id(tree) in inputs or any(key.read for key in keys):
+            found.append((tree, _with(tree, own, above), keys))
+    return found
 
 
-def estimated_rows(duck: Duck, sql: str) -> float | None:
-    """DuckDB's estimate of a query's rows; None when it gives none."""
+def _with(tree: LogicalPlan, own: tuple[Column, ...], above: list[tuple[Column, SqlExpr]]) -> LogicalPlan:
+    """The tree with further columns; those computed of others of them come in steps."""
+    while above:
+        known = {column.id for column in own}
+        step = [(column, expr) for column, expr in above if expr.columns() <= known]
+        tree = Project(tree, (*pick(own), *step))
+        own = output_columns(tree)
+        above = [item for item in above if item not in step]
+    return tree
+
+
+def _one_filter(tree: LogicalPlan) -> LogicalPlan:
+    """The tree with filters right above each other as one: DuckDB is slow to plan many levels of sub-queries."""
+    chain: list[Any] = []
+    below: Any = tree
+    while isinstance(below, Filter | Project | Sort):
+        chain.append(below)
+        below = below.input
+    waiting: list[SqlExpr] = []
+    for node in reversed(chain):
+        if isinstance(node, Filter) and not node.predicate.scope:
+            waiting.append(node.predicate)
+            continue
+        below = replace(node, input=_filtered(below, waiting))
+        waiting = []
+    return _filtered(below, waiting)
+
+
+def _filtered(plan: LogicalPlan, predicates: list[SqlExpr]) -> LogicalPlan:
+    if not predicates:
+        return plan
+    parts = [part for predicate in predicates for part in (" AND (", *predicate.parts, ")")]
+    return Filter(plan, SqlExpr(join_text(["true", *parts]), BOOLEAN))
+
+
+def _texts(node: Any) -> Iterator[str]:
+    """The user's text in the expressions of a relational node."""
+    exprs = [node.predicate] if isinstance(node, Filter) else []
+    exprs += [expr for _, expr in node.exprs] if isinstance(node, Project) else []
+    exprs += [key.expr for key in node.keys] if isinstance(node, Sort) else []
+    for expr in exprs:
+        yield from (part if isinstance(part, str) else " " for part in expr.parts)
+        yield " "
+
+
+def _is_text(column: Column) -> bool:
+    return column.type.kind == "varchar" or column.type.text == "VARCHAR[]"
+
+
+def expected_of(duck: Duck, sql: str) -> Expected | None:
+    """What DuckDB's EXPLAIN says of a query; None when it says nothing."""
     try:
         plan = json.loads(duck.rows(f"EXPLAIN (FORMAT json) {sql}")[0][1])
+    except InterruptedQueryError:
+        raise
     except (Error, ValueError, IndexError):
         return None
-    nodes = plan if isinstance(plan, list) else [plan]
-    while nodes:
-        node = nodes[0]
-        known = node.get("extra_info", {}).get("Estimated Cardinality")
-        if known is not None:
-            try:
-                return float(known)
-            except (TypeError, ValueError):
-                return None
-        nodes = node.get("children", [])
-    return None
+    waiting: list[Any] = list(plan) if isinstance(plan, list) else [plan]
+    is_table = len(waiting) == 1 and _is_table_scan(waiting[0])
+    rows: float | None = None
+    touched, own = 0.0, True
+    while waiting:
+        node = waiting.pop(0)
+        below = node.get("children", [])
+        waiting[:0] = below
+        name, told = str(node.get("name", "")).strip(), node.get("extra_info", {})
+        own = own and (bool(below) or name in _READS)
+        try:
+            known = 0.0 if name == "EMPTY_RESULT" else float(told.get("Estimated Cardinality"))
+        except (TypeError, ValueError):
+            continue
+        touched += known
+        rows = known if rows is None else rows
+    return None if rows is None else Expected(rows, touched, own, is_table)
+
+
+def _is_table_scan(node: Any) -> bool:
+    told = node.get("extra_info", {})
+    return str(node.get("name", "")).strip() == "SEQ_SCAN" and "Table" in told and "Sample Method" not in told

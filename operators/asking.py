@@ -8,6 +8,7 @@ from typing import Any, Final
 from halo_sql.agents.assemble import agent_key
 from halo_sql.engines.protocol import Channel, ChannelSpec, Outcome
 from halo_sql.errors import EngineError
+from halo_sql.ir.call_key import call_key
 from halo_sql.ir.prompt import LlmCall
 from halo_sql.metrics import NodeMetrics
 from halo_sql.operators.context import RunContext
@@ -45,6 +46,7 @@ def channel_spec(call: LlmCall, ordered: bool = True) -> ChannelSpec:
         cache=call.cache,
         priority=call.priority,
         ordered=ordered,
+        learn=call_key(call),
     )
 
 

@@ -7,14 +7,26 @@ constants below.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from halo_sql.ir.expr import Column, ColumnId, SqlExpr
-from halo_sql.ir.logical import CteScan, Demand, Distinct, Filter, Fragment, Limit, LlmFilter, LlmMap, LlmTopK, Project
-from halo_sql.ir.prompt import LlmCall, ObjectHole
+from halo_sql.ir.expr import Column, ColumnId, ColumnRef, SqlExpr
+from halo_sql.ir.logical import (
+    CteScan,
+    Demand,
+    Distinct,
+    Filter,
+    Fragment,
+    Join,
+    Limit,
+    LlmFilter,
+    LlmMap,
+    LlmTopK,
+    Project,
+)
+from halo_sql.ir.prompt import Hole, ItemsHole, LlmCall
 from halo_sql.ir.walk import output_columns
-from halo_sql.optimizer.context import ColumnStats, OptimizerContext
+from halo_sql.optimizer.context import ColumnStats, FragmentStats, InputKey, InputStats, OptimizerContext
 
 DEFAULT_ROWS = 1_000.0
 DEFAULT_CHARS = 40.0
@@ -30,25 +42,30 @@ GROUP_ROWS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A column as estimated: distinct values (at most the rows) and average characters."""
+    """A column as estimated: distinct values (at most the rows), average characters, items of a list (0: unknown)."""
 
     distinct: float
     chars: float
+    items: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A node's result as estimated. ``columns`` may hold columns that were projected away."""
+    """A node's result as estimated. ``columns`` may hold columns that were projected away.
+
+    inputs  what calls over these rows ask, where it was measured
+    """
 
     rows: float
     columns: Mapping[ColumnId, Known]
+    inputs: Mapping[InputKey, InputStats] = field(default_factory=dict)
 
     def known(self, column: ColumnId) -> Known:
         """A column's estimate, the default when there is none."""
         found = self.columns.get(column)
         if found is None:
             return Known(max(1.0, self.rows), DEFAULT_CHARS)
-        return Known(max(1.0, min(found.distinct, self.rows)), found.chars)
+        return Known(max(1.0, min(found.distinct, self.rows)), found.chars, found.items)
 
     def distinct(self, columns: Sequence[ColumnId]) -> float:
         """Distinct combinations of these columns: the product, at most the rows."""
@@ -56,6 +73,33 @@ class Profile:
         for column in columns:
             product = min(product * self.known(column).distinct, max(1.0, self.rows))
         return product
+
+    def asked(self, call: LlmCall) -> InputStats | None:
+        """What was measured of the rows that ask a call; None: nothing."""
+        return self.inputs.get(input_key(call)) if self.inputs else None
+
+    def requests(self, call: LlmCall) -> float:
+        """Requests of a call over these rows."""
+        asked = self.asked(call)
+        if asked is not None:
+            return asked.distinct if call.deterministic else asked.rows
+        return min(self.rows, self.distinct(call.prompt.columns())) if call.deterministic else self.rows
+
+    def some(self, rows: float, by: frozenset[ColumnId] = frozenset()) -> Profile:
+        """``rows`` of these rows; which, is decided by the columns ``by`` (none: independently of all values).
+
+        Of d values over n rows, d (1 - (1 - s)^(n/d)) are left by a part s of the rows taken at random (Cardenas,
+        CACM 1975), and s d when the value itself decides.
+        """
+        part = min(1.0, rows / self.rows) if self.rows else 0.0
+        if part >= 1.0 or not self.inputs:
+            return Profile(rows, self.columns, self.inputs)
+        inputs = {}
+        for key, asked in self.inputs.items():
+            each = asked.rows / asked.distinct if asked.distinct else 1.0
+            left = part if by and by <= key.columns else 1.0 - (1.0 - part) ** each
+            inputs[key] = InputStats(asked.rows * part, asked.distinct * left, asked.chars)
+        return Profile(rows, self.columns, inputs)
 
 
 def derive(node: Any, inputs: Sequence[Profile], options: OptimizerContext) -> Profile:
@@ -65,29 +109,87 @@ def derive(node: Any, inputs: Sequence[Profile], options: OptimizerContext) -> P
     if isinstance(node, Demand):
         rows = max((source.rows for source in inputs), default=DEFAULT_ROWS)
         return Profile(rows, {column.id: Known(rows, _chars(column)) for column in node.columns})
+    if isinstance(node, Join):
+        return _join(node, inputs)
     source = inputs[0]
     if isinstance(node, Filter):
-        return Profile(source.rows * FILTER_SELECTIVITY, source.columns)
+        return source.some(source.rows * FILTER_SELECTIVITY, node.predicate.columns())
     if isinstance(node, LlmFilter):
-        return Profile(source.rows * LLM_FILTER_SELECTIVITY, source.columns)
+        return source.some(source.rows * true_share(node.call, options), node.call.columns())
     if isinstance(node, Limit | LlmTopK):
         left = max(0.0, source.rows - node.offset)
-        return Profile(left if node.count is None else min(float(node.count), left), source.columns)
+        return source.some(left if node.count is None else min(float(node.count), left))
     if isinstance(node, Distinct):
         return Profile(source.distinct([column.id for column in output_columns(node)]), source.columns)
     if isinstance(node, Project):
-        return Profile(source.rows, {column.id: _expr(expr, source) for column, expr in node.exprs})
+        shown = {column.id for column, _ in node.exprs}
+        kept = {key: asked for key, asked in source.inputs.items() if key.read <= shown}
+        return Profile(source.rows, {column.id: _expr(expr, source) for column, expr in node.exprs}, kept)
     if isinstance(node, CteScan):
         pairs = zip(node.columns, output_columns(node.input), strict=True)
         return Profile(source.rows, {column.id: source.known(below.id) for column, below in pairs})
     if isinstance(node, LlmMap):
-        return Profile(source.rows, {**source.columns, **{call.output: _answer(call, source) for call in node.calls}})
+        answers = {call.output: _answer(call, source, options) for call in node.calls}
+        return Profile(source.rows, {**source.columns, **answers}, source.inputs)
     return source
 
 
-def output_tok(call: LlmCall) -> float:
+def _join(node: Join, inputs: Sequence[Profile]) -> Profile:
+    """All combinations, less what conditions refuse. An equality keeps one in the distinct values of the richer column;
+    when each has as many as rows (both are keys or unknown) of the poorer: one of them is taken for a foreign key."""
+    rows = 1.0
+    known: dict[ColumnId, Known] = {}
+    for source in inputs:
+        rows *= source.rows
+        known.update(source.columns)
+    together = Profile(rows, known)
+    for condition in node.on:
+        sides = equated(condition)
+        if sides is None:
+            rows *= FILTER_SELECTIVITY
+        else:
+            values = [_side(column, inputs, together) for column in sides]
+            unknown = all(known.distinct >= max(1.0, of_rows) for known, of_rows in values)
+            rows /= (min if unknown else max)(known.distinct for known, _ in values)
+    if node.kind == "semi":
+        return inputs[0].some(min(rows, inputs[0].rows))
+    rows = max(rows, inputs[0].rows) if node.kind == "left" else rows
+    asked = {key: own for source in inputs for key, own in source.some(min(rows, source.rows)).inputs.items()}
+    return Profile(rows, known, asked)
+
+
+def _side(column: ColumnId, inputs: Sequence[Profile], together: Profile) -> tuple[Known, float]:
+    """A column's values and the rows of the input it belongs to."""
+    for source in inputs:
+        if column in source.columns:
+            return source.known(column), source.rows
+    return together.known(column), together.rows
+
+
+def equated(condition: SqlExpr) -> tuple[ColumnId, ColumnId] | None:
+    """The columns of a condition that is nothing but ``a = b``."""
+    match condition.parts:
+        case (ColumnRef(left), str(text), ColumnRef(right)) if text.strip() in ("=", "=="):
+            return left, right
+    return None
+
+
+def input_key(call: LlmCall) -> InputKey:
+    """Which rows ask a call, and which of them the same."""
+    needed = (segment.column for segment in call.prompt.user if isinstance(segment, Hole | ItemsHole))
+    return InputKey(frozenset(call.prompt.columns()), frozenset(needed), call.guard)
+
+
+def true_share(call: LlmCall, options: OptimizerContext) -> float:
+    """The part of its rows that an LLM filter is expected to keep, never 0 or 1: nothing is sure."""
+    learnt = options.call(call).true_share
+    return LLM_FILTER_SELECTIVITY if learnt is None else min(0.99, max(0.01, learnt))
+
+
+def output_tok(call: LlmCall, options: OptimizerContext) -> float:
     """Tokens expected of one answer."""
-    return min(_expected_tok(call), float(call.sampling.max_tokens))
+    learnt = options.call(call).output_tok
+    return min(_expected_tok(call), float(call.sampling.max_tokens)) if learnt is None else learnt
 
 
 def _expected_tok(call: LlmCall) -> float:
@@ -104,17 +206,25 @@ def _expected_tok(call: LlmCall) -> float:
 
 def _fragment(node: Fragment, inputs: Sequence[Profile], options: OptimizerContext) -> Profile:
     stats = options.stats.get(node) if not node.inputs else None
-    if stats is None:
-        rows = max((source.rows for source in inputs), default=DEFAULT_ROWS)
-        if node.keys is not None:
-            return _groups(node, rows)
-        return Profile(rows, {column.id: Known(rows, _chars(column)) for column in node.columns})
+    if stats is not None:
+        return measured(stats, node.columns)
+    rows = max((source.rows for source in inputs), default=DEFAULT_ROWS)
+    if node.keys is not None:
+        return _groups(node, rows)
+    return Profile(rows, {column.id: Known(rows, _chars(column)) for column in node.columns})
+
+
+def measured(stats: FragmentStats, columns: Sequence[Column], derived: Profile | None = None) -> Profile:
+    """The profile of a result that statistics were taken of; where only its rows are known, its columns are those of
+    ``derived``."""
+    if derived is not None and not stats.columns and not stats.inputs:
+        return Profile(stats.rows, derived.columns)
     known = {}
-    for column in node.columns:
+    for column in columns:
         own = stats.columns.get(column.id, ColumnStats())
         distinct = stats.rows if own.distinct is None else own.distinct
-        known[column.id] = Known(distinct, _chars(column) if own.chars is None else own.chars)
-    return Profile(stats.rows, known)
+        known[column.id] = Known(distinct, _chars(column) if own.chars is None else own.chars, own.items or 0.0)
+    return Profile(stats.rows, known, stats.inputs)
 
 
 def _groups(node: Fragment, rows: float) -> Profile:
@@ -143,18 +253,16 @@ def _expr(expr: SqlExpr, source: Profile) -> Known:
     return Known(source.distinct(columns), sum(source.known(column).chars for column in columns))
 
 
-def _answer(call: LlmCall, source: Profile) -> Known:
-    chars = call.returns.size * 4.0 if call.kind == "embed" else output_tok(call) * CHARS_PER_TOK
+def _answer(call: LlmCall, source: Profile, options: OptimizerContext) -> Known:
+    learnt = options.call(call)
+    chars = learnt.answer_chars
+    if chars is None:
+        chars = call.returns.size * 4.0 if call.kind == "embed" else output_tok(call, options) / learnt.tok_per_char
     if not call.deterministic:
         return Known(max(1.0, source.rows), chars)
-    distinct = source.distinct(call.prompt.columns())
+    distinct = max(1.0, source.requests(call))
     if call.kind == "filter":
         distinct = min(distinct, 2.0)
     elif call.labels and call.returns.kind == "varchar":
         distinct = min(distinct, float(len(call.labels)))
     return Known(distinct, chars)
-
-
-def object_chars(hole: ObjectHole) -> float:
-    """Characters of a JSON object's punctuation and names."""
-    return 2.0 + sum(len(name) + 6.0 for name, _ in hole.fields)

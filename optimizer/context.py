@@ -8,8 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from halo_sql.ir.call_key import call_key
 from halo_sql.ir.expr import ColumnId
-from halo_sql.ir.logical import Fragment
+from halo_sql.ir.logical import LogicalPlan
+from halo_sql.ir.prompt import LlmCall
+from halo_sql.optimizer.samples import ObjectSample
 
 #: What plans can be chosen by: seconds of the whole plan, money, tokens computed.
 OBJECTIVES = ("makespan", "usd", "tokens")
@@ -20,19 +23,56 @@ class ColumnStats:
     """A column's values.
 
     distinct  different values; None: unknown (then as many as rows)
-    chars     average characters of the value as text; None: unknown
+    chars     average characters of the value as text, of a list those of its items; None: unknown
+    items     average items of a list; None: unknown, or no list
     """
 
     distinct: float | None = None
     chars: float | None = None
+    items: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InputKey:
+    """The rows a call asks for: ``guard`` is TRUE and no column of ``needed`` is NULL; rows equal in ``columns`` ask
+    the same."""
+
+    columns: frozenset[ColumnId]
+    needed: frozenset[ColumnId]
+    guard: ColumnId | None = None
+
+    @property
+    def read(self) -> frozenset[ColumnId]:
+        """All columns that decide what is asked."""
+        return self.columns if self.guard is None else self.columns | {self.guard}
+
+
+@dataclass(frozen=True, slots=True)
+class InputStats:
+    """What is known of them.
+
+    rows      how many ask
+    distinct  how many ask different things
+    chars     average characters of all columns of the key together, over the different ones
+    """
+
+    rows: float
+    distinct: float
+    chars: float
 
 
 @dataclass(frozen=True, slots=True)
 class FragmentStats:
-    """What is known of a fragment's result: its rows and, per column id, the values."""
+    """What is known of the result of a fragment or of a tree of relational nodes: its rows; per column id, the values;
+    and what calls over it will ask.
+
+    is_table  it is a table's rows: reading it again gives the same
+    """
 
     rows: float
     columns: Mapping[ColumnId, ColumnStats] = field(default_factory=dict)
+    inputs: Mapping[InputKey, InputStats] = field(default_factory=dict)
+    is_table: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,24 +81,76 @@ class EngineProfile:
 
     prefill_tok_per_s  prompt tokens computed per second
     decode_step_s      seconds of one decoding step, whatever the batch
+    decode_seq_s       seconds that each sequence of the batch adds to a step
+    kv_read_s          seconds that each token it has in the KV cache adds to a sequence's part of a step
+    request_s          seconds of a request besides
     window_requests    requests in flight
+    batch_requests     of these computed at once; 0: all
+    window_tok         tokens in flight, at most; 0: what the KV cache holds
     kv_capacity_tok    tokens the KV cache holds; 0: unknown, taken as unlimited
     block_tok          granularity of prefix sharing
     context_tok        prompt + output limit; 0: unknown
     usd_per_prompt_tok, usd_per_output_tok  price of hosted models
+    chars_per_tok      characters per token
+    bare_tok, system_tok  tokens around a prompt without and with a system message
+    load_s             seconds until it can be asked; 0: it can, or nothing is known
+    device             where it computes; '' unknown
+    resident_bytes     weights and KV cache on the device; 0: unknown
+    memory_bytes       of the device; 0: unknown
+    calibrated         how the figures were measured, for EXPLAIN; '': they are assumed
     """
 
     prefill_tok_per_s: float = 5_000.0
     decode_step_s: float = 0.02
+    decode_seq_s: float = 0.0
+    kv_read_s: float = 0.0
+    request_s: float = 0.0
     window_requests: int = 256
+    batch_requests: int = 0
+    window_tok: int = 0
     kv_capacity_tok: int = 0
     block_tok: int = 16
     context_tok: int = 0
     usd_per_prompt_tok: float = 0.0
     usd_per_output_tok: float = 0.0
+    chars_per_tok: float = 4.0
+    bare_tok: float = 0.0
+    system_tok: float = 0.0
+    load_s: float = 0.0
+    device: str = ""
+    resident_bytes: float = 0.0
+    memory_bytes: float = 0.0
+    calibrated: str = ""
 
 
 DEFAULT_PROFILE = EngineProfile()
+
+
+@dataclass(frozen=True, slots=True)
+class CallProfile:
+    """What calls take, as learnt from finished ones: those of one template on one model, or all of a model.
+
+    tok_per_char  prompt tokens per character of system and user message
+    frame_tok     prompt tokens beside those: what a chat template adds; below 0 where characters overstate
+    output_tok    tokens of an answer; None: unknown
+    answer_chars  characters of an answer; None: unknown
+    true_share    of a filter: the part of its rows that it keeps; None: unknown
+    steps         of an agent's conversation: requests; None: unknown, else these two are known, too:
+    tool_calls    calls of tools
+    prompt_tok    prompt tokens of all its steps (``output_tok`` are those of all steps then)
+    """
+
+    tok_per_char: float = 0.25
+    frame_tok: float = 1.0
+    output_tok: float | None = None
+    answer_chars: float | None = None
+    true_share: float | None = None
+    steps: float | None = None
+    tool_calls: float = 0.0
+    prompt_tok: float = 0.0
+
+
+DEFAULT_CALL = CallProfile()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +177,13 @@ class OptimizerContext:
     disabled_rules  names of rules not to use
     verify          check schema and tree after every rule
     objective       one of OBJECTIVES
-    stats           source fragment -> its statistics; missing: DEFAULT_ROWS and unknown values
+    stats           source fragment or largest relational tree -> statistics; missing: DEFAULT_ROWS, unknown values
+    objects         output column of a call -> what its object holes hold, in order; None: nothing is known of one
     engines         model name -> profile; missing: DEFAULT_PROFILE
+    calls           (model name, ``call_key`` or '' for all its calls) -> what they took; missing: DEFAULT_CALL
     ordered         whether the order of the result's rows matters
+    max_usd, max_seconds, max_tokens  bounds that the plan should keep; 0: none
+    occupied_bytes  device -> memory taken by models that the plan does not ask
     prune           branch-and-bound; False searches exhaustively (an oracle for tests)
     """
 
@@ -95,11 +191,17 @@ class OptimizerContext:
     disabled_rules: frozenset[str] = frozenset()
     verify: bool = False
     objective: str = "makespan"
-    stats: Mapping[Fragment, FragmentStats] = field(default_factory=dict)
+    stats: Mapping[LogicalPlan, FragmentStats] = field(default_factory=dict)
+    objects: Mapping[ColumnId, tuple[ObjectSample | None, ...]] = field(default_factory=dict)
     engines: Mapping[str, EngineProfile] = field(default_factory=dict)
+    calls: Mapping[tuple[str, str], CallProfile] = field(default_factory=dict)
     ordered: bool = True
     limits: Limits = Limits()
     prune: bool = True
+    max_usd: float = 0.0
+    max_seconds: float = 0.0
+    max_tokens: float = 0.0
+    occupied_bytes: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         assert self.objective in OBJECTIVES, self.objective
@@ -107,3 +209,9 @@ class OptimizerContext:
     def engine(self, model: str) -> EngineProfile:
         """The profile of a model's worker."""
         return self.engines.get(model, DEFAULT_PROFILE)
+
+    def call(self, call: LlmCall) -> CallProfile:
+        """What finished calls of this template took; else those of its model; else DEFAULT_CALL."""
+        if not self.calls:
+            return DEFAULT_CALL
+        return self.calls.get((call.model, call_key(call))) or self.calls.get((call.model, ""), DEFAULT_CALL)

@@ -1,31 +1,33 @@
 """The cost model of ARCHITECTURE.md section 5: seconds, tokens and money of physical operators.
 
 An LLM node over ``n`` rows computes the trie of its prompts: the static prefix once, then per hole the
-distinct values so far × the tokens up to the next hole; shared parts end at KV-block boundaries. Decoding
-takes ``output tokens × step ÷ batch``, the batch being what the window and the KV cache allow.
+distinct values so far × the tokens up to the next hole; shared parts end at KV-block boundaries. What its engine
+takes for that is in ``engine_cost``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 from halo_sql.ir.expr import ColumnId
 from halo_sql.ir.physical import Cost, Estimate
-from halo_sql.ir.prompt import Hole, ItemsHole, LlmCall, Prompt
-from halo_sql.optimizer.cardinality import CHARS_PER_TOK, Profile, object_chars, output_tok
-from halo_sql.optimizer.context import EngineProfile, OptimizerContext
+from halo_sql.ir.prompt import LlmCall, ObjectHole, Prompt
+from halo_sql.optimizer.cardinality import CHARS_PER_TOK, Profile, output_tok
+from halo_sql.optimizer.context import DEFAULT_CALL, CallProfile, EngineProfile, OptimizerContext
+from halo_sql.optimizer.engine_cost import LLM_ROW_S, Load, engine_cost
+from halo_sql.optimizer.samples import ObjectSample
 
 #: Seconds: starting a DuckDB query, one row through a relational node, one character spooled or exported,
-#: an operator's own start, one row through a Python-side operator.
+#: an operator's own start, one row through a Python-side operator, one through an operator that makes calls.
 QUERY_S = 1e-3
 ROW_S = 5e-8
 CHAR_S = 1e-9
 OPERATOR_S = 2e-5
 OPERATOR_ROW_S = 2e-8
+CALLER_ROW_S = 4e-6
 SORT_ROW_S = 2e-7
-LLM_ROW_S = 1e-5
 #: As long as nothing is known of a tool or an agent: seconds of a call, calls at once; steps of a conversation.
 TOOL_CALL_S = 0.05
 TOOL_CONCURRENCY = 16
@@ -34,34 +36,78 @@ AGENT_STEPS = 3
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """A prompt's part: from a hole to just before the next one.
+    """A prompt's part: from a hole, or a field of an object hole, to just before the next one.
 
     columns  columns of the holes so far
     end_tok  tokens from the prompt's start to the part's end
+    seen     distinct combinations of their values by a sample; None: what is known of each column decides
     """
 
     columns: tuple[ColumnId, ...]
     end_tok: float
+    seen: float | None = None
+
+    def distinct(self, profile: Profile) -> float:
+        """Distinct combinations of the columns' values, at most the rows."""
+        return profile.distinct(self.columns) if self.seen is None else min(self.seen, max(1.0, profile.rows))
 
 
-def levels(prompt: Prompt, profile: Profile) -> list[Level]:
-    """The prompt's parts in order; the first is the static prefix."""
+def levels(
+    prompt: Prompt,
+    profile: Profile,
+    samples: Sequence[ObjectSample | None] = (),
+    learnt: CallProfile = DEFAULT_CALL,
+) -> list[Level]:
+    """The prompt's parts in order; the first is the static prefix. ``samples`` are those of its object holes, and
+    ``learnt`` turns characters into tokens."""
     chars = float(len(prompt.system or ""))
     columns: list[ColumnId] = []
     found: list[Level] = []
+    seen: float | None = None
+    objects = iter(samples)
     for segment in prompt.user:
         if isinstance(segment, str):
             chars += len(segment)
-            continue
-        found.append(Level(tuple(columns), chars / CHARS_PER_TOK))
-        if isinstance(segment, Hole | ItemsHole):
-            columns.append(segment.column)
-            chars += profile.known(segment.column).chars
+        elif isinstance(segment, ObjectHole):
+            sample = next(objects, None)
+            names = tuple(name for name, _ in segment.fields)
+            counts = () if sample is None else sample.distinct(names, profile.rows)
+            chars += 2.0
+            for place, (name, column) in enumerate(segment.fields):
+                chars += len(name) + 6.0
+                found.append(Level(tuple(columns), chars * learnt.tok_per_char, seen))
+                columns.append(column)
+                known = None if sample is None else sample.chars(name)
+                chars += profile.known(column).chars if known is None else known
+                seen = None if sample is None else counts[place]
         else:
-            columns += [column for _, column in segment.fields]
-            chars += object_chars(segment) + sum(profile.known(column).chars for _, column in segment.fields)
-    found.append(Level(tuple(columns), chars / CHARS_PER_TOK + 1.0))
+            found.append(Level(tuple(columns), chars * learnt.tok_per_char, seen))
+            columns.append(segment.column)
+            own = profile.known(segment.column)
+            chars += own.chars
+            seen = None if seen is None else seen * own.distinct
+    found.append(Level(tuple(columns), max(1.0, chars * learnt.tok_per_char + learnt.frame_tok), seen))
     return found
+
+
+def call_levels(call: LlmCall, profile: Profile, options: OptimizerContext) -> list[Level]:
+    """``levels`` of a call's prompt; the whole prompt as long as the prompts that are different are on average."""
+    learnt = options.call(call)
+    parts = levels(call.prompt, profile, options.objects.get(call.output, ()), learnt)
+    asked = profile.asked(call)
+    if asked is not None and asked.distinct:
+        surplus = asked.chars - sum(profile.known(column).chars for column in call.prompt.columns())
+        end_tok = max(1.0, parts[-1].end_tok + surplus * learnt.tok_per_char)
+        parts[-1] = replace(parts[-1], end_tok=max(end_tok, parts[-2].end_tok if len(parts) > 1 else 0.0))
+    unlearnt = (learnt.tok_per_char, learnt.frame_tok) == (DEFAULT_CALL.tok_per_char, DEFAULT_CALL.frame_tok)
+    return in_tokens(parts, call, options.engine(call.model)) if unlearnt else parts
+
+
+def requests_of(call: LlmCall, profile: Profile, parts: Sequence[Level]) -> float:
+    """Requests of a call with these parts over the rows: as measured, else as many as the last part has values."""
+    if profile.asked(call) is not None or not call.deterministic:
+        return profile.requests(call)
+    return min(profile.rows, parts[-1].distinct(profile))
 
 
 def trie_tok(parts: Sequence[Level], profile: Profile, calls: float, block_tok: int) -> float:
@@ -69,7 +115,7 @@ def trie_tok(parts: Sequence[Level], profile: Profile, calls: float, block_tok: 
     total, shared = 0.0, 0.0
     for part in parts[:-1]:
         boundary = part.end_tok // block_tok * block_tok
-        total += min(calls, profile.distinct(part.columns)) * max(0.0, boundary - shared)
+        total += min(calls, part.distinct(profile)) * max(0.0, boundary - shared)
         shared = max(shared, boundary)
     return total + calls * max(0.0, parts[-1].end_tok - shared)
 
@@ -80,7 +126,7 @@ def llm_estimate(
     """What LLM calls over the first ``rows`` rows of an input with this profile take (rows: those read)."""
     total = Estimate(rows=rows)
     for call in calls:
-        one = _call(call, Profile(rows, profile.columns), clustered, options)
+        one = _call(call, profile.some(rows), clustered, options)
         total = Estimate(
             rows,
             total.llm_calls + one.llm_calls,
@@ -95,49 +141,54 @@ def llm_estimate(
 
 def _call(call: LlmCall, profile: Profile, clustered: bool, options: OptimizerContext) -> Estimate:
     engine = options.engine(call.model)
-    parts = levels(call.prompt, profile)
-    deterministic = call.deterministic
-    requests = min(profile.rows, profile.distinct(parts[-1].columns)) if deterministic else profile.rows
+    parts = call_levels(call, profile, options)
+    requests = requests_of(call, profile, parts)
     if call.kind == "tool":
         seconds = requests * LLM_ROW_S + ceil(requests / TOOL_CONCURRENCY) * TOOL_CALL_S
         return Estimate(profile.rows, tool_calls=requests, cost=Cost(cpu_s=seconds))
     if call.kind == "agent":
-        return _agent(call, requests, parts[-1].end_tok, engine)
-    prompt_tok = requests * parts[-1].end_tok
+        return _agent(call, requests, parts[-1].end_tok, engine, options)
+    answer_tok = output_tok(call, options)
+    each_tok = parts[-1].end_tok
+    prompt_tok = requests * each_tok
     computed_tok = min(prompt_tok, computed_prompt_tok(parts, profile, requests, clustered, engine))
-    answer_tok = requests * output_tok(call)
-    gpu_s = computed_tok / engine.prefill_tok_per_s + answer_tok * engine.decode_step_s / _batch(
-        requests, parts[-1].end_tok + output_tok(call), engine
-    )
-    usd = prompt_tok * engine.usd_per_prompt_tok + answer_tok * engine.usd_per_output_tok
-    cost = Cost(gpu_s, requests * LLM_ROW_S, computed_tok + answer_tok, usd)
-    return Estimate(profile.rows, requests, prompt_tok, prompt_tok - computed_tok, answer_tok, cost=cost)
+    shared_tok = parts[0].end_tok if len(parts) > 1 else 0.0
+    cost = engine_cost(Load(requests, each_tok, computed_tok, answer_tok, shared_tok), engine)
+    return Estimate(profile.rows, requests, prompt_tok, prompt_tok - computed_tok, requests * answer_tok, cost=cost)
 
 
-def _agent(call: LlmCall, rows: float, own_tok: float, engine: EngineProfile) -> Estimate:
+def in_tokens(parts: list[Level], call: LlmCall, engine: EngineProfile) -> list[Level]:
+    """The parts by what the engine's tokenizer and chat template have shown in a calibration."""
+    around = engine.bare_tok if call.prompt.system is None else engine.system_tok
+    ratio = CHARS_PER_TOK / engine.chars_per_tok
+    if ratio == 1.0 and not around:
+        return parts
+    return [replace(part, end_tok=part.end_tok * ratio + around) for part in parts]
+
+
+def _agent(call: LlmCall, rows: float, own_tok: float, engine: EngineProfile, options: OptimizerContext) -> Estimate:
     """Conversations of AGENT_STEPS steps, or as many as there may be: each reads the ones before it out of the cache,
-    what all rows are told is computed once, all steps but the last call a tool."""
+    what all rows are told is computed once, all steps but the last call a tool. Averages of earlier ones go first."""
+    learnt = options.call(call)
     steps = min(AGENT_STEPS, call.steps or AGENT_STEPS)
-    answer_tok = output_tok(call)
+    answer_tok = output_tok(call, options)
     each_tok = 2 * answer_tok  # a call and its result
-    shared_tok = (call.around + len(call.prompt.system or "")) / CHARS_PER_TOK
-    own_tok = max(1.0, own_tok - len(call.prompt.system or "") / CHARS_PER_TOK)
+    shared_tok = (call.around + len(call.prompt.system or "")) / engine.chars_per_tok
+    own_tok = max(1.0, own_tok - len(call.prompt.system or "") / engine.chars_per_tok)
     first_tok = shared_tok + own_tok
+    calls = float(rows * steps)
     prompts = rows * sum(first_tok + step * each_tok for step in range(steps))
     computed = shared_tok * min(1.0, rows) + rows * (own_tok + (steps - 1) * each_tok)
-    answers = rows * steps * answer_tok
-    gpu_s = computed / engine.prefill_tok_per_s + answers * engine.decode_step_s / _batch(rows, first_tok, engine)
-    usd = prompts * engine.usd_per_prompt_tok + answers * engine.usd_per_output_tok
-    calls = rows * steps
-    return Estimate(
-        rows,
-        calls,
-        prompts,
-        max(0.0, prompts - computed),
-        answers,
-        Cost(gpu_s, calls * LLM_ROW_S, computed + answers, usd),
-        rows * (steps - 1),
-    )
+    answers, tool_calls = calls * answer_tok, rows * (steps - 1)
+    if learnt.steps is not None and prompts:
+        computed *= rows * learnt.prompt_tok / prompts
+        prompts = rows * learnt.prompt_tok
+        answers, calls = rows * (learnt.output_tok or 0.0), rows * learnt.steps
+        answer_tok = answers / calls if calls else 0.0
+        tool_calls = rows * learnt.tool_calls
+    load = Load(calls, prompts / calls if calls else 0.0, computed, answer_tok, shared_tok, at_once=rows)
+    cost = engine_cost(load, engine)
+    return Estimate(rows, calls, prompts, max(0.0, prompts - computed), answers, cost, tool_calls)
 
 
 def computed_prompt_tok(
@@ -152,13 +203,6 @@ def computed_prompt_tok(
     static = parts[0].end_tok // engine.block_tok * engine.block_tok if len(parts) > 1 else 0.0
     one_window = trie_tok(parts, Profile(window, profile.columns), window, engine.block_tok)
     return static + requests / window * (one_window - static)
-
-
-def _batch(requests: float, tok_per_request: float, engine: EngineProfile) -> float:
-    batch = min(float(engine.window_requests), max(1.0, requests))
-    if engine.kv_capacity_tok:
-        batch = min(batch, max(1.0, engine.kv_capacity_tok / tok_per_request))
-    return batch
 
 
 def width_chars(columns: Sequence[ColumnId], profile: Profile) -> float:

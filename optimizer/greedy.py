@@ -10,26 +10,28 @@ from __future__ import annotations
 from typing import Any
 
 from halo_sql.ir.expr import ColumnId
-from halo_sql.ir.logical import Filter, LlmFilter, LlmMap, LogicalPlan
+from halo_sql.ir.logical import Filter, Join, LlmFilter, LlmMap, LogicalPlan
 from halo_sql.ir.walk import children, with_children
-from halo_sql.optimizer.cardinality import LLM_FILTER_SELECTIVITY, Profile, derive
+from halo_sql.optimizer.cardinality import Profile, derive, true_share
 from halo_sql.optimizer.cost import llm_estimate, value
-from halo_sql.optimizer.nodes import calls_of, is_llm, is_volatile, outputs, reads, walk_once
+from halo_sql.optimizer.nodes import calls_of, columns_of, is_llm, is_volatile, outputs, reads, walk_once
 from halo_sql.optimizer.plan_context import PlanContext
 
 
 def longest_chain(plan: LogicalPlan) -> int:
-    """LLM nodes in the longest row of LLM nodes and relational filters."""
+    """LLM nodes in the longest row of LLM nodes, relational filters and joins, all sides of a join counted."""
     longest = 0
     inside: set[int] = set()
     for node in walk_once(plan):
-        if id(node) in inside or not is_llm(node):
+        if id(node) in inside or not (is_llm(node) or isinstance(node, Join)):
             continue
-        length, current = 0, node
-        while isinstance(current, LlmMap | LlmFilter | Filter):
-            inside.add(id(current))
-            length += is_llm(current)
-            current = current.input
+        length, waiting = 0, [node]
+        while waiting:
+            current = waiting.pop()
+            if isinstance(current, LlmMap | LlmFilter | Filter | Join) and id(current) not in inside:
+                inside.add(id(current))
+                length += is_llm(current)
+                waiting += children(current)
         longest = max(longest, length)
     return longest
 
@@ -37,10 +39,13 @@ def longest_chain(plan: LogicalPlan) -> int:
 def order_greedily(plan: LogicalPlan, ctx: PlanContext) -> Any:
     """The plan with every row of non-volatile LLM nodes in the greedy order. Columns may change their order."""
     rebuilt: dict[int, tuple[Any, Any, Profile]] = {}  # by identity: (node kept alive, new node, its profile)
+    chains: dict[int, tuple[list[Any], Any]] = {}
     stack: list[Any] = [plan]
     while stack:
         node = stack[-1]
-        chain, bottom = _chain(node)
+        if id(node) not in chains:
+            chains[id(node)] = _chain(node)
+        chain, bottom = chains[id(node)]
         below = (bottom,) if chain else children(node)
         waiting = [child for child in below if id(child) not in rebuilt]
         if waiting:
@@ -61,12 +66,27 @@ def order_greedily(plan: LogicalPlan, ctx: PlanContext) -> Any:
 
 
 def _chain(node: Any) -> tuple[list[Any], Any]:
-    """The row of non-volatile LLM nodes that starts at ``node`` (top first) and what is below it."""
-    chain: list[Any] = []
+    """The row of non-volatile LLM nodes that starts at ``node`` (top first) and what is below it. Those on the sides of
+    an inner join that does not read their answers belong to it: above the join they are asked for its rows only."""
+    chain, bottom = _row(node)
+    if isinstance(bottom, Join) and bottom.kind == "inner":
+        read, sides = columns_of(bottom.on), []
+        for side in bottom.inputs:
+            above, rest = _row(side)
+            if any(isinstance(item, LlmMap) and outputs(item) & read for item in above):
+                above, rest = [], side
+            chain += above
+            sides.append(rest)
+        bottom = with_children(bottom, tuple(sides))
+    return (chain, bottom) if len(chain) > 1 else ([], node)
+
+
+def _row(node: Any) -> tuple[list[Any], Any]:
+    found: list[Any] = []
     while is_llm(node) and not is_volatile(node):
-        chain.append(node)
+        found.append(node)
         node = node.input
-    return (chain, node) if len(chain) > 1 else ([], node)
+    return found, node
 
 
 def _order(chain: list[Any], profile: Profile, ctx: PlanContext) -> list[Any]:
@@ -94,4 +114,4 @@ def _next_map(waiting: list[Any]) -> Any:
 
 def _rank(node: LlmFilter, profile: Profile, ctx: PlanContext) -> float:
     estimate = llm_estimate(calls_of(node), profile, profile.rows, False, ctx.options)
-    return value(estimate.cost, ctx.options.objective) / (1.0 - LLM_FILTER_SELECTIVITY)
+    return value(estimate.cost, ctx.options.objective) / (1.0 - true_share(node.call, ctx.options))

@@ -8,6 +8,7 @@ that refer to them are interned again, which may merge further groups (congruenc
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,8 +16,8 @@ from halo_sql.ir.expr import Column
 from halo_sql.ir.logical import LlmFilter, LlmMap
 from halo_sql.ir.prompt import LlmCall
 from halo_sql.ir.walk import children, output_columns, with_children
-from halo_sql.optimizer.cardinality import Profile, derive
-from halo_sql.optimizer.context import OptimizerContext
+from halo_sql.optimizer.cardinality import Profile, derive, measured
+from halo_sql.optimizer.context import FragmentStats, OptimizerContext
 from halo_sql.optimizer.nodes import calls_of
 
 
@@ -81,11 +82,12 @@ class Memo:
         group = self.group(group_id)
         return GroupRef(group.id, group.columns)
 
-    def insert(self, plan: Any, target: int | None = None) -> int:
+    def insert(self, plan: Any, target: int | None = None, stats: Mapping[int, FragmentStats] | None = None) -> int:
         """Interns a plan (nodes over nodes or GroupRefs) and returns its group.
 
         With ``target``, the plan is declared equal to that group: new expressions join it, and a known one merges
-        its group with it. Works without recursion.
+        its group with it. ``stats`` has what was measured of nodes of the plan, by their identity. Works without
+        recursion.
         """
         done: dict[int, GroupRef] = {}  # by identity of the plan's nodes, which are alive here
         stack = [plan]
@@ -103,7 +105,11 @@ class Memo:
             if id(node) in done:
                 continue
             expression = with_children(node, tuple(done[id(child)] for child in children(node)))
-            done[id(node)] = self.ref(self._intern(expression, target if node is plan else None))
+            group = self._intern(expression, target if node is plan else None)
+            if stats is not None and id(node) in stats:
+                own = self.group(group)
+                own.profile = measured(stats[id(node)], output_columns(node), own.profile)
+            done[id(node)] = self.ref(group)
         return self.find(done[id(plan)].id)
 
     def _intern(self, expression: Any, target: int | None) -> int:

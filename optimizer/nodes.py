@@ -16,6 +16,7 @@ from halo_sql.ir.logical import (
     Filter,
     Fragment,
     InputRef,
+    Join,
     Limit,
     LlmFilter,
     LlmMap,
@@ -28,7 +29,7 @@ from halo_sql.ir.logical import (
 from halo_sql.ir.prompt import LlmCall
 from halo_sql.ir.walk import children, output_columns
 
-RELATIONAL = (Fragment, Filter, Project, Sort, Limit, Distinct)
+RELATIONAL = (Fragment, Filter, Project, Join, Sort, Limit, Distinct)
 
 #: Pieces of text around column references that cannot raise an error at run time, whatever the value.
 _CANNOT_FAIL = re.compile(
@@ -50,6 +51,20 @@ def walk_once(plan: Any) -> Iterator[Any]:
             seen.add(id(node))
             yield node
             stack.extend(reversed(children(node)))
+
+
+def relational_trees(plan: Any) -> list[Any]:
+    """The largest sub-plans that are relational throughout, those of more than one node or without inputs."""
+    relational: dict[int, bool] = {}
+    order = list(walk_once(plan))
+    for node in reversed(order):
+        own = isinstance(node, RELATIONAL)
+        relational[id(node)] = own and all(relational.get(id(child), False) for child in children(node))
+    found: dict[int, Any] = {}
+    for node in order:
+        if not relational[id(node)]:
+            found.update((id(child), child) for child in children(node) if relational[id(child)])
+    return list(found.values())
 
 
 def calls_of(node: Any) -> tuple[LlmCall, ...]:
@@ -118,8 +133,17 @@ def reads(node: Any, index: int = 0) -> frozenset[ColumnId]:
         return frozenset(column for _, column in node.names)
     if isinstance(node, CteScan | Distinct):
         return column_ids(node.input)
+    if isinstance(node, Join):
+        return _of_side(node, index, columns_of(node.on))
     assert isinstance(node, Limit), type(node).__name__
     return frozenset()
+
+
+def _of_side(join: Join, index: int, columns: frozenset[ColumnId]) -> frozenset[ColumnId]:
+    """Those of the columns that belong to one input; what belongs to none counts as the first's."""
+    if index:
+        return columns & column_ids(join.inputs[index])
+    return columns.difference(*(column_ids(other) for other in join.inputs[1:]))
 
 
 def reads_of_inputs(fragment: Fragment) -> list[frozenset[ColumnId]]:
@@ -230,6 +254,9 @@ def label(node: Any) -> str:
         return "Project " + ", ".join(str(column) for column, _ in node.exprs)
     if isinstance(node, Filter):
         return f"Filter {node.predicate.text(lambda column: f'#{column}')}"
+    if isinstance(node, Join):
+        conditions = (condition.text(lambda column: f"#{column}") for condition in node.on)
+        return f"Join {node.kind} {' AND '.join(conditions)}".rstrip()
     if isinstance(node, Sort):
         keys = (f"{key.expr.text(lambda column: f'#{column}')} {key.modifiers}".rstrip() for key in node.keys)
         return "Sort " + ", ".join(keys)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
 
@@ -10,14 +11,17 @@ from halo_sql.ir.expr import Column
 from halo_sql.ir.logical import LogicalPlan, Sink
 from halo_sql.ir.physical import Estimate, PhysicalDag, SelectExec, SinkExec
 from halo_sql.optimizer.alternative import Alternative, Requirement
-from halo_sql.optimizer.context import OptimizerContext
+from halo_sql.optimizer.bounds import keep_bounds
+from halo_sql.optimizer.context import EngineProfile, FragmentStats, OptimizerContext
 from halo_sql.optimizer.dump import dump
 from halo_sql.optimizer.greedy import longest_chain, order_greedily
 from halo_sql.optimizer.memo import Memo
+from halo_sql.optimizer.nodes import relational_trees
 from halo_sql.optimizer.normalize import normalize
 from halo_sql.optimizer.plan_context import PlanContext
 from halo_sql.optimizer.prefixes import shared_prefixes
 from halo_sql.optimizer.properties import Order, Properties
+from halo_sql.optimizer.residency import load_seconds, memory_notes, models_of
 from halo_sql.optimizer.rules import RULES
 from halo_sql.optimizer.rules.rule import Rule, Stage
 from halo_sql.optimizer.schedule import schedule
@@ -25,18 +29,22 @@ from halo_sql.optimizer.search import Search
 from halo_sql.optimizer.share import DagBuilder, materialize_shared
 from halo_sql.optimizer.trace import Trace
 
+Survey = Callable[[LogicalPlan, OptimizerContext], OptimizerContext]
+
 
 @dataclass(frozen=True, slots=True)
 class Optimized:
     """The outcome: the logical plan after normalize, the physical DAG, and how it came about.
 
-    cost  of the whole plan in the objective's unit (seconds, dollars or tokens), before sharing
+    cost     of the whole plan in the objective's unit (seconds, dollars or tokens), before sharing
+    engines  models that the plan asks -> what the costs were computed with
     """
 
     logical: LogicalPlan
     dag: PhysicalDag
     trace: Trace
     cost: float
+    engines: Mapping[str, EngineProfile] = field(default_factory=dict)
 
 
 def optimize(
@@ -44,11 +52,14 @@ def optimize(
     columns: tuple[Column, ...],
     ctx: OptimizerContext | None = None,
     rules: tuple[Rule, ...] = RULES,
+    survey: Survey | None = None,
 ) -> Optimized:
     """The best physical plan found for ``plan``.
 
     ``columns`` are the result's columns in order (of a Sink: of the statement's own result); the DAG's root has exactly
-    these. Equal arguments give an equal DAG. Raises InternalError when ``ctx.verify`` is set and a rule breaks a plan.
+    these. ``survey`` is asked once, of the normalized plan: it adds what is known of its data and calls to the context.
+    Equal arguments and an equal answer of ``survey`` give an equal DAG. Raises InternalError when ``ctx.verify`` is set
+    and a rule breaks a plan.
     """
     started = perf_counter()
     options = ctx or OptimizerContext()
@@ -56,12 +67,19 @@ def optimize(
     active = _active(rules, state)
     if options.enabled:
         plan = normalize(plan, active, state)
+    if survey is not None:
+        options = state.options = survey(plan, options)
     memo = Memo(options)
-    root = memo.insert(plan)
+    root = memo.insert(plan, stats=_measured_trees(plan, options))
     active = _without_orders_of_long_chains(plan, root, active, memo, state)
     search = Search(memo, active, state)
     order = Order.INPUT if options.ordered else Order.ANY
     winner = search.run(Requirement(root, Properties(order=order)))
+    models = models_of(plan)
+    load_s = load_seconds(models, options)
+    keep_bounds(search, winner.requirement, options, load_s)
+    for note in memory_notes(models, options):
+        state.recorder.note(note)
     dag = _extract(plan, winner.requirement, search, columns)
     dag = replace(dag, notes=tuple(state.recorder.notes))
     counters = (
@@ -79,7 +97,7 @@ def optimize(
         notes=dag.notes,
         seconds=perf_counter() - started,
     )
-    return Optimized(plan, dag, trace, winner.best_value)
+    return Optimized(plan, dag, trace, winner.best_value, {model: options.engine(model) for model in models})
 
 
 def _active(rules: tuple[Rule, ...], state: PlanContext) -> tuple[Rule, ...]:
@@ -99,6 +117,12 @@ def _active(rules: tuple[Rule, ...], state: PlanContext) -> tuple[Rule, ...]:
     if not options.enabled:
         state.recorder.note("optimizer off: the statement as written")
     return tuple(active)
+
+
+def _measured_trees(plan: Any, options: OptimizerContext) -> dict[int, FragmentStats]:
+    """Statistics of the plan's largest relational trees, by the identity of their roots."""
+    trees = {id(tree): options.stats.get(tree) for tree in relational_trees(plan)} if options.stats else {}
+    return {tree: stats for tree, stats in trees.items() if stats is not None}
 
 
 def _without_orders_of_long_chains(

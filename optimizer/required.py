@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from halo_sql.ir.expr import ColumnId
-from halo_sql.ir.logical import CteScan, Demand, Distinct, Fragment, LlmMap, LogicalPlan, Project, Sink
+from halo_sql.ir.logical import CteScan, Demand, Distinct, Fragment, Join, LlmMap, LogicalPlan, Project, Sink
 from halo_sql.ir.walk import children, with_children
-from halo_sql.optimizer.nodes import column_ids, outputs, reads, reads_of_inputs
+from halo_sql.optimizer.nodes import column_ids, columns_of, outputs, reads, reads_of_inputs
 
 Required = frozenset[ColumnId]
 
@@ -27,6 +27,9 @@ def required_of_inputs(node: Any, required: Required) -> list[Required]:
         return [reads(node)]
     if isinstance(node, CteScan | Distinct):
         return [column_ids(node.input)]
+    if isinstance(node, Join):
+        wanted = required | columns_of(node.on)
+        return [wanted & column_ids(side) for side in node.inputs]
     if isinstance(node, LlmMap):
         required = required - outputs(node)
     return [required | reads(node)]

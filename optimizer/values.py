@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from halo_sql.ir.expr import ColumnId, SqlExpr
-from halo_sql.ir.logical import LlmMap, LogicalPlan, Project
+from halo_sql.ir.logical import Join, LlmMap, LogicalPlan, Project
 from halo_sql.ir.prompt import LlmCall
 from halo_sql.ir.walk import children, output_columns
 from halo_sql.optimizer.nodes import produces_own_columns, remap_call
@@ -75,12 +75,23 @@ class Values:
         if produces_own_columns(node):
             return {column.id: self._number(("column", column.id)) for column in output_columns(node)}
         keys = inputs[0]
+        if isinstance(node, Join):
+            return self._joined(node, inputs)
         if isinstance(node, LlmMap):
             keys = dict(keys)
             for call in node.calls:
                 key = self.call_key(call, inputs[0])
                 keys[call.output] = self._number(("column", call.output)) if key is None else key
         return keys
+
+    def _joined(self, node: Join, inputs: list[Keys]) -> Keys:
+        """Values stay, but on the right of a left join: there a row may have NULLs instead."""
+        first, *others = inputs
+        found = dict(first)
+        for keys in others if node.kind != "semi" else ():
+            for column, key in keys.items():
+                found[column] = self._number(("column", column)) if node.kind == "left" else key
+        return found
 
     def _expr(self, column: ColumnId, expr: SqlExpr, keys: Keys) -> int:
         source = expr.as_column()

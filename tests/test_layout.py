@@ -30,6 +30,7 @@ NAMED_FILES = {
     "duckdb": {
         "halo_sql/duck.py": "the adapter",
         "halo_sql/duck_errors.py": "its exceptions",
+        "halo_sql/duck_tokens.py": "its tokenizer",
         "halo_sql/result.py": "reads DuckDB's results and converts batches through it",
     },
     "sqlglot": {"grammar/syntax.py": "the syntax tree of a query with calls"},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from halo_sql.duck import Token
+from halo_sql.duck_tokens import Token
 from halo_sql.errors import NotSupportedError, ParserError, Span, did_you_mean
 from halo_sql.grammar.classify import Kind, classify
 from halo_sql.grammar.statements import trees
@@ -13,10 +13,13 @@ from halo_sql.grammar.statements.build_create import refuse_clear_secrets
 from halo_sql.grammar.statements.lexemes import name_value, string_value
 from halo_sql.grammar.statements.nodes import (
     Alter,
+    Analyze,
     BatchMark,
+    Calibrate,
     Describe,
     Drop,
     DropSecret,
+    DropStatistics,
     Explain,
     ResetSetting,
     SetSetting,
@@ -73,6 +76,12 @@ def _with_text(node: Alter, tree: Any) -> Alter:
     if given is None:
         return node
     return replace(node, text=string_value(given), text_span=trees.span_of(given))
+
+
+def calibrate(tree: Any) -> Statement:
+    """The node of a CALIBRATE MODEL."""
+    name = trees.token(tree, "NAME")
+    return Calibrate(name_value(name), trees.span_of(name))
 
 
 def show(tree: Any) -> Statement:
@@ -138,6 +147,26 @@ def explain(tree: Any) -> Statement:
                 remedy=did_you_mean(word, ["format", "analyze", *SECTIONS]),
             )
     return Explain(rest.text, rest.start, analyze, form, tuple(dict.fromkeys(sections)))
+
+
+def analyze(tree: Any) -> Statement:
+    """The node of an ANALYZE; ParserError for another option than SAMPLE, and for no rows."""
+    option, rest = trees.find_token(tree, "OPTION"), trees.token(tree, "QUERY")
+    if option is None:
+        return Analyze(rest.text, rest.start)
+    if name_value(option).lower() != "sample":
+        raise ParserError(
+            f'ANALYZE has no option "{name_value(option)}"', span=trees.span_of(option), remedy="It takes SAMPLE n."
+        )
+    number = trees.token(tree, "NUMBER")
+    if not number.text.isdigit() or int(number.text) < 1:
+        raise ParserError("SAMPLE takes a number of rows", span=trees.span_of(number))
+    return Analyze(rest.text, rest.start, int(number.text))
+
+
+def drop_statistics(tree: Any) -> Statement:
+    """The node of a DROP STATISTICS."""
+    return DropStatistics()
 
 
 def _format(option: Token, value: Any) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from halo_sql.catalog.objects import Snapshot
-from halo_sql.duck import Duck, tokenize
+from halo_sql.duck import Duck
+from halo_sql.duck_tokens import tokenize
 from halo_sql.errors import BinderError, CatalogError, Span, did_you_mean
 from halo_sql.grammar.skeleton import identifier
 from halo_sql.grammar.statements.check_arguments import check_arguments, check_type

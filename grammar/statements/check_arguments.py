@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from halo_sql.duck import Duck, tokenize
+from halo_sql.duck import Duck
+from halo_sql.duck_tokens import tokenize
 from halo_sql.errors import BinderError, DataError, Error, NotSupportedError, Span, did_you_mean
 from halo_sql.grammar.classify import operator_calls
 from halo_sql.grammar.statements.nodes import Argument

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from halo_sql.duck import Duck, tokenize
+from halo_sql.duck import Duck
+from halo_sql.duck_tokens import tokenize
 from halo_sql.errors import BinderError, CatalogError, Error, NotSupportedError, ParserError, Span, did_you_mean
 from halo_sql.grammar.classify import operator_calls
 from halo_sql.grammar.skeleton import QUERY_STARTS, identifier

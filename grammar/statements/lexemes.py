@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from halo_sql.duck import Token
+from halo_sql.duck_tokens import Token
 from halo_sql.errors import ParserError, Span
 
 _DOLLAR = re.compile(r"\$[^$]*\$")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from halo_sql.catalog.objects import AgentDef, ModelDef, Parameter, PromptDef, ToolDef, default_volatility
-from halo_sql.duck import Token
+from halo_sql.duck_tokens import Token
 from halo_sql.errors import Span
 from halo_sql.grammar.statements.lexemes import string_value
 
@@ -267,6 +267,14 @@ class Describe:
 
 
 @dataclass(frozen=True, slots=True)
+class Calibrate:
+    """CALIBRATE MODEL name."""
+
+    name: str
+    name_span: Span
+
+
+@dataclass(frozen=True, slots=True)
 class BatchMark:
     """BEGIN BATCH, END BATCH."""
 
@@ -315,9 +323,29 @@ class Explain:
     sections: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Analyze:
+    """ANALYZE [(SAMPLE n)] query.
+
+    query        its text; ``start`` is where it begins (characters)
+    sample_rows  rows that are read below its calls
+    """
+
+    query: str
+    start: int
+    sample_rows: int = 20
+
+
+@dataclass(frozen=True, slots=True)
+class DropStatistics:
+    """DROP STATISTICS."""
+
+
 Create = CreateModel | CreatePrompt | CreateTool | CreateAgent
 Change = Create | ImportTools | CreateSecret | Drop | DropSecret | Alter
-Statement = Change | Show | Describe | SetSetting | ResetSetting | Explain | BatchMark
+Statement = (
+    Change | Show | Describe | Calibrate | SetSetting | ResetSetting | Explain | BatchMark | Analyze | DropStatistics
+)
 
 
 def option_values(options: tuple[Option, ...]) -> Mapping[str, object]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from halo_sql.duck import Token
+from halo_sql.duck_tokens import Token
 from halo_sql.errors import Error, ParserError, Span, did_you_mean
 from halo_sql.grammar.classify import code_tokens, explain_rest
 from halo_sql.grammar.statements import build, build_create
@@ -40,14 +40,17 @@ FORMS: tuple[Form, ...] = (
     Form("create_tool", (("CREATE", "TOOL"),), build_create.create_tool, typed=True),
     Form("create_agent", (("CREATE", "AGENT"),), build_create.create_agent, typed=True),
     Form("create_secret", (("CREATE", "SECRET"),), build_create.create_secret),
+    Form("drop_statistics", (("DROP", "STATISTICS"),), build.drop_statistics),
     Form("drop_secret", (("DROP", "SECRET"),), build.drop_secret),
     Form("drop", (("DROP", ""),), build.drop),
     Form("alter", (("ALTER", ""),), build.alter),
     Form("comment_on", (("COMMENT", ""),), build.comment_on),
     Form("show", (("SHOW", ""),), build.show),
     Form("describe", (("DESCRIBE", ""), ("DESC", "")), build.describe),
+    Form("calibrate", (("CALIBRATE", ""),), build.calibrate),
     Form("set", (("SET", ""), ("RESET", ""), ("PRAGMA", "")), build.set),
     Form("explain", (("EXPLAIN", ""),), build.explain),
+    Form("analyze", (("ANALYZE", ""),), build.analyze),
     Form("batch", (("BEGIN", ""), ("END", "")), build.batch),
 )
 
@@ -74,6 +77,7 @@ _OTHERS = {
     "NUMBER": "a value",
     "EXPR": "an expression",
     "REST": "the statement to explain",
+    "QUERY": "the query to analyze",
     "$END": "the end of the statement",
 }
 _MARKS = {
@@ -83,6 +87,7 @@ _MARKS = {
 _MARK_TEXTS = {terminal: f'"{mark}"' for mark, terminal in _MARKS.items()}
 # Words of our grammars that DuckDB reserves: never names without quotes.
 _RESERVED = frozenset({"AS", "CREATE", "FROM", "NOT", "TO", "USING", "WITH", "OR", "DESC", "DESCRIBE", "SHOW"})
+_CREATED = ("MODEL", "PROMPT", "TOOL", "AGENT", "SECRET", "STATISTICS")
 _OPENING, _CLOSING = frozenset("([{"), frozenset(")]}")
 _SHOWN_CHARS = 40
 
@@ -96,7 +101,7 @@ def parse_statement(text: str) -> Statement:
     code = code_tokens(text)
     try:
         form = _form(code)
-        if form.grammar == "explain":
+        if form.grammar in ("explain", "analyze"):
             code = _with_rest(text, code)
         if form.typed:
             code = _with_defaults(text, code)
@@ -110,7 +115,7 @@ def parse_statement(text: str) -> Statement:
 def _form(code: Sequence[Token]) -> Form:
     first = code[0].text.upper() if code else ""
     words = [token.text.upper() for token in code[1:6]]
-    created = next((word for word in words if word in ("MODEL", "PROMPT", "TOOL", "AGENT", "SECRET")), "")
+    created = next((word for word in words if word in _CREATED), "")
     for form in FORMS:
         if (first, created) in form.starts or (first, "") in form.starts:
             return form
@@ -119,7 +124,7 @@ def _form(code: Sequence[Token]) -> Form:
 
 
 def _with_rest(text: str, code: Sequence[Token]) -> list[Token]:
-    """The tokens of an EXPLAIN with the explained statement as one token of kind 'rest'."""
+    """The tokens of an EXPLAIN or ANALYZE with the statement behind it as one token of kind 'rest'."""
     at, _ = explain_rest(code)
     if at >= len(code):
         return list(code)
@@ -200,7 +205,7 @@ def _tree(form: Form, code: Sequence[Token], text: str) -> Any:
 def _terminal(token: Token, choices: Any) -> str | None:
     """The terminal a token is in this state of the parser; None when it fits none."""
     if token.kind == "rest":
-        return "REST" if "REST" in choices else None
+        return next((name for name in ("REST", "QUERY") if name in choices), None)
     if token.kind == "expr":
         return "EXPR" if "EXPR" in choices else None
     if token.kind == "string_const":

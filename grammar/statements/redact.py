@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from halo_sql.catalog.secrets import is_secret_name
-from halo_sql.duck import Token, tokenize
+from halo_sql.duck_tokens import Token, tokenize
 
 _ASSIGNS = frozenset({"=", "=>", ":=", ":"})
 _PASSWORD = re.compile(r"://[^/\s:@]*:([^/\s@]+)@")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from halo_sql.duck import Token
+from halo_sql.duck_tokens import Token
 from halo_sql.errors import ParserError, Span
 from halo_sql.grammar.statements.lexemes import name_value, number_value, string_value
 from halo_sql.grammar.statements.nodes import Argument, Option, OptionValue

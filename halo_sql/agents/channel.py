@@ -117,6 +117,7 @@ class AgentChannel:
             if outcome is None and same is None:
                 conversation = Conversation(request, number, self.spec.untrusted_rows, self._asked.row_form)
                 self._shared.begin(conversation)
+                self._metrics.conversations += not self._asked.traced
                 self._next(conversation)
                 continue
             self._metrics.llm_calls_coalesced += 1

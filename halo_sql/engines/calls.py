@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from halo_sql.engines.keys import RequestKeys
-from halo_sql.engines.protocol import ChannelSpec, GenRequest, Outcome, Validate
+from halo_sql.engines.protocol import ChannelSpec, GenRequest, GenResult, Outcome, Validate
 from halo_sql.metrics import NodeMetrics
 
 #: Error codes that the same request would meet again: they are answers, shared like any other.
@@ -31,6 +31,10 @@ class Asker(Protocol):
 
     def emit(self, outcomes: Sequence[tuple[int, Outcome]]) -> None:
         """Hand outcomes to the operator."""
+        ...
+
+    def learn(self, user: str, result: GenResult) -> None:
+        """One of its requests was answered."""
         ...
 
     def aborting(self, change: int) -> None:

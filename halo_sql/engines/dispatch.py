@@ -14,14 +14,17 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from halo_sql.call_log import RunLog
 from halo_sql.engines.budget import FREE, Budget, Price
 from halo_sql.engines.calls import AnswerMemory, Call
+from halo_sql.engines.experience import Experience
 from halo_sql.engines.keys import RequestKeys
 from halo_sql.engines.lane import Handed, Lane, hand_out, leaves, note
+from halo_sql.engines.meter import Meter
 from halo_sql.engines.protocol import (
     ChannelSpec,
     DeliverOutcomes,
     Engine,
     EngineInfo,
     GenRequest,
+    GenResult,
     Outcome,
     Validate,
     estimate_tok,
@@ -64,6 +67,7 @@ class Dispatcher:
         self._max_concurrency = max_concurrency
         self._prices = prices or {}
         self._log = log
+        self.meters: dict[str, Meter] = {}  # model name -> what its engine did
         self._memory = AnswerMemory(kept_bytes)
         self._lanes: dict[int, Lane] = {}  # by id of the engine, which the lane keeps alive
         self._tables: dict[object, dict[str, Call]] = {}
@@ -72,6 +76,7 @@ class Dispatcher:
         self._looking: list[Call] = []  # being looked up
         self._look_up_task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self.experience: dict[tuple[str, str], Experience] = {}  # (model, ChannelSpec.learn) -> what requests took
 
     async def open(
         self, spec: ChannelSpec, validate: Validate, metrics: NodeMetrics, deliver: DeliverOutcomes
@@ -112,7 +117,9 @@ class Dispatcher:
     def _new_lane(self, model: str, engine: Engine, info: EngineInfo) -> Lane:
         window = Window(info.window_tok, self._max_concurrency or info.window_requests, info.kv_capacity_tok)
         price = self._prices.get(model, FREE)
-        return Lane(engine, window, self._budget, price, self._memory, self._store, self._freed, self._log)
+        lane = Lane(engine, window, self._budget, price, self._memory, self._store, self._freed, self._log)
+        self.meters[model] = lane.meter
+        return lane
 
     def _freed(self) -> None:
         for lane in self._lanes.values():
@@ -202,6 +209,10 @@ class _Channel:
         self.base_tok = TEMPLATE_TOK + estimate_tok(spec.system or "")
         self.output_tok = output_bound(spec)
         self.room_tok = 0
+        self._experience: Experience | None = None
+        if spec.learn:
+            self._experience = dispatcher.experience.setdefault((spec.model, spec.learn), Experience())
+        self._system_chars = len(spec.system or "")
         self._dispatcher = dispatcher
         self._table = table
         self._deliver = deliver
@@ -277,6 +288,12 @@ class _Channel:
                 outcomes, self._outbox = self._outbox, []
         finally:
             self._emitting = False
+
+    def learn(self, user: str, result: GenResult) -> None:
+        """See ``Asker``."""
+        if self._experience is not None:
+            chars = len(user) + self._system_chars
+            self._experience.add(chars, result.prompt_tok, result.output_tok, len(result.text))
 
     def aborting(self, change: int) -> None:
         """Counts own calls that the engine was told to abort and has not delivered yet."""

@@ -58,7 +58,13 @@ class EchoEngine:
     async def start(self) -> EngineInfo:
         """Always ready."""
         return EngineInfo(
-            "echo", self._context_tok, window_tok=1 << 30, window_requests=2048, storable=False, device="cpu"
+            "echo",
+            self._context_tok,
+            window_tok=1 << 30,
+            window_requests=2048,
+            storable=False,
+            device="cpu",
+            timed=False,
         )
 
     async def describe(self) -> EngineInfo | None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from halo_sql import config
 from halo_sql.engines.protocol import EngineInfo
 
-FORMAT = 1
+FORMAT = 2
 
 
 def recall(facts: Mapping[str, object]) -> EngineInfo | None:

@@ -13,6 +13,7 @@ from itertools import count
 from halo_sql.call_log import RunLog
 from halo_sql.engines.budget import FREE, Budget, Price
 from halo_sql.engines.calls import FINAL_ERRORS, AnswerMemory, Asker, Call
+from halo_sql.engines.meter import Meter
 from halo_sql.engines.protocol import Engine, GenRequest, GenResult, Outcome
 from halo_sql.engines.send_queue import SendQueue
 from halo_sql.engines.store import Entry, ResponseStore
@@ -29,6 +30,7 @@ class Lane:
     """Sends calls to one engine and settles them.
 
     freed    called when a budget claim was settled: another lane may be waiting for it
+    meter    what the engine did
     stopped  set when nothing may be sent any more (credentials refused, time over): every call fails with it
     """
 
@@ -42,9 +44,11 @@ class Lane:
         store: ResponseStore | None,
         freed: Callable[[], None],
         log: RunLog | None = None,
+        meter: Meter | None = None,
     ) -> None:
         self.engine = engine
         self.window = window
+        self.meter = meter or Meter()
         self.stopped: EngineError | None = None
         self.starved = False  # waits for budget that others have reserved
         self._budget = budget
@@ -143,6 +147,7 @@ class Lane:
             metrics = call.channel.metrics
             metrics.llm_calls += 1
             metrics.in_flight += 1
+        self.meter.change(len(requests))
         self.engine.submit(requests, self.on_results)
 
     # --- answers
@@ -154,6 +159,7 @@ class Lane:
         rows: list[tuple[bytes, Entry]] = []
         refusal: EngineError | None = None
         counting = self._budget.limited
+        self.meter.change(-len(results))
         for result in results:
             call = self._in_flight.pop(result.id, None)
             if call is None:
@@ -168,6 +174,8 @@ class Lane:
                 error = channel.validate(result.text, result.finish)
                 if error is None and call.key is not None:
                     rows.append((call.key, Entry(result.text, result.finish, result.prompt_tok, result.output_tok)))
+                if error is None:
+                    channel.learn(call.user, result)
             elif error.code == "auth":
                 refusal = error
             elif error.code == "cancelled" and self.stopped is not None:
@@ -198,6 +206,7 @@ class Lane:
 
     def _account(self, call: Call, result: GenResult) -> None:
         """What a call used, or may have to give back."""
+        self.meter.add(result)
         self.window.on_result(len(call.user) + 4 * call.channel.base_tok, result)
         metrics = call.channel.metrics
         metrics.prompt_tok += result.prompt_tok

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -39,12 +40,18 @@ class PooledEngine:
             self._entry.reported = True
             raise
 
+    @property
+    def load_s(self) -> float:
+        """Seconds its start took; 0 as long as it has not started."""
+        return self._entry.load_s
+
     async def describe(self) -> EngineInfo | None:
         """As Engine.describe."""
         return await self.engine.describe()
 
     def submit(self, requests: Sequence[GenRequest], deliver: Deliver) -> None:
-        """As Engine.submit."""
+        """As Engine.submit; begins the start of an engine that was only described so far."""
+        self._entry.start.once()
         self.engine.submit(requests, deliver)
 
     def abort(self, ids: Sequence[int]) -> None:
@@ -62,14 +69,21 @@ class PooledEngine:
 class _Entry:
     """One engine of the pool."""
 
-    __slots__ = ("engine", "handle", "key", "reported", "start")
+    __slots__ = ("engine", "handle", "key", "load_s", "reported", "start")
 
     def __init__(self, key: Key, engine: Engine) -> None:
         self.key = key
         self.engine = engine
-        self.start: Shared[EngineInfo] = Shared(engine.start)
+        self.start: Shared[EngineInfo] = Shared(self._started)
+        self.load_s = 0.0
         self.reported = False  # a failed start was raised to somebody
         self.handle: weakref.ref[PooledEngine] | None = None  # None: nobody ever asked for it
+
+    async def _started(self) -> EngineInfo:
+        began = time.perf_counter()
+        info = await self.engine.start()
+        self.load_s = time.perf_counter() - began
+        return info
 
     def idle(self) -> bool:
         return self.handle is None or self.handle() is None
@@ -124,6 +138,15 @@ class EnginePool:
         """Begin to start the model's engine in the background (from any thread); errors show up at ``get``."""
         with contextlib.suppress(RuntimeError):  # the loop is closed
             self.loop.call_soon_threadsafe(self._start, model)
+
+    def resident(self, model: registry.Definition) -> bool:
+        """Whether the model's engine has started, in this definition (from any thread)."""
+        entry = self._entries.get(model.name.lower())
+        return entry is not None and entry.key == self._key(model) and entry.load_s > 0.0
+
+    def started(self) -> set[str]:
+        """Lower-case names of the models whose engines have started (from any thread)."""
+        return {name for name, entry in list(self._entries.items()) if entry.load_s > 0.0}
 
     async def close(self) -> None:
         """Close all engines and wait until they are; idempotent."""

@@ -133,7 +133,14 @@ class EngineInfo:
     window_tok       tokens worth keeping in flight (the start of the adaptive window)
     window_requests  requests worth keeping in flight
     storable         whether its answers may enter the response store (echo's may not)
-    devices          e.g. 'cpu', 'cuda:0'
+    device           e.g. 'cpu', 'cuda'
+    batch_requests   requests it computes at once, at most; 0 when unknown
+    block_tok        tokens of a KV block: whole ones are shared between prompts; 0 when unknown
+    dtype            of weights and computation, e.g. 'float32'
+    weight_bytes     of the weights' files; 0 when unknown
+    kv_tok_bytes     bytes that a token takes in the KV cache; 0 when unknown
+    memory_bytes     memory of the device; 0 when unknown
+    timed            whether its seconds are those of a model and worth measuring (echo's and replay's are not)
     """
 
     identity: str
@@ -143,6 +150,13 @@ class EngineInfo:
     window_requests: int = 256
     storable: bool = True
     device: str = ""
+    batch_requests: int = 0
+    block_tok: int = 0
+    dtype: str = ""
+    weight_bytes: int = 0
+    kv_tok_bytes: int = 0
+    memory_bytes: int = 0
+    timed: bool = True
 
 
 class Engine(Protocol):
@@ -222,6 +236,7 @@ class ChannelSpec:
     agent     set: the requests are JSON objects of fields for this agent of the run, the answers JSON values
     row_form  of an agent: the answer is the object of ``answer``, ``steps``, ``tokens``, ``trace``
     traced    its calls are written to the log by whoever asks, not by the channel
+    learn     the ``call_key`` under which is learnt what its requests take; '': nothing is
     cache     may be answered by and written to the response store (also needs ``EngineInfo.storable``)
     ordered   send in prefix order within what is queued; False: in the order of ``put`` (a LIMIT is waiting)
     """
@@ -237,6 +252,7 @@ class ChannelSpec:
     agent: str = ""
     row_form: bool = False
     traced: bool = False
+    learn: str = ""
 
 
 Validate = Callable[[str, str], EngineError | None]  # (text, finish) -> None when the answer is complete and valid

@@ -67,7 +67,7 @@ class ReplayEngine:
             ) from None
         self._recorded = await asyncio.to_thread(_parse, self._path, content)
         digest = hashlib.sha256(content).hexdigest()
-        return EngineInfo(f"replay|{digest}", window_tok=1 << 30, window_requests=2048, device="cpu")
+        return EngineInfo(f"replay|{digest}", window_tok=1 << 30, window_requests=2048, device="cpu", timed=False)
 
     async def describe(self) -> EngineInfo | None:
         """See ``Engine.describe``: a start costs nothing."""

@@ -11,12 +11,13 @@ import asyncio
 import atexit
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from halo_sql.engines.experience import CallKind, Experience
 from halo_sql.engines.store_errors import DamagedError, UnusableError, patiently
 from halo_sql.engines.store_file import Entry, StoreFile, inode_of, put_aside
 
@@ -62,6 +63,7 @@ class ResponseStore:
         self._closed = False
         self._thread: threading.Thread | None = None
         self._executor: ThreadPoolExecutor | None = None
+        self._learning: Future[None] | None = None
         self._open(inode_of(path))
         atexit.register(self.close)  # rows of the last milliseconds reach the disk
 
@@ -88,9 +90,12 @@ class ResponseStore:
         """``get_many`` beside the event loop."""
         if self._closed:
             return {}
+        return await asyncio.get_running_loop().run_in_executor(self._beside(), self.get_many, keys)
+
+    def _beside(self) -> ThreadPoolExecutor:
         if self._executor is None:
             self._executor = ThreadPoolExecutor(1, "halo-store-reader")
-        return await asyncio.get_running_loop().run_in_executor(self._executor, self.get_many, keys)
+        return self._executor
 
     # --- writes
 
@@ -122,6 +127,26 @@ class ResponseStore:
         rows = self.stats().entries
         self._guarded("writer", lambda file: file.clear())
         return rows
+
+    # --- what was learnt
+
+    def learn(self, lessons: Sequence[tuple[CallKind, str, Experience]]) -> None:
+        """Add to the experience in the file; returns at once."""
+        if lessons and not self._closed:
+            work = partial(self._guarded, "writer", partial(StoreFile.learn, lessons=list(lessons)))
+            self._learning = self._beside().submit(work)
+
+    def experience(self, kinds: Sequence[CallKind] | None) -> list[tuple[CallKind, str, Experience]]:
+        """What is known of these, or of all, once everything learnt so far is in the file."""
+        if self._learning is not None:
+            self._learning.result()
+        return self._guarded("reader", lambda file: file.experience(kinds)) or []
+
+    def forget(self) -> None:
+        """Delete what was learnt."""
+        if self._learning is not None:
+            self._learning.result()
+        self._guarded("writer", StoreFile.forget)
 
     def _write_groups(self) -> None:
         """The writer thread."""

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
+from halo_sql.engines.experience import CallKind, Experience
 from halo_sql.engines.store_errors import BUSY_S, BusyError, UnusableError, patiently, sqlite_errors
 
 APPLICATION_ID = 0x48414C4F  # "HALO": tells a damaged store from somebody else's database
@@ -27,6 +28,8 @@ _TABLES = (
     key BLOB NOT NULL PRIMARY KEY, text BLOB NOT NULL, finish TEXT NOT NULL, prompt_tok INTEGER NOT NULL,
     output_tok INTEGER NOT NULL, checksum BLOB NOT NULL, created REAL NOT NULL)""",
     "CREATE TABLE IF NOT EXISTS quarantine (key BLOB, text BLOB, finish TEXT, found REAL NOT NULL)",
+    """CREATE TABLE IF NOT EXISTS experience (model TEXT NOT NULL, call TEXT NOT NULL, label TEXT NOT NULL,
+    sums TEXT NOT NULL, learnt REAL NOT NULL, PRIMARY KEY (model, call))""",
 )
 
 
@@ -139,6 +142,34 @@ class StoreFile:
             self._connection.execute("VACUUM")
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
+    def experience(self, kinds: Sequence[CallKind] | None) -> list[tuple[CallKind, str, Experience]]:
+        """What was learnt of these, or of all; rows that make no sense are left out."""
+        columns = "SELECT model, call, label, sums FROM experience"
+        with sqlite_errors():
+            if kinds is None:
+                rows = self._connection.execute(columns).fetchall()
+            else:
+                sql = f"{columns} WHERE model = ? AND call = ?"
+                rows = [row for kind in kinds for row in self._connection.execute(sql, kind).fetchall()]
+        found = [(CallKind(str(row[0]), str(row[1])), str(row[2]), Experience.read(str(row[3]))) for row in rows]
+        return [(kind, label, experience) for kind, label, experience in found if experience is not None]
+
+    def learn(self, lessons: Sequence[tuple[CallKind, str, Experience]]) -> None:
+        """Add to what was learnt, in one transaction: processes do not overwrite each other."""
+        now = time.time()
+        with self._transaction():
+            known = {kind: experience for kind, _, experience in self.experience([lesson[0] for lesson in lessons])}
+            for kind, label, experience in lessons:
+                known[kind] = whole = known[kind].merged(experience) if kind in known else experience
+                self._connection.execute(
+                    "INSERT OR REPLACE INTO experience VALUES (?, ?, ?, ?, ?)", (*kind, label, whole.text(), now)
+                )
+
+    def forget(self) -> None:
+        """Delete what was learnt."""
+        with self._transaction():
+            self._connection.execute("DELETE FROM experience")
+
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
         """All of it or nothing, on disk when it returns."""
@@ -193,11 +224,15 @@ def _prepare(connection: sqlite3.Connection) -> None:
         raise UnusableError("it is another program's database")
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "wal_autocheckpoint=1000"):
         connection.execute(f"PRAGMA {pragma}").fetchall()
-    if owner != APPLICATION_ID or not {"responses", "quarantine"} <= names:
+    if owner != APPLICATION_ID or not {"responses", "quarantine", "experience"} <= names:
         connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
         for statement in _TABLES:
             connection.execute(statement)
-    for check in ("key, text, finish, prompt_tok, output_tok, checksum, created FROM responses", "* FROM quarantine"):
+    for check in (
+        "key, text, finish, prompt_tok, output_tok, checksum, created FROM responses",
+        "* FROM quarantine",
+        "model, call, label, sums, learnt FROM experience",
+    ):
         connection.execute(f"SELECT {check} LIMIT 0").fetchall()
 
 

@@ -89,6 +89,12 @@ class VllmModel:
             window_tok=max(_WINDOW_TOK[self.kind], capacity),
             window_requests=2 * int(ready["max_num_seqs"]),
             device=str(ready["device"]),
+            batch_requests=int(ready["max_num_seqs"]),
+            block_tok=int(ready["block_tok"]),
+            dtype=str(ready["dtype"]),
+            weight_bytes=int(ready["weight_bytes"]),
+            kv_tok_bytes=int(ready["kv_tok_bytes"]),
+            memory_bytes=int(ready["memory_bytes"]),
         )
         return self.info
 

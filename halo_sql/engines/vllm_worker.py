@@ -251,11 +251,36 @@ def load(start: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         "max_num_seqs": int(llm.vllm_config.scheduler_config.max_num_seqs),
         "tokenizer_dir": "",
         "revision": "",
+        "kv_tok_bytes": kv_tok_bytes(llm.vllm_config),
+        "memory_bytes": memory_bytes(),
     }
+    folder = Path(start["args"]["model"])
     if start["hub"]:
-        snapshot = _tokenizer_snapshot(start["args"]["model"], start["args"].get("revision"))
-        ready |= {"tokenizer_dir": str(snapshot), "revision": snapshot.name}
+        folder = _tokenizer_snapshot(start["args"]["model"], start["args"].get("revision"))
+        ready |= {"tokenizer_dir": str(folder), "revision": folder.name}
+    ready["weight_bytes"] = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     return llm, ready
+
+
+def kv_tok_bytes(config: Any) -> int:
+    """Bytes of a token's keys and values in all layers; 0 for models that vLLM does not describe like that."""
+    model, parallel = config.model_config, config.parallel_config
+    try:
+        numbers = model.get_num_layers(parallel) * model.get_num_kv_heads(parallel) * model.get_head_size()
+        each = 1 if "fp8" in str(config.cache_config.cache_dtype) else int(model.dtype.itemsize)
+        return 2 * int(numbers) * each
+    except Exception:  # the sizes serve estimates only
+        return 0
+
+
+def memory_bytes() -> int:
+    """Memory of the device; 0 when vLLM cannot tell."""
+    from vllm.platforms import current_platform
+
+    try:
+        return int(current_platform.get_device_total_memory())
+    except Exception:  # as above
+        return 0
 
 
 def _tokenizer_snapshot(model: str, revision: str | None) -> Path:

@@ -62,6 +62,19 @@ class Project:
 
 
 @dataclass(frozen=True, slots=True)
+class Join:
+    """The combinations of the inputs' rows for which every condition is TRUE, with the columns of all inputs in order.
+
+    kind  'inner': any number of inputs, whose order means nothing | 'left': two; a row of the first without a
+          partner comes once, with NULLs | 'semi': the rows of the first that have partners, with its columns only
+    """
+
+    inputs: tuple[LogicalPlan, ...]
+    on: tuple[SqlExpr, ...] = ()
+    kind: str = "inner"
+
+
+@dataclass(frozen=True, slots=True)
 class SortKey:
     """``modifiers`` is the user's text behind the key: '', 'DESC', 'ASC NULLS FIRST', …"""
 
@@ -243,7 +256,19 @@ class Demand:
 
 
 LogicalPlan = (
-    Fragment | Filter | Project | Sort | Limit | Distinct | CteScan | LlmMap | LlmFilter | LlmTopK | Demand | Sink
+    Fragment
+    | Filter
+    | Project
+    | Join
+    | Sort
+    | Limit
+    | Distinct
+    | CteScan
+    | LlmMap
+    | LlmFilter
+    | LlmTopK
+    | Demand
+    | Sink
 )
 
 

@@ -216,16 +216,24 @@ class Cost:
     cpu_s   seconds of DuckDB and operator time
     tokens  tokens computed: uncached prompt tokens + output tokens
     usd     price of hosted calls
+    prefill_s, decode_s  parts of gpu_s: computing prompts, generating answers; the rest is per request
     """
 
     gpu_s: float = 0.0
     cpu_s: float = 0.0
     tokens: float = 0.0
     usd: float = 0.0
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(
-            self.gpu_s + other.gpu_s, self.cpu_s + other.cpu_s, self.tokens + other.tokens, self.usd + other.usd
+            self.gpu_s + other.gpu_s,
+            self.cpu_s + other.cpu_s,
+            self.tokens + other.tokens,
+            self.usd + other.usd,
+            self.prefill_s + other.prefill_s,
+            self.decode_s + other.decode_s,
         )
 
 

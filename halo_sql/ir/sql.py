@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from halo_sql.ir.expr import ScopeTable, SqlExpr, quote
-from halo_sql.ir.logical import CteScan, Distinct, Filter, Fragment, InputRef, Limit, Project, Sort
+from halo_sql.ir.logical import CteScan, Distinct, Filter, Fragment, InputRef, Join, Limit, Project, Sort
 from halo_sql.ir.physical import Input, batch_name
 from halo_sql.ir.walk import output_columns
 
@@ -36,6 +36,8 @@ def render(tree: Any, inputs: Sequence[str]) -> str:
         before, source = _source(tree.input, [key.expr for key in tree.keys], inputs)
         keys = ", ".join(f"{_text(key.expr)} {key.modifiers}".rstrip() for key in tree.keys)
         return f"{before}SELECT {_column_list(tree)} FROM {source} ORDER BY {keys}"
+    if isinstance(tree, Join):
+        return _join(tree, inputs)
     source = _relation(tree.input, inputs)
     if isinstance(tree, Limit):
         count = "" if tree.count is None else f" LIMIT {tree.count}"
@@ -47,6 +49,22 @@ def render(tree: Any, inputs: Sequence[str]) -> str:
         items = ", ".join(f"{batch_name(old.id)} AS {batch_name(new.id)}" for old, new in pairs)
         return f"SELECT {items} FROM {source}"
     raise AssertionError(f"not relational: {type(tree).__name__}")
+
+
+def _join(tree: Join, inputs: Sequence[str]) -> str:
+    nodes: tuple[Any, ...] = tree.inputs
+    sides = [
+        inputs[side.index] if isinstance(side, Input) else f"({render(side, inputs)}) AS j{place}"
+        for place, side in enumerate(nodes)
+    ]
+    conditions = " AND ".join(_text(condition) for condition in tree.on)
+    columns = _column_list(tree)
+    if tree.kind == "left":
+        return f"SELECT {columns} FROM {' LEFT JOIN '.join(sides)} ON {conditions or 'TRUE'}"
+    where = f" WHERE {conditions}" if conditions else ""
+    if tree.kind == "semi":
+        return f"SELECT {columns} FROM {sides[0]} WHERE EXISTS (SELECT 1 FROM {', '.join(sides[1:])}{where})"
+    return f"SELECT {columns} FROM {', '.join(sides)}{where}"
 
 
 def _relation(tree: Any, inputs: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from halo_sql.ir.expr import Column
-from halo_sql.ir.logical import Demand, LlmFilter, LlmMap, LlmTopK, LogicalPlan, Project
+from halo_sql.ir.logical import Demand, Join, LlmFilter, LlmMap, LlmTopK, LogicalPlan, Project
 from halo_sql.ir.prompt import LlmCall
 from halo_sql.ir.types import SqlType
 
@@ -49,9 +49,12 @@ def output_columns(node: LogicalPlan) -> tuple[Column, ...]:
     """The columns a node produces, in order. Anything with a ``columns`` field answers for itself."""
     added: tuple[Column, ...] = ()
     current: Any = node
-    while True:  # no recursion: plans may be deep
+    while True:  # recursion at joins only: plans may be deep
         if isinstance(current, Project):
             return tuple(column for column, _ in current.exprs) + added
+        if isinstance(current, Join):
+            sides = current.inputs[:1] if current.kind == "semi" else current.inputs
+            return tuple(column for side in sides for column in output_columns(side)) + added
         if isinstance(current, LlmMap):
             added = (
                 tuple(Column(call.output, call.label or call.kind, call_type(call)) for call in current.calls) + added

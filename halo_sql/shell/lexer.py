@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from pygments.lexer import Lexer
 from pygments.token import Comment, Keyword, Name, Number, Operator, Text, _TokenType
 
-from halo_sql.duck import tokenize
+from halo_sql.duck_tokens import tokenize
 
 OPERATORS = (
     *("LLM_MAP", "LLM_FILTER", "LLM_CLASSIFY", "LLM_EXTRACT", "LLM_SCORE", "LLM_EMBED", "LLM_REDUCE", "LLM_RANK"),
     *("TOOL", "AGENT"),
 )
 #: Words of our statements; DuckDB does not know them as keywords.
-WORDS = ("MODEL", "MODELS", "PROMPT", "PROMPTS", "TOOLS", "AGENTS", "SECRETS", "BATCH")
+WORDS = ("MODEL", "MODELS", "PROMPT", "PROMPTS", "TOOLS", "AGENTS", "SECRETS", "BATCH", "CALIBRATE")
 
 _KINDS = {
     "keyword": Keyword,

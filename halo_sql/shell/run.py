@@ -118,7 +118,7 @@ def _begins_batch(text: str) -> bool:
 
 def is_complete(text: str) -> bool:
     """Whether a text is nothing, or ends with a ';' that ends a statement (END BATCH, when there is a BEGIN)."""
-    from halo_sql.duck import tokenize
+    from halo_sql.duck_tokens import tokenize
 
     tokens = [token for token in tokenize(text) if token.kind != "comment"]
     if not tokens:

@@ -15,7 +15,7 @@ from halo_sql.engines.budget import Budget
 from halo_sql.engines.calls import AnswerMemory, Call
 from halo_sql.engines.keys import RequestKeys
 from halo_sql.engines.lane import Handed
-from halo_sql.engines.protocol import ChannelSpec, DeliverOutcomes, Outcome, Validate
+from halo_sql.engines.protocol import ChannelSpec, DeliverOutcomes, GenResult, Outcome, Validate
 from halo_sql.errors import EngineError, did_you_mean
 from halo_sql.metrics import NodeMetrics
 from halo_sql.tools.attempt import ToolCall
@@ -246,6 +246,9 @@ class ToolChannel:
                 outcomes, self._outbox = self._outbox, []
         finally:
             self._emitting = False
+
+    def learn(self, user: str, result: GenResult) -> None:
+        """See ``Asker``: tools have no tokens."""
 
     def aborting(self, change: int) -> None:
         """Counts own calls that were cancelled and have not ended yet."""

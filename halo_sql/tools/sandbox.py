@@ -11,7 +11,8 @@ import json
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from halo_sql.duck import Duck, tokenize
+from halo_sql.duck import Duck
+from halo_sql.duck_tokens import tokenize
 from halo_sql.errors import EngineError
 from halo_sql.tools.limits import limits_of
 from halo_sql.tools.protocol import BoundTool, ToolRequest

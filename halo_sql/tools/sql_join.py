@@ -13,7 +13,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from halo_sql.duck import Duck, tokenize
+from halo_sql.duck import Duck
+from halo_sql.duck_tokens import tokenize
 from halo_sql.errors import Error, InterruptedQueryError
 from halo_sql.ir.expr import quote
 from halo_sql.ir.types import SqlType

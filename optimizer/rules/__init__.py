@@ -7,6 +7,7 @@ from halo_sql.ir.logical import (
     CteScan,
     Demand,
     Filter,
+    Join,
     Limit,
     LlmFilter,
     LlmMap,
@@ -22,9 +23,11 @@ from halo_sql.optimizer.rules.enforce.duck_fragment import duck_fragment
 from halo_sql.optimizer.rules.enforce.fragment_input import fragment_input
 from halo_sql.optimizer.rules.enforce.prefix_cluster import prefix_cluster
 from halo_sql.optimizer.rules.enforce.restore_order import restore_order
+from halo_sql.optimizer.rules.explore.llm_below_join import llm_below_join
 from halo_sql.optimizer.rules.explore.llm_filter_past_filter import llm_filter_past_filter
 from halo_sql.optimizer.rules.explore.llm_filter_past_llm_map import llm_filter_past_llm_map
 from halo_sql.optimizer.rules.explore.llm_map_past_llm_filter import llm_map_past_llm_filter
+from halo_sql.optimizer.rules.explore.llm_past_join import llm_past_join
 from halo_sql.optimizer.rules.explore.order_llm_filters import order_llm_filters
 from halo_sql.optimizer.rules.explore.sort_past_llm_filter import sort_past_llm_filter
 from halo_sql.optimizer.rules.implement.agent_apply import agent_apply
@@ -43,15 +46,19 @@ from halo_sql.optimizer.rules.implement.sink import sink
 from halo_sql.optimizer.rules.implement.tool_apply import tool_apply
 from halo_sql.optimizer.rules.normalize.distinct_before_llm import distinct_before_llm
 from halo_sql.optimizer.rules.normalize.drop_unused_calls import drop_unused_calls
+from halo_sql.optimizer.rules.normalize.filter_into_join import filter_into_join
 from halo_sql.optimizer.rules.normalize.fold_constant_prompts import fold_constant_prompts
 from halo_sql.optimizer.rules.normalize.inline_single_cte import inline_single_cte
 from halo_sql.optimizer.rules.normalize.lift_pick_above_llm import lift_pick_above_llm
+from halo_sql.optimizer.rules.normalize.lift_project_above_join import lift_project_above_join
 from halo_sql.optimizer.rules.normalize.merge_equal_calls import merge_equal_calls
 from halo_sql.optimizer.rules.normalize.merge_llm_maps import merge_llm_maps
 from halo_sql.optimizer.rules.normalize.merge_projects import merge_projects
 from halo_sql.optimizer.rules.normalize.narrow_inputs import narrow_inputs
+from halo_sql.optimizer.rules.normalize.order_object_fields import order_object_fields
 from halo_sql.optimizer.rules.normalize.prune_columns import prune_columns
 from halo_sql.optimizer.rules.normalize.push_filter_below_llm import push_filter_below_llm
+from halo_sql.optimizer.rules.normalize.push_join_condition_below_llm import push_join_condition_below_llm
 from halo_sql.optimizer.rules.normalize.push_limit_below_llm import push_limit_below_llm
 from halo_sql.optimizer.rules.normalize.push_project_below_llm import push_project_below_llm
 from halo_sql.optimizer.rules.normalize.sort_below_llm import sort_below_llm
@@ -63,10 +70,13 @@ RULES: tuple[Rule, ...] = (
     Rule("merge_projects", Stage.NORMALIZE, 0, merge_projects, on=(Project,)),
     Rule("fold_constant_prompts", Stage.NORMALIZE, 0, fold_constant_prompts, on=(LlmMap, LlmFilter, LlmTopK)),
     Rule("push_filter_below_llm", Stage.NORMALIZE, 0, push_filter_below_llm, on=(Filter,)),
+    Rule("filter_into_join", Stage.NORMALIZE, 0, filter_into_join, on=(Filter,)),
+    Rule("push_join_condition_below_llm", Stage.NORMALIZE, 0, push_join_condition_below_llm, on=(Join,)),
     Rule("sort_below_llm", Stage.NORMALIZE, 0, sort_below_llm, on=(Sort,)),
     Rule("push_limit_below_llm", Stage.NORMALIZE, 0, push_limit_below_llm, on=(Limit,)),
     Rule("top_k_below_llm", Stage.NORMALIZE, 0, top_k_below_llm, on=(LlmTopK,)),
     Rule("lift_pick_above_llm", Stage.NORMALIZE, 0, lift_pick_above_llm, on=(LlmMap, LlmFilter, Filter)),
+    Rule("lift_project_above_join", Stage.NORMALIZE, 0, lift_project_above_join, on=(Join,)),
     Rule("merge_equal_calls", Stage.NORMALIZE, 0, merge_equal_calls, on=(LlmMap, LlmFilter)),
     Rule("merge_llm_maps", Stage.NORMALIZE, 0, merge_llm_maps, on=(LlmMap,)),
     Rule("distinct_before_llm", Stage.NORMALIZE, 0, distinct_before_llm, on=(LlmMap, LlmFilter)),
@@ -74,10 +84,13 @@ RULES: tuple[Rule, ...] = (
     Rule("prune_columns", Stage.NORMALIZE, 0, prune_columns, plan_wide=True),
     Rule("drop_unused_calls", Stage.NORMALIZE, 0, drop_unused_calls, plan_wide=True),
     Rule("narrow_inputs", Stage.FINISH, 0, narrow_inputs, plan_wide=True),
+    Rule("order_object_fields", Stage.FINISH, 0, order_object_fields, plan_wide=True),
     Rule("order_llm_filters", Stage.EXPLORE, 30, order_llm_filters, on=(LlmFilter,)),
     Rule("llm_filter_past_llm_map", Stage.EXPLORE, 20, llm_filter_past_llm_map, on=(LlmFilter,)),
     Rule("llm_filter_past_filter", Stage.EXPLORE, 10, llm_filter_past_filter, on=(LlmFilter,)),
     Rule("llm_map_past_llm_filter", Stage.EXPLORE, 10, llm_map_past_llm_filter, on=(Filter,)),
+    Rule("llm_past_join", Stage.EXPLORE, 10, llm_past_join, on=(Join,)),
+    Rule("llm_below_join", Stage.EXPLORE, 10, llm_below_join, on=(LlmMap, LlmFilter)),
     Rule("sort_past_llm_filter", Stage.EXPLORE, 10, sort_past_llm_filter, on=(Sort,)),
     Rule("llm_map", Stage.IMPLEMENT, 50, llm_map, on=(LlmMap,), essential=True),
     Rule("tool_apply", Stage.IMPLEMENT, 50, tool_apply, on=(ToolApply,), essential=True),

@@ -190,6 +190,10 @@ READY = {
     "context_tok": 256,
     "kv_capacity_tok": 32,
     "max_num_seqs": 4,
+    "block_tok": 16,
+    "weight_bytes": 1000,
+    "kv_tok_bytes": 64,
+    "memory_bytes": 10_000,
     "device": "cpu",
 }
 

@@ -123,10 +123,11 @@ def test_analyzed_text_compares_and_counts() -> None:
     text = explain.render_text(dag(), profile())
     line = next(line for line in text.splitlines() if "LlmMap" in line)
     assert (
-        "rows ~10/7 · 4 calls + 2 coalesced + 1 from store · 1,234 prompt tok (1,000 cached) · 99 output tok · "
-        "3 retries · self 0.010 s · wait 2.000 s"
+        "rows ~10/7 · ~8/4 calls + 2 coalesced + 1 from store · ~400/1,234 prompt tok (1,000 cached) · "
+        "~160/99 output tok · 3 retries · self 0.010 s · wait 2.000 s · "
+        "q-error 1.43 rows, 1.6 llm calls, 3.86 prompt tok, 1.29 output tok"
     ) in line
-    assert "Total: 4 calls + 2 coalesced + 1 from store" in text
+    assert "Total: ~16/4 calls + 2 coalesced + 1 from store" in text
     assert "2.500 s (planning 0.020 s)" in text
     assert "Status: failed" in text
     assert "Engine smol: SmolLM2 on cpu" in text

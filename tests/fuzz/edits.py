@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from halo_sql.duck import tokenize
+from halo_sql.duck_tokens import tokenize
 from halo_sql.errors import Error
 from halo_sql.grammar.classify import Kind, classify
 from halo_sql.grammar.split import split

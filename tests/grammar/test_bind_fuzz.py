@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from halo_sql.duck import tokenize
+from halo_sql.duck_tokens import tokenize
 from halo_sql.errors import Error
 from halo_sql.grammar.split import split
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from halo_sql.duck import tokenize
+from halo_sql.duck_tokens import tokenize
 from halo_sql.grammar.classify import Kind, classify, operator_calls
 
 PLAIN = [
@@ -34,6 +34,8 @@ PLAIN = [
     "ALTER TABLE model ADD COLUMN prompt INTEGER",
     "SHOW TABLES",
     "SHOW model",
+    "SELECT 1 AS calibrate, 2 AS model",
+    "calibrate table model",
     "SHOW models.t",
     'SHOW "models"',
     "DESCRIBE model",
@@ -77,6 +79,14 @@ PLAIN = [
     "EXPLAIN DROP SECRET s",
     "CREATE SECRET tools (TYPE s3)",
     "SHOW tool",
+    "ANALYZE",
+    "ANALYZE model",
+    "ANALYZE t (a)",
+    "VACUUM ANALYZE t",
+    "SELECT statistics FROM statistics",
+    "DROP TABLE statistics",
+    "DROP STATISTICS s",
+    "EXPLAIN ANALYZE FROM t",
 ]
 DDL = [
     "CREATE MODEL m FROM 'x'",
@@ -99,6 +109,10 @@ DDL = [
     "DESCRIBE MODEL m",
     'desc prompt "P"',
     "DESCRIBE MODEL 'm'",
+    "ANALYZE SELECT LLM_MAP('x')",
+    "analyze (sample 3) FROM v",
+    "ANALYZE WITH c AS (SELECT 1) FROM c",
+    "DROP STATISTICS",
     "ALTER PROMPT p AS 'x'",
     "ALTER AGENT a SET (max_steps = 1)",
     "COMMENT ON TOOL t IS 'x'",
@@ -112,6 +126,9 @@ DDL = [
     "CREATE PERSISTENT SECRET s (TYPE llm, API_KEY 'k')",
     "CREATE TEMP AGENT a WITH (model = m)",
     "DROP TOOL t CASCADE",
+    "CALIBRATE MODEL m",
+    'calibrate /* now */ model "My Model";',
+    "CALIBRATE MODEL",
 ]
 SECRET = ["DROP SECRET s", "drop persistent secret if exists s", "DROP TEMPORARY SECRET s"]
 BATCH = ["BEGIN BATCH", "begin batch;", "END BATCH", "-- now\nend /* it */ batch"]

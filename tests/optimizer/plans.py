@@ -13,6 +13,7 @@ from halo_sql.ir.logical import (
     Filter,
     Fragment,
     InputRef,
+    Join,
     Limit,
     LlmFilter,
     LlmMap,
@@ -34,7 +35,7 @@ from halo_sql.ir.physical import (
     PrefixClusterExec,
     RestoreOrderExec,
 )
-from halo_sql.ir.prompt import Hole, ItemsHole, LlmCall, Prompt, Sampling
+from halo_sql.ir.prompt import Hole, ItemsHole, LlmCall, ObjectHole, Prompt, Sampling, Segment
 from halo_sql.ir.types import BOOLEAN, DOUBLE, VARCHAR, VARCHAR_LIST, SqlType
 from halo_sql.ir.walk import children, output_columns
 from halo_sql.optimizer.context import ColumnStats, EngineProfile, FragmentStats, OptimizerContext
@@ -43,6 +44,7 @@ from halo_sql.optimizer.normalize import normalize
 from halo_sql.optimizer.optimize import Optimized, optimize
 from halo_sql.optimizer.plan_context import PlanContext
 from halo_sql.optimizer.rules import RULES
+from halo_sql.optimizer.samples import ObjectSample, Values
 
 INTEGER = SqlType("INTEGER", "integer")
 TYPES = {"id": INTEGER, "a": INTEGER, "n": INTEGER}
@@ -55,6 +57,9 @@ ID, A, BODY, TITLE = (
     Column(ColumnId(4), "title", VARCHAR),
 )
 T = Fragment(("SELECT * FROM t",), (ID, A, BODY, TITLE), label="Scan t")
+#: The table u(k INTEGER, word VARCHAR): columns 5 and 6.
+K, WORD = Column(ColumnId(5), "k", INTEGER), Column(ColumnId(6), "word", VARCHAR)
+U = Fragment(("SELECT * FROM u",), (K, WORD), label="Scan u")
 
 
 def col(number: int, name: str = "", sql_type: SqlType = VARCHAR) -> Column:
@@ -70,9 +75,15 @@ def sql(text: str, sql_type: SqlType = VARCHAR, *, volatile: bool = False, row_w
 
 
 def template(text: str) -> Prompt:
-    """A prompt: ``{3}`` in the text is a hole over column 3."""
-    pieces = [piece for piece in re.split(r"(\{\d+\})", text) if piece]
-    return Prompt(tuple(Hole(ColumnId(int(p[1:-1]))) if p.startswith("{") else p for p in pieces))
+    """A prompt: ``{3}`` in the text is a hole over column 3, ``{3, 4}`` an object of columns 3 and 4."""
+    pieces: list[Segment] = []
+    for piece in re.split(r"(\{\d+(?:, \d+)*\})", text):
+        columns = [ColumnId(int(number)) for number in piece[1:-1].split(", ")] if piece.startswith("{") else []
+        if len(columns) > 1:
+            pieces.append(ObjectHole(tuple((f"c{column}", column) for column in columns)))
+        elif piece:
+            pieces.append(Hole(columns[0]) if columns else piece)
+    return Prompt(tuple(pieces))
 
 
 def call(
@@ -96,6 +107,11 @@ def project(plan: Any, *items: Column | tuple[Column, str | SqlExpr]) -> Project
         else:
             exprs.append((item[0], sql(item[1]) if isinstance(item[1], str) else item[1]))
     return Project(plan, tuple(exprs))
+
+
+def join(*inputs: Any, on: Iterable[str] = ("#2 = #5",), kind: str = "inner") -> Join:
+    """The inputs joined; by default t.a = u.k."""
+    return Join(inputs, tuple(sql(condition, BOOLEAN) for condition in on), kind)
 
 
 def holes(plan: Any, *items: tuple[Column, str | SqlExpr]) -> Project:
@@ -157,15 +173,35 @@ def context(
     chars: dict[int, float] | None = None,
     **rest: Any,
 ) -> OptimizerContext:
-    """A context that verifies; statistics for table t."""
+    """A context that verifies; statistics for the tables."""
     rest.setdefault("verify", True)
     if rows is not None:
         ids = set(distinct or {}) | set(chars or {})
         columns = {
             ColumnId(number): ColumnStats((distinct or {}).get(number), (chars or {}).get(number)) for number in ids
         }
-        rest["stats"] = {T: FragmentStats(rows, columns)}
+        rest["stats"] = {T: FragmentStats(rows, columns, is_table=True), U: FragmentStats(rows, columns, is_table=True)}
     return OptimizerContext(**rest)
+
+
+def values(*texts: str | None) -> Values:
+    """A column that holds these texts."""
+    keys = tuple(
+        -1 if text is None else sum(ord(letter) << 8 * place for place, letter in enumerate(text)) for text in texts
+    )
+    chars = tuple(4 if text is None else len(text) for text in texts)
+    return Values(keys, chars, float(len(set(keys))), float(len(texts)))
+
+
+def sample(after_chars: float = 0.0, before: Values | None = None, **fields: Values | None) -> ObjectSample:
+    """What an object hole holds: field -> values (None: unknown)."""
+    rows = max(len(column.keys) for column in fields.values() if column is not None)
+    return ObjectSample(fields, [0] * rows if before is None else before.keys, after_chars)
+
+
+#: 96 rows of t: bodies differ, four long titles repeat.
+BODIES = values(*(f"body number {number}" for number in range(96)))
+TITLES = values(*(f"title {number % 4} " * 9 for number in range(96)))
 
 
 #: An engine with a KV cache too small for a table of long prompts.
@@ -191,6 +227,8 @@ def shape(plan: Any) -> str:
         name += "(" + ", ".join(item.label for item in calls) + ")"
     elif isinstance(plan, Filter):
         name = "Filter(" + plan.predicate.text(lambda column: f"#{column}") + ")"
+    elif isinstance(plan, Join):
+        name = f"Join {plan.kind}({' AND '.join(item.text(lambda column: f'#{column}') for item in plan.on)})"
     below = children(plan)
     if len(below) > 1:
         return f"{name} > [" + " | ".join(shape(child) for child in below) + "]"

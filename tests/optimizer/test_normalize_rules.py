@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from halo_sql.ir.expr import Column, ColumnId, ScopeTable, SqlExpr
-from halo_sql.ir.logical import Distinct, Filter, Fragment, InputRef, LlmMap, Sink, Sort, SortKey
-from halo_sql.ir.types import BOOLEAN
+from halo_sql.ir.expr import Column
+from halo_sql.ir.logical import LlmMap, Sort, SortKey
 from halo_sql.ir.walk import output_columns, walk
 from halo_sql.optimizer.rules import RULES
 from halo_sql.optimizer.rules.rule import Stage
 
+from .normalize_cases import FIRES, KEPT, KNOWN, MAPPED, RANDOM, STAYS, H, R, S
 from .plans import (
-    BODY,
     ID,
-    A,
     T,
     call,
     col,
     context,
-    cte,
-    groups,
     holes,
     limit,
     llm_filter,
@@ -31,243 +28,9 @@ from .plans import (
     order_by,
     plan_of,
     project,
-    reduced,
     shape,
-    sql,
-    top_k,
     where,
 )
-
-H, S, R = col(10, "h"), col(20, "s"), col(21, "r")
-MAPPED = llm_map(T, call(20, "x {3}"))
-KEPT = llm_filter(T, 11, "y {3}")
-SCOPED = SqlExpr(("id IN (SELECT id FROM u)",), BOOLEAN, (ScopeTable("t", (("id", ColumnId(1)),)),))
-
-
-CAST_BODY = "CAST(#3 AS VARCHAR)"
-RANDOM = sql("random()", volatile=True)
-
-
-def two_readings(plan: Any) -> Fragment:
-    """A self-join of a CTE."""
-    readers = (cte(plan, 1, 40), cte(plan, 1, 50))
-    refs = tuple(
-        InputRef(index, tuple((column.name, column.id) for column in output_columns(reader)))
-        for index, reader in enumerate(readers)
-    )
-    return Fragment(("SELECT l.id FROM ", refs[0], " l, ", refs[1], " r"), (col(60, "id"),), readers)
-
-
-#: rule -> (plan, its shape afterwards)
-FIRES: dict[str, list[tuple[Any, str]]] = {
-    "inline_single_cte": [(cte(MAPPED, 1, 40), "Project > LlmMap('x {3}') > Fragment")],
-    "merge_projects": [
-        (project(project(T, ID, (H, "CAST(#3 AS VARCHAR)")), H), "Project > Fragment"),
-        (project(project(T, ID, (H, "#2 + 1")), (S, "#10 * 2"), ID), "Project > Fragment"),
-        (project(T, *T.columns), "Fragment"),
-        (project(project(T, (H, RANDOM)), H), "Project > Fragment"),
-    ],
-    "fold_constant_prompts": [
-        (llm_map(holes(T, (H, "'b''s'")), call(20, "a {10} c {3}")), "LlmMap('a {10} c {3}') > Project > Fragment"),
-        (
-            llm_filter(where(holes(T, (H, "CAST('b' AS VARCHAR)")), "#2 > 1"), 20, "a {10}"),
-            "LlmFilter('a {10}') > Filter(#2 > 1) > Project > Fragment",
-        ),
-    ],
-    "push_filter_below_llm": [
-        (where(MAPPED, "#2 > 1"), "LlmMap('x {3}') > Filter(#2 > 1) > Fragment"),
-        (where(KEPT, "#2 > 1"), "LlmFilter('y {3}') > Filter(#2 > 1) > Fragment"),
-        (
-            where(project(MAPPED, ID, S, (H, "#2 + 1")), "#10 > 1"),
-            "Project > LlmMap('x {3}') > Filter((#2 + 1) > 1) > Fragment",
-        ),
-        (where(order_by(KEPT, "#1"), "#2 > 1"), "Sort > LlmFilter('y {3}') > Filter(#2 > 1) > Fragment"),
-        (
-            where(where(MAPPED, "#20 = 'a'"), "#2 > 1"),
-            "Filter(#20 = 'a') > LlmMap('x {3}') > Filter(#2 > 1) > Fragment",
-        ),
-        (Filter(KEPT, SCOPED), "LlmFilter('y {3}') > Filter(id IN (SELECT id FROM u)) > Fragment"),
-        (where(MAPPED, "f(#2) > 1", row_wise=False), "LlmMap('x {3}') > Filter(f(#2) > 1) > Fragment"),
-    ],
-    "push_limit_below_llm": [
-        (limit(MAPPED, 10), "LlmMap('x {3}') > Limit > Fragment"),
-        (limit(project(MAPPED, S, (H, "#2 + 1")), 10, 5), "Project > LlmMap('x {3}') > Limit > Fragment"),
-        (limit(project(KEPT, ID), 10), "Project > Limit > LlmFilter('y {3}') > Fragment"),
-        (limit(order_by(MAPPED, "#1"), 10), ""),
-    ],
-    "top_k_below_llm": [
-        (top_k(MAPPED, 21, "z {3}", 2), "LlmMap('x {3}') > LlmTopK('z {3}') > Fragment"),
-        (
-            top_k(project(MAPPED, S, (H, "#3")), 21, "z {10}", 2),
-            "Project > LlmMap('x {3}') > LlmTopK('z {10}') > Fragment",
-        ),
-        (
-            top_k(llm_map(KEPT, call(20, "x {3}")), 21, "z {3}", 2),
-            "LlmMap('x {3}') > LlmTopK('z {3}') > LlmFilter('y {3}') > Fragment",
-        ),
-    ],
-    "sort_below_llm": [
-        (order_by(MAPPED, "#1"), "LlmMap('x {3}') > Sort > Fragment"),
-        (order_by(KEPT, "#1"), "LlmFilter('y {3}') > Sort > Fragment"),
-        (order_by(project(MAPPED, ID, S, (H, "#2 + 1")), "#10"), "Project > LlmMap('x {3}') > Sort > Fragment"),
-        (order_by(where(MAPPED, "#20 = 'a'"), "#1"), "Filter(#20 = 'a') > LlmMap('x {3}') > Sort > Fragment"),
-        (
-            order_by(llm_map(llm_filter(MAPPED, 22, "y {3}"), call(21, "z {20}")), "#20"),
-            "LlmMap('z {20}') > Sort > LlmFilter('y {3}') > LlmMap('x {3}') > Fragment",
-        ),
-    ],
-    "push_project_below_llm": [
-        (project(MAPPED, S, (H, "#2 + 1")), "Project > LlmMap('x {3}') > Project > Fragment"),
-        (project(KEPT, ID, (H, "CAST(#3 AS VARCHAR)")), "Project > LlmFilter('y {3}') > Project > Fragment"),
-        (
-            project(limit(KEPT, 3), ID, (H, "coalesce(#3, 'none') || '::' || upper(#4)")),
-            "Project > Limit > LlmFilter('y {3}') > Project > Fragment",
-        ),
-        (
-            project(llm_map(KEPT, call(20, "x {3}")), S, (H, "#2 + 1")),
-            "Project > LlmMap('x {3}') > Project > LlmFilter('y {3}') > Fragment",
-        ),
-    ],
-    "lift_pick_above_llm": [
-        (
-            llm_map(project(MAPPED, (H, "#3"), S), call(21, "z {10}")),
-            "Project > LlmMap('z {10}') > LlmMap('x {3}') > Fragment",
-        ),
-        (
-            llm_filter(project(KEPT, (H, "#3")), 21, "z {10}"),
-            "Project > LlmFilter('z {10}') > LlmFilter('y {3}') > Fragment",
-        ),
-        (
-            where(project(MAPPED, (H, "#20"), BODY), "#10 = 'a'"),
-            "Project > Filter(#20 = 'a') > LlmMap('x {3}') > Fragment",
-        ),
-    ],
-    "merge_equal_calls": [
-        (llm_map(T, call(20, "x {3}"), call(21, "x {3}")), "Project > LlmMap('x {3}') > Fragment"),
-        (llm_map(MAPPED, call(21, "x {3}")), "Project > LlmMap('x {3}') > Fragment"),
-        (
-            llm_map(holes(T, (H, CAST_BODY), (col(12), CAST_BODY)), call(20, "x {10}"), call(21, "x {12}")),
-            "Project > LlmMap('x {10}') > Project > Fragment",
-        ),
-        (
-            llm_filter(llm_map(T, call(20, "y {3}", kind="filter")), 21, "y {3}"),
-            "Filter(#20) > LlmMap('y {3}') > Fragment",
-        ),
-    ],
-    "merge_llm_maps": [
-        (llm_map(MAPPED, call(21, "z {3}")), "LlmMap('x {3}', 'z {3}') > Fragment"),
-    ],
-    "distinct_before_llm": [
-        (MAPPED, "LlmMap('x {3}') > Fragment"),
-        (KEPT, "LlmFilter('y {3}') > Fragment"),
-    ],
-    "drop_unused_calls": [
-        (project(MAPPED, ID), "Project > Fragment"),
-        (project(llm_map(T, call(20, "x {3}"), call(21, "z {3}")), R), "Project > LlmMap('z {3}') > Fragment"),
-        (project(where(llm_map(MAPPED, call(21, "u {20}")), "#2 > 1"), ID), "Project > Filter(#2 > 1) > Fragment"),
-    ],
-    "prune_columns": [
-        (project(order_by(project(T, ID, A, BODY), "#2"), ID), "Project > Sort > Project > Fragment"),
-        (
-            project(llm_map(project(T, ID, A, BODY), call(20, "x {3}")), S),
-            "Project > LlmMap('x {3}') > Project > Fragment",
-        ),
-    ],
-    "narrow_inputs": [
-        (project(MAPPED, S), "Project > LlmMap('x {3}') > Project > Fragment"),
-        (project(order_by(MAPPED, "#20"), S), "Project > Sort > Project > LlmMap('x {3}') > Project > Fragment"),
-        (project(llm_map(T, call(20, "a constant")), S), "Project > LlmMap('a constant') > Project > Fragment"),
-    ],
-}  # fmt: skip
-
-#: rule -> plans it must leave alone
-STAYS: dict[str, list[Any]] = {
-    "inline_single_cte": [two_readings(MAPPED)],
-    "merge_projects": [
-        project(project(T, (H, RANDOM)), (S, "#10 + #10")),
-        project(project(T, (H, RANDOM)), (S, "#10 + 1")),
-        project(project(T, (H, "expensive(#3)"), ID), (S, "#10 || #10")),
-        project(T, A, ID),
-    ],
-    "fold_constant_prompts": [
-        llm_map(holes(T, (H, "NULL")), call(20, "a {10}")),
-        llm_map(holes(T, (H, "DATE '2024-01-01'")), call(20, "a {10}")),
-        llm_map(holes(T, (H, "CAST(#3 AS VARCHAR)")), call(20, "a {10} b")),
-    ],
-    "push_filter_below_llm": [
-        where(MAPPED, "#20 = 'a'"),
-        where(limit(MAPPED, 10), "#2 > 1"),
-        where(MAPPED, "random() < 0.5", volatile=True),
-        where(KEPT, "row_number() OVER (ORDER BY #1) = 1", row_wise=False),
-        where(Distinct(MAPPED), "#2 > 1"),
-        where(T, "#2 > 1"),
-        where(Fragment(("SELECT count(*) FROM ", InputRef(0, (("s", S.id),))), (H,), (MAPPED,)), "#10 = 'a'"),
-        two_readings(where(T, "#2 > 1")),
-    ],
-    "push_limit_below_llm": [
-        limit(KEPT, 10),
-        limit(where(MAPPED, "#20 = 'a'"), 10),
-        limit(project(MAPPED, (H, RANDOM)), 10),
-        limit(order_by(MAPPED, "#20"), 10),
-        limit(T, 10),
-    ],
-    "top_k_below_llm": [
-        top_k(MAPPED, 21, "z {20}", 2),
-        top_k(project(MAPPED, (H, "#20")), 21, "z {10}", 2),
-        top_k(project(MAPPED, (H, "upper(#3)")), 21, "z {10}", 2),
-        top_k(KEPT, 21, "z {3}", 2),
-        top_k(limit(MAPPED, 5), 21, "z {3}", 2),
-    ],
-    "sort_below_llm": [
-        order_by(MAPPED, "#20"),
-        order_by(KEPT, "CAST(#3 AS INTEGER)"),
-        order_by(llm_filter(MAPPED, 21, "y {3}"), "#20"),
-        order_by(project(MAPPED, (H, "#20"), ID), "#10"),
-        order_by(T, "#1"),
-    ],
-    "push_project_below_llm": [
-        project(KEPT, (H, "CAST(#3 AS INTEGER)")),
-        project(MAPPED, (H, "upper(#20)")),
-        project(MAPPED, (H, RANDOM)),
-        project(T, (H, "#2 + 1")),
-        project(limit(KEPT, 3), (H, "#2 / 0")),
-    ],
-    "lift_pick_above_llm": [
-        llm_filter(holes(KEPT, (H, "#2 + 1")), 21, "z {10}"),
-        llm_map(project(T, BODY), call(20, "x {3}")),
-    ],
-    "merge_equal_calls": [
-        llm_map(T, call(20, "x {3}", volatile=True), call(21, "x {3}", volatile=True)),
-        llm_map(T, call(20, "x {3}", guard=ColumnId(2)), call(21, "x {3}", guard=ColumnId(1))),
-        llm_map(T, call(20, "x {3}"), call(21, "x {3}", model="other")),
-        llm_map(T, call(20, "x {3}"), call(21, "x {3}", on_error="null")),
-        llm_map(T, call(20, "x {3}"), call(21, "x {4}")),
-    ],
-    "merge_llm_maps": [
-        llm_map(MAPPED, call(21, "z {20}")),
-        llm_map(MAPPED, call(21, "z {3}", guard=ColumnId(20))),
-        llm_map(MAPPED, call(21, "z {3}", volatile=True)),
-        llm_map(reduced(groups(T, 30), 20, "sum", 31), call(21, "z {30}")),
-    ],
-    "distinct_before_llm": [
-        reduced(groups(T, 30), 20, "sum", 31),
-        llm_map(T, call(20, "x {3}", volatile=True)),
-        llm_filter(T, 20, "x {3}", volatile=True),
-    ],
-    "drop_unused_calls": [
-        project(where(MAPPED, "#20 = 'a'"), ID),
-        project(llm_map(MAPPED, call(21, "u {20}")), R),
-        project(order_by(MAPPED, "#20"), ID),
-        Sink(MAPPED, "INSERT INTO u ", "", (("s", S.id),), "insert"),
-        two_readings(MAPPED),
-    ],
-    "prune_columns": [
-        project(Distinct(project(T, ID, A)), ID),
-        two_readings(project(T, ID, A)),
-        project(where(project(T, ID, A), "#2 > 1"), ID),
-    ],
-    "narrow_inputs": [MAPPED, project(where(T, "#2 > 1"), ID)],
-}
 
 NAMES = [rule.name for rule in RULES if rule.stage in (Stage.NORMALIZE, Stage.FINISH)]
 
@@ -282,7 +45,7 @@ def test_every_rule_has_both_cases() -> None:
     ("rule", "plan", "expected"), [(rule, plan, text) for rule, cases in FIRES.items() for plan, text in cases if text]
 )
 def test_fires(rule: str, plan: Any, expected: str) -> None:
-    after, state = normalized(plan, rule)
+    after, state = normalized(plan, rule, ctx=KNOWN.get(rule))
     assert state.recorder.counters[rule].fired > 0
     assert shape(after) == expected
     assert [(column.id, column.type) for column in output_columns(after)] == [
@@ -292,14 +55,14 @@ def test_fires(rule: str, plan: Any, expected: str) -> None:
 
 @pytest.mark.parametrize(("rule", "plan"), [(rule, plan) for rule, plans in STAYS.items() for plan in plans])
 def test_stays(rule: str, plan: Any) -> None:
-    after, _ = normalized(plan, rule)
+    after, _ = normalized(plan, rule, ctx=KNOWN.get(rule))
     assert after is plan
 
 
 @pytest.mark.parametrize("rule", NAMES)
 def test_disabled_rule_does_not_fire(rule: str) -> None:
     plan = FIRES[rule][0][0]
-    done = plan_of(plan, context(disabled_rules=frozenset({rule})))
+    done = plan_of(plan, replace(KNOWN.get(rule, context()), disabled_rules=frozenset({rule})))
     assert done.trace.fired(rule) == 0
     assert f"rule disabled: {rule}" in done.dag.notes
 

@@ -44,6 +44,8 @@ SETUP = (
     "CREATE TABLE t (id INTEGER, a INTEGER, body VARCHAR, title VARCHAR)",
     "INSERT INTO t SELECT i, i % 7, CASE WHEN i % 11 = 0 THEN NULL ELSE 'body ' || (i % 13) END, 'title ' || (i % 3) "
     "FROM range(60) r(i)",
+    "CREATE TABLE u (k INTEGER, word VARCHAR)",
+    "INSERT INTO u SELECT i % 5, 'word ' || (i % 4) FROM range(15) r(i)",
 )
 STEPS = (
     "filter a",
@@ -64,10 +66,8 @@ STEPS = (
 )
 
 
-def build(steps: list[tuple[str, int]]) -> Any:
-    """A plan step by step, as the binder would nest it. Numbers make steps differ."""
-    plan: Any = T
-    fresh = 100
+def build(steps: list[tuple[str, int]], plan: Any = T, fresh: int = 100) -> Any:
+    """A plan step by step over another, as the binder would nest it. Numbers make steps differ."""
     answers: list[Column] = []
     for step, number in steps:
         columns = {column.name: column for column in output_columns(plan)}

@@ -115,7 +115,7 @@ def test_sink_is_the_root() -> None:
 
 
 def test_scoped_predicate_reads_its_tables() -> None:
-    from .test_normalize_rules import SCOPED
+    from .normalize_cases import SCOPED
 
     done = plan_of(Filter(llm_map(T, call(20, "x {3}")), SCOPED))
     well_formed(done.dag)
@@ -169,8 +169,8 @@ def test_levels_of_a_prompt() -> None:
     assert (document.columns, document.end_tok) == ((3,), 276)
     assert (question.columns, question.end_tok) == ((3, 4), 287)
     fields = Prompt((ObjectHole((("doc", ColumnId(3)), ("q", ColumnId(4)))),), "system")
-    assert [level.columns for level in levels(fields, PROFILE)] == [(), (3, 4)]
-    assert levels(fields, PROFILE)[0].end_tok == 1.5
+    assert [level.columns for level in levels(fields, PROFILE)] == [(), (3,), (3, 4)]
+    assert [level.end_tok for level in levels(fields, PROFILE)] == [4.25, 106.0, 117.0]
 
 
 def test_trie_counts_each_prefix_once_in_whole_blocks() -> None:

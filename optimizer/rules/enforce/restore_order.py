@@ -10,7 +10,7 @@ from halo_sql.ir.prompt import LlmCall
 from halo_sql.ir.types import BIGINT
 from halo_sql.optimizer.alternative import Alternative, Requirement
 from halo_sql.optimizer.cardinality import Profile
-from halo_sql.optimizer.cost import CHAR_S, OPERATOR_S, SORT_ROW_S, levels, trie_tok, width_chars
+from halo_sql.optimizer.cost import CHAR_S, OPERATOR_S, SORT_ROW_S, call_levels, requests_of, trie_tok, width_chars
 from halo_sql.optimizer.memo import Group, Memo
 from halo_sql.optimizer.nodes import calls_of
 from halo_sql.optimizer.plan_context import PlanContext
@@ -61,8 +61,8 @@ def _candidates(own: Group, memo: Memo, ctx: PlanContext) -> list[tuple[ColumnId
 
 def _keys(call: LlmCall, source: Profile, ctx: PlanContext) -> tuple[ColumnId, ...]:
     engine = ctx.options.engine(call.model)
-    parts = levels(call.prompt, source)
-    requests = min(source.rows, source.distinct(parts[-1].columns))
+    parts = call_levels(call, source, ctx.options)
+    requests = requests_of(call, source, parts)
     if requests <= engine.window_requests or engine.kv_capacity_tok == 0:
         return ()
     if trie_tok(parts, source, requests, engine.block_tok) <= engine.kv_capacity_tok:
@@ -70,7 +70,7 @@ def _keys(call: LlmCall, source: Profile, ctx: PlanContext) -> tuple[ColumnId, .
     # as many leading holes as have values that repeat: twice on average at least
     keys: tuple[ColumnId, ...] = ()
     for part in parts[1:]:
-        if source.distinct(part.columns) * 2 > requests:
+        if part.distinct(source) * 2 > requests:
             break
         keys = part.columns
     return tuple(dict.fromkeys(keys))

@@ -10,7 +10,7 @@ from typing import Any
 from halo_sql.ir.physical import AgentApplyExec, Estimate, LlmFilterExec, LlmMapExec, ToolApplyExec
 from halo_sql.ir.prompt import LlmCall
 from halo_sql.optimizer.alternative import Alternative, Requirement
-from halo_sql.optimizer.cost import OPERATOR_ROW_S, OPERATOR_S, Level, cpu, levels, llm_estimate
+from halo_sql.optimizer.cost import CALLER_ROW_S, OPERATOR_S, Level, cpu, levels, llm_estimate
 from halo_sql.optimizer.memo import Memo
 from halo_sql.optimizer.nodes import calls_of
 from halo_sql.optimizer.plan_context import PlanContext
@@ -52,7 +52,7 @@ def llm_alternatives(
         serves(required.clustered, levels(call.prompt, child.profile)) for call in calls
     )
     estimate = llm_estimate(calls, child.profile, read, clustered, ctx.options)
-    own = cpu(OPERATOR_S + read * OPERATOR_ROW_S)
+    own = cpu(OPERATOR_S + read * CALLER_ROW_S)
     estimate = replace(estimate, rows=memo.group(group).profile.rows, cost=estimate.cost + own)
     below = Properties(Form.ROWS, required.order, required.clustered, goal)
     op = replace(op, lookahead=lookahead(calls, goal, ctx))

@@ -7,7 +7,7 @@ from typing import Any
 from halo_sql.ir.logical import LlmFilter
 from halo_sql.ir.physical import LlmFilterExec
 from halo_sql.optimizer.alternative import Alternative
-from halo_sql.optimizer.cardinality import LLM_FILTER_SELECTIVITY
+from halo_sql.optimizer.cardinality import true_share
 from halo_sql.optimizer.memo import Memo
 from halo_sql.optimizer.plan_context import PlanContext
 from halo_sql.optimizer.properties import Properties
@@ -22,4 +22,4 @@ def llm_filter(expr: Any, group: int, required: Properties, memo: Memo, ctx: Pla
     if not isinstance(expr, LlmFilter):
         return []
     op = LlmFilterExec(expr.call, expr.distinct)
-    return llm_alternatives(expr, op, group, required, LLM_FILTER_SELECTIVITY, memo, ctx)
+    return llm_alternatives(expr, op, group, required, true_share(expr.call, ctx.options), memo, ctx)

@@ -7,11 +7,12 @@ from math import ceil, inf
 from typing import Any
 
 from halo_sql.ir.logical import LlmReduce
-from halo_sql.ir.physical import Cost, Estimate, LlmReduceExec
+from halo_sql.ir.physical import Estimate, LlmReduceExec
 from halo_sql.ir.prompt import ItemsHole, LlmCall
 from halo_sql.optimizer.alternative import Alternative, Requirement
 from halo_sql.optimizer.cardinality import CHARS_PER_TOK, DEFAULT_CHARS, Profile, output_tok
 from halo_sql.optimizer.cost import OPERATOR_ROW_S, OPERATOR_S, cpu, llm_estimate
+from halo_sql.optimizer.engine_cost import Load, engine_cost
 from halo_sql.optimizer.memo import Memo
 from halo_sql.optimizer.plan_context import PlanContext
 from halo_sql.optimizer.properties import Form, Properties
@@ -32,8 +33,9 @@ def expected_fold(call: LlmCall, groups: Profile, ctx: PlanContext) -> Fold:
     """By the average group, the call's fan_in and the context of its engine, where that is known."""
     hole = call.prompt.user[-1]
     assert isinstance(hole, ItemsHole)
-    chars = groups.known(hole.column).chars
-    items = max(1.0, chars / (DEFAULT_CHARS + 1.0))
+    known = groups.known(hole.column)
+    chars = max(1.0, known.chars)  # groups that are all empty have none
+    items = max(1.0, known.items or chars / (DEFAULT_CHARS + 1.0))
     context_tok = ctx.options.engine(call.model).context_tok
     room_chars = inf
     if context_tok:
@@ -48,7 +50,7 @@ def expected_fold(call: LlmCall, groups: Profile, ctx: PlanContext) -> Fold:
         if parts <= 1.0:
             break
         left = parts
-        fan_in_above = max(2.0, min(most, room_chars // max(1.0, output_tok(call) * CHARS_PER_TOK)))
+        fan_in_above = max(2.0, min(most, room_chars // max(1.0, output_tok(call, ctx.options) * CHARS_PER_TOK)))
         fan_in = fan_in if levels == 1 and fan_in >= 2.0 else fan_in_above
     first = max(1.0, min(most, room_chars // (chars / items), items))
     return Fold(items, first, levels, requests)
@@ -83,12 +85,10 @@ def _call(call: LlmCall, fold: Fold, groups: Profile, read: float, ctx: PlanCont
         return one
     engine = ctx.options.engine(call.model)
     static = sum(len(part) for part in call.prompt.user if isinstance(part, str)) + len(call.prompt.system or "")
-    static_tok, answer_tok = more * static / CHARS_PER_TOK, more * output_tok(call)
-    seconds = answer_tok / engine.prefill_tok_per_s + answer_tok * engine.decode_step_s / engine.window_requests
-    usd = (static_tok + answer_tok) * engine.usd_per_prompt_tok + answer_tok * engine.usd_per_output_tok
-    extra = Estimate(
-        0.0, more, static_tok + answer_tok, static_tok, answer_tok, Cost(seconds, 0.0, 2 * answer_tok, usd)
-    )
+    around_tok = engine.bare_tok if call.prompt.system is None else engine.system_tok
+    static_tok, answer_tok = more * (static / engine.chars_per_tok + around_tok), more * output_tok(call, ctx.options)
+    load = Load(more, (static_tok + answer_tok) / more, answer_tok, output_tok(call, ctx.options))
+    extra = Estimate(0.0, more, static_tok + answer_tok, static_tok, answer_tok, engine_cost(load, engine))
     return _plus(one, extra)
 
 

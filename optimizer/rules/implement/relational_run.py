@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import log2
 from typing import Any
 
-from halo_sql.ir.logical import Distinct, Filter, Fragment, Limit, Project, Sort
+from halo_sql.ir.logical import Distinct, Filter, Fragment, Join, Limit, Project, Sort
 from halo_sql.ir.physical import Estimate
 from halo_sql.ir.walk import children
 from halo_sql.optimizer.alternative import Alternative, Requirement, Tree
@@ -18,7 +18,7 @@ from halo_sql.optimizer.properties import Form, Order, Properties
 
 
 def relational_run(expr: Any, group: int, required: Properties, memo: Memo, ctx: PlanContext) -> list[Alternative]:
-    """``Filter | Project | Sort | Limit | Distinct | Fragment => a node of a fragment's tree``.
+    """``Filter | Project | Join | Sort | Limit | Distinct | Fragment => a node of a fragment's tree``.
 
     Safe: DuckDB runs what the user wrote. A row goal passes through row-wise filters, projections and unnesting only
     (they are streamed); everything else reads its inputs whole. Not for LLM nodes and CTE readings: they are leaves of
@@ -32,6 +32,8 @@ def relational_run(expr: Any, group: int, required: Properties, memo: Memo, ctx:
     )
     rows = sum(memo.group(child).profile.rows for child in children(expr)) or memo.group(group).profile.rows
     seconds = rows * ROW_S
+    if isinstance(expr, Join):
+        seconds += memo.group(group).profile.rows * ROW_S
     if isinstance(expr, Sort):
         seconds += rows * SORT_ROW_S * log2(rows + 2)
     estimate = Estimate(memo.group(group).profile.rows, cost=cpu(seconds))

@@ -8,11 +8,14 @@ from typing import Any
 
 from halo_sql.ir.logical import LlmTopK
 from halo_sql.ir.physical import Cost, Estimate, LlmTopKExec
+from halo_sql.ir.walk import children
 from halo_sql.optimizer.alternative import Alternative, Requirement
-from halo_sql.optimizer.cardinality import CHARS_PER_TOK, Profile
+from halo_sql.optimizer.cardinality import CHARS_PER_TOK, Profile, derive
 from halo_sql.optimizer.context import EngineProfile, OptimizerContext
-from halo_sql.optimizer.cost import LLM_ROW_S, OPERATOR_ROW_S, OPERATOR_S, cpu, levels, llm_estimate, value
-from halo_sql.optimizer.memo import Memo
+from halo_sql.optimizer.cost import OPERATOR_ROW_S, OPERATOR_S, cpu, levels, llm_estimate, value
+from halo_sql.optimizer.engine_cost import LLM_ROW_S
+from halo_sql.optimizer.memo import Group, Memo
+from halo_sql.optimizer.nodes import calls_of
 from halo_sql.optimizer.plan_context import PlanContext
 from halo_sql.optimizer.properties import Form, Properties
 
@@ -28,8 +31,9 @@ def method_of(expr: LlmTopK, rows: Profile, objective: str) -> str:
     """'score' or 'tournament': as the user says, else what costs less on an ordinary engine.
 
     Two methods may rank differently, so the choice rests on the statement, its data and the user's objective, never
-    on what engines said of themselves in earlier runs. A comparison that fails has no row of its own: only grades can
-    be NULL. Grades are faster, comparisons can be cheaper: they pay for one system message instead of several.
+    on what engines said of themselves in earlier runs or was learnt there. A comparison that fails has no row of its
+    own: only grades can be NULL. Grades are faster, comparisons can be cheaper: they pay for one system message instead
+    of several.
     """
     if expr.method:
         return expr.method
@@ -51,13 +55,35 @@ def tournament_estimate(expr: LlmTopK, rows: Profile, engine: EngineProfile) -> 
     one_by_one = max(0.0, wanted - 1.0) * depth
     calls = side_by_side + one_by_one
     system_tok = len(expr.call.prompt.system or "") / CHARS_PER_TOK
-    text_tok = levels(expr.call.prompt, rows)[-1].end_tok - system_tok + _CANDIDATE_TOK
-    prompt_tok = calls * (_FRAME_TOK + min(count, fan_in) * text_tok)
+    text_tok = (levels(expr.call.prompt, rows)[-1].end_tok - system_tok) * CHARS_PER_TOK / engine.chars_per_tok
+    prompt_tok = calls * (_FRAME_TOK + engine.system_tok + min(count, fan_in) * (text_tok + _CANDIDATE_TOK))
     steps = depth + side_by_side / engine.window_requests + one_by_one
-    gpu_s = prompt_tok / engine.prefill_tok_per_s + steps * _ANSWER_TOK * engine.decode_step_s
+    prefill_s = prompt_tok / engine.prefill_tok_per_s
+    decode_s = (steps * engine.decode_step_s + calls * engine.decode_seq_s) * _ANSWER_TOK
+    decode_s += prompt_tok * _ANSWER_TOK * engine.kv_read_s
+    gpu_s = prefill_s + decode_s + calls * engine.request_s
     usd = prompt_tok * engine.usd_per_prompt_tok + calls * _ANSWER_TOK * engine.usd_per_output_tok
-    cost = Cost(gpu_s, calls * LLM_ROW_S, prompt_tok + calls * _ANSWER_TOK, usd)
+    cost = Cost(gpu_s, calls * LLM_ROW_S, prompt_tok + calls * _ANSWER_TOK, usd, prefill_s, decode_s)
     return Estimate(rows.rows, calls, prompt_tok, 0.0, calls * _ANSWER_TOK, cost=cost)
+
+
+def _unlearnt(group: Group, memo: Memo, options: OptimizerContext) -> Profile:
+    """The group's profile as it is before anything is learnt of its calls."""
+    if not options.calls or not _calls_below(group, memo):
+        return group.profile
+    expr = group.expressions[0]
+    sources = [_unlearnt(memo.group(child), memo, options) for child in children(expr)]
+    return derive(expr, sources, replace(options, calls={}))
+
+
+def _calls_below(group: Group, memo: Memo) -> bool:
+    stack = [group]
+    while stack:
+        expr = stack.pop().expressions[0]
+        if calls_of(expr):
+            return True
+        stack += [memo.group(child) for child in children(expr)]
+    return False
 
 
 def top_k_alternatives(
@@ -68,7 +94,7 @@ def top_k_alternatives(
         return []
     child = memo.group(expr.input)
     rows = child.profile
-    if method_of(expr, rows, ctx.options.objective) != method:
+    if method_of(expr, _unlearnt(child, memo, ctx.options), ctx.options.objective) != method:
         return []
     if method == "score":
         estimate = llm_estimate([expr.call], rows, rows.rows, False, ctx.options)

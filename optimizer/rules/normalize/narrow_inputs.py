@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from halo_sql.ir.logical import CteScan, Distinct, Filter, Fragment, Limit, LlmTopK, LogicalPlan, Project, Sink, Sort
+from halo_sql.ir.logical import (
+    CteScan,
+    Distinct,
+    Filter,
+    Fragment,
+    Join,
+    Limit,
+    LlmTopK,
+    LogicalPlan,
+    Project,
+    Sink,
+    Sort,
+)
 from halo_sql.ir.walk import output_columns
 from halo_sql.optimizer.nodes import is_llm, pick
 from halo_sql.optimizer.plan_context import PlanContext
@@ -25,12 +37,16 @@ def narrow_inputs(plan: Any, ctx: PlanContext) -> LogicalPlan | None:
 
 
 def _narrow(parent: Any, child: Any, required: Required) -> Any:
-    into_llm = (is_llm(parent) or isinstance(parent, LlmTopK)) and isinstance(
-        child, Fragment | Filter | Sort | Limit | Distinct | CteScan
-    )
+    reads_rows = is_llm(parent) or isinstance(parent, LlmTopK) or _joins_answers(parent)
+    into_llm = reads_rows and isinstance(child, Fragment | Filter | Join | Sort | Limit | Distinct | CteScan)
     into_spool = isinstance(parent, Sort | Fragment | Sink) and is_llm(child)
     if not (into_llm or into_spool):
         return child
     columns = output_columns(child)
     kept = [column for column in columns if column.id in required] or list(columns[:1])
     return child if len(kept) == len(columns) else Project(child, pick(kept))
+
+
+def _joins_answers(node: Any) -> bool:
+    """Whether an LLM node below a join may come to stand above it."""
+    return isinstance(node, Join) and any(is_llm(side) for side in node.inputs)

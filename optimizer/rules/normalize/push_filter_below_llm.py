@@ -24,11 +24,11 @@ def push_filter_below_llm(node: Any, ctx: PlanContext) -> LogicalPlan | None:
     """
     if not isinstance(node, Filter) or node.predicate.volatile:
         return None
-    sunk: LogicalPlan | None = _sink(node.predicate, node.input)
-    return sunk
+    found: LogicalPlan | None = sunk(node.predicate, node.input)
+    return found
 
 
-def _sink(predicate: SqlExpr, node: Any) -> Any:
+def sunk(predicate: SqlExpr, node: Any) -> Any:
     """``node`` with the filter as deep as it may go; None when it would pass no LLM node."""
     path: list[Any] = []
     deepest: tuple[int, SqlExpr] | None = None
