@@ -126,16 +126,7 @@ def llm_estimate(
     """What LLM calls over the first ``rows`` rows of an input with this profile take (rows: those read)."""
     total = Estimate(rows=rows)
     for call in calls:
-        one = _call(call, profile.some(rows), clustered, options)
-        total = Estimate(
-            rows,
-            total.llm_calls + one.llm_calls,
-            total.prompt_tok + one.prompt_tok,
-            total.prompt_tok_cached + one.prompt_tok_cached,
-            total.output_tok + one.output_tok,
-            total.cost + one.cost,
-            total.tool_calls + one.tool_calls,
-        )
+        total += _call(call, profile.some(rows), clustered, options)
     return total
 
 

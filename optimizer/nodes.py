@@ -79,6 +79,13 @@ def is_llm(node: Any) -> bool:
     return isinstance(node, LlmMap | LlmFilter)
 
 
+def is_over_llm(node: Any) -> bool:
+    """Whether the node is such a one, or SQL filters over it."""
+    while isinstance(node, Filter):
+        node = node.input
+    return is_llm(node)
+
+
 def is_volatile(node: LlmMap | LlmFilter) -> bool:
     """Whether asking twice may give two answers (temperature above 0, no seed)."""
     return not all(call.deterministic for call in calls_of(node))

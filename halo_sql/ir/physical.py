@@ -239,7 +239,7 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Expectations of one physical node (self, inputs excluded)."""
+    """Expectations of one physical node (self, inputs excluded). A sum is of calls over the rows of its left side."""
 
     rows: float = 0.0
     llm_calls: float = 0.0
@@ -248,6 +248,17 @@ class Estimate:
     output_tok: float = 0.0
     cost: Cost = field(default_factory=Cost)
     tool_calls: float = 0.0
+
+    def __add__(self, other: Estimate) -> Estimate:
+        return Estimate(
+            self.rows,
+            self.llm_calls + other.llm_calls,
+            self.prompt_tok + other.prompt_tok,
+            self.prompt_tok_cached + other.prompt_tok_cached,
+            self.output_tok + other.output_tok,
+            self.cost + other.cost,
+            self.tool_calls + other.tool_calls,
+        )
 
 
 @dataclass(frozen=True, slots=True)

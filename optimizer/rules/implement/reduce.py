@@ -67,7 +67,7 @@ def reduce_alternatives(
     read = child.profile.rows if goal is None else min(child.profile.rows, goal)
     estimate = Estimate(memo.group(group).profile.rows, cost=cpu(OPERATOR_S + read * OPERATOR_ROW_S))
     for call, fold in zip(expr.calls, folds, strict=True):
-        estimate = _plus(estimate, _call(call, fold, child.profile, read, ctx))
+        estimate += _call(call, fold, child.profile, read, ctx)
     largest = max(folds, key=lambda fold: fold.requests)
     op = LlmReduceExec(
         expr.calls, variant, largest.items, largest.fan_in, largest.levels, lookahead(expr.calls, goal, ctx)
@@ -89,19 +89,7 @@ def _call(call: LlmCall, fold: Fold, groups: Profile, read: float, ctx: PlanCont
     static_tok, answer_tok = more * (static / engine.chars_per_tok + around_tok), more * output_tok(call, ctx.options)
     load = Load(more, (static_tok + answer_tok) / more, answer_tok, output_tok(call, ctx.options))
     extra = Estimate(0.0, more, static_tok + answer_tok, static_tok, answer_tok, engine_cost(load, engine))
-    return _plus(one, extra)
-
-
-def _plus(left: Estimate, right: Estimate) -> Estimate:
-    return Estimate(
-        left.rows,
-        left.llm_calls + right.llm_calls,
-        left.prompt_tok + right.prompt_tok,
-        left.prompt_tok_cached + right.prompt_tok_cached,
-        left.output_tok + right.output_tok,
-        left.cost + right.cost,
-        left.tool_calls + right.tool_calls,
-    )
+    return one + extra
 
 
 def folds_of(expr: Any, memo: Memo, ctx: PlanContext) -> list[Fold]:

@@ -8,7 +8,7 @@ from typing import Any
 from halo_sql.ir.expr import ColumnId
 from halo_sql.ir.logical import Filter, LlmFilter, LlmMap, LogicalPlan, Project
 from halo_sql.ir.walk import output_columns
-from halo_sql.optimizer.nodes import is_llm, is_pick, pick, remap_call
+from halo_sql.optimizer.nodes import is_over_llm, is_pick, pick, remap_call
 from halo_sql.optimizer.plan_context import PlanContext
 
 
@@ -25,7 +25,7 @@ def lift_pick_above_llm(node: Any, ctx: PlanContext) -> LogicalPlan | None:
     if not isinstance(node, LlmMap | LlmFilter | Filter):
         return None
     project = node.input
-    if not isinstance(project, Project) or not is_pick(project) or not _is_over_llm(project.input):
+    if not isinstance(project, Project) or not is_pick(project) or not is_over_llm(project.input):
         return None
     below: dict[ColumnId, ColumnId] = {}
     for column, expr in project.exprs:
@@ -39,9 +39,3 @@ def lift_pick_above_llm(node: Any, ctx: PlanContext) -> LogicalPlan | None:
     lower = replace(node, input=project.input, calls=tuple(remap_call(call, below) for call in node.calls))
     added = output_columns(node)[len(project.exprs) :]
     return Project(lower, project.exprs + pick(added))
-
-
-def _is_over_llm(node: Any) -> bool:
-    while isinstance(node, Filter):
-        node = node.input
-    return is_llm(node)

@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from halo_sql.ir.expr import ColumnId
-from halo_sql.ir.logical import Filter, Join, LogicalPlan, Project
+from halo_sql.ir.logical import Join, LogicalPlan, Project
 from halo_sql.ir.walk import output_columns
-from halo_sql.optimizer.nodes import column_ids, columns_of, is_llm, is_row_wise, pick
+from halo_sql.optimizer.nodes import column_ids, columns_of, is_over_llm, is_row_wise, pick
 from halo_sql.optimizer.plan_context import PlanContext
 
 
@@ -26,15 +26,9 @@ def lift_project_above_join(node: Any, ctx: PlanContext) -> LogicalPlan | None:
     if not isinstance(node, Join):
         return None
     for place, side in enumerate(node.inputs):
-        if isinstance(side, Project) and _is_over_llm(side.input) and _movable(node, place, side):
+        if isinstance(side, Project) and is_over_llm(side.input) and _movable(node, place, side):
             return _lifted(node, place, side)
     return None
-
-
-def _is_over_llm(node: Any) -> bool:
-    while isinstance(node, Filter):
-        node = node.input
-    return is_llm(node)
 
 
 def _movable(join: Join, place: int, project: Project) -> bool:
