@@ -179,18 +179,26 @@ def test_a_killed_worker_is_replaced_and_only_unfinished_requests_run_again(real
     killed = real_engine.engine.worker_pid
 
     async def scenario() -> list[GenResult]:
-        asking = asyncio.ensure_future(
-            real_engine._ask(
-                [GenRequest(n, f"Tell a story about {n} foxes.", sampling=Sampling(max_tokens=60)) for n in range(3)]
-                + [GenRequest(9, "Yes?", answer=YES_NO, sampling=Sampling(max_tokens=4))]
-            )
-        )
-        while (await real_engine.engine.stats())["requests"] < before + 1:  # noqa: ASYNC110 - the short one is done
-            await asyncio.sleep(0.02)
-        os.kill(killed, signal.SIGKILL)
-        return await asking
+        found: dict[int, GenResult] = {}
+        short, everything = asyncio.Event(), asyncio.Event()
 
-    before = real_engine.run(real_engine.engine.stats())["requests"]
+        def deliver(results: Any) -> None:
+            found.update({result.id: result for result in results})
+            if 9 in found:
+                short.set()
+            if len(found) == 4:
+                everything.set()
+
+        real_engine.engine.submit(
+            [GenRequest(n, f"Tell a story about {n} foxes.", sampling=Sampling(max_tokens=60)) for n in range(3)]
+            + [GenRequest(9, "Yes?", answer=YES_NO, sampling=Sampling(max_tokens=4))],
+            deliver,
+        )
+        await short.wait()
+        os.kill(killed, signal.SIGKILL)
+        await everything.wait()
+        return [found[n] for n in (0, 1, 2, 9)]
+
     results = real_engine.run(scenario())
     assert [result.error for result in results] == [None] * 4
     assert [result.retries for result in results] == [1, 1, 1, 0]
