@@ -16,7 +16,7 @@ from halo_sql.grammar.skeleton import Range, identifier, starts_query
 from halo_sql.grammar.splice import Piece
 from halo_sql.grammar.subqueries import BindQuery, bind_alone
 from halo_sql.grammar.texts import FragmentText, alias, merged, visible
-from halo_sql.ir.expr import Column, quote
+from halo_sql.ir.expr import Column, ColumnId, quote
 from halo_sql.ir.logical import CteScan, Fragment, LogicalPlan
 from halo_sql.ir.types import BIGINT, SqlType
 
@@ -125,7 +125,20 @@ def _filtered(
     columns = tuple(binding.new_column(column.name, column.type) for column in table.columns)
     parts = ["SELECT * FROM ", source, alias(table.alias)]
     fragment = _fragment(binding, parts, conditions, columns, (plan,), "Filter", context)
+    fragment = replace(fragment, carried=_unread(binding, table, conditions))
     return CteScan(fragment, binding.new_cte(), "filter", table.columns)
+
+
+def _unread(binding: Binding, table: Table, conditions: Sequence[Range]) -> tuple[tuple[int, ColumnId], ...]:
+    """(position, id) of the table's columns that conditions cannot mean, as no word in them is their name."""
+    lexed = binding.lexed
+    tokens = [index for condition in conditions for index in range(*condition)]
+    words = {index: identifier(lexed.text(index)).lower() for index in tokens}
+    whole = any(word == table.alias.lower() and lexed.text(index + 1) != "." for index, word in words.items())
+    found = frozenset(words.values())
+    if whole or "columns" in found:
+        return ()
+    return tuple((at, column.id) for at, column in enumerate(table.columns) if column.name.lower() not in found)
 
 
 def _fragment(

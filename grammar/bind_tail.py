@@ -10,6 +10,7 @@ from halo_sql.errors import Span
 from halo_sql.grammar.binding import Binding, BoundQuery
 from halo_sql.grammar.block import Block, Described, row_calls
 from halo_sql.grammar.call_site import CallSite
+from halo_sql.grammar.carried import carried_columns
 from halo_sql.grammar.checked import checked_fragment
 from halo_sql.grammar.expressions import contains_query, functions_in, grouping, own_tokens
 from halo_sql.grammar.grouped import call_text
@@ -52,6 +53,7 @@ def bind_tail(block: Block, described: Described) -> BoundQuery:
     fragment = checked_fragment(binding, [prefix, *parts], columns, text.inputs, label, _where(block, calls))
     if label == "Unnest" and not prefix and _only_unnests(block, calls) and len(text.inputs) == 1:
         fragment = replace(fragment, row_wise=True)
+    fragment = replace(fragment, carried=carried_columns(block, len(columns)))
     return BoundQuery(fragment, columns, "ORDER" in select.clauses)
 
 

@@ -14,6 +14,7 @@ from halo_sql.grammar.hoist import Hoister
 from halo_sql.grammar.skeleton import Range, Select, identifier
 from halo_sql.grammar.source import Source
 from halo_sql.grammar.splice import Piece, assemble, pieces_of
+from halo_sql.grammar.standalone import standalone_queries
 from halo_sql.grammar.syntax import Name
 from halo_sql.ir.expr import ColumnId, SqlExpr
 from halo_sql.ir.types import SqlType
@@ -194,6 +195,7 @@ def resolve(block: Block, part: Range, aliases: dict[str, SqlExpr] | None = None
         lambda site: site.column if isinstance(site, StandIn) else hoister.output_of(site),
         hoister.aliases if aliases is None else aliases,
         binding.duck,
+        standalone_queries(binding, part, block.context),
     )
 
 

@@ -37,6 +37,15 @@ class Placed(Protocol):
         ...
 
 
+class Opaque(Placed, Protocol):
+    """A part of a text that goes into an expression as it is."""
+
+    @property
+    def text(self) -> str:
+        """What it reads there."""
+        ...
+
+
 OutputOf = Callable[[Any], ColumnId]
 Aliases = Mapping[str, SqlExpr]
 _UNNEST = frozenset({"UNNEST", "UNLIST", "GENERATE_SUBSCRIPTS"})
@@ -143,10 +152,12 @@ def resolved(
     output_of: OutputOf,
     aliases: Aliases,
     duck: Duck,
+    queries: Sequence[Opaque] = (),
 ) -> SqlExpr | None:
     """A token range with every reference replaced by a column id; None when one cannot be (type is VARCHAR until
-    ``typed`` has asked DuckDB)."""
-    if contains_query(source, first, end) or any(source.lexed.text(index) == "#" for index in range(first, end)):
+    ``typed`` has asked DuckDB). ``queries`` are the sub-queries in it that need nothing replaced."""
+    outside = _outside(queries, first, end)
+    if any(contains_query(source, *part) or _has_position(source, *part) for part in outside):
         return None
     span = source.lexed.span(first, end)
     names = source.syntax.columns_in(span.start, span.end)
@@ -160,8 +171,9 @@ def resolved(
     cuts: list[tuple[int, int, Sequence[str | ColumnRef]]] = [
         (call.span.start, call.span.end, (ColumnRef(output_of(call)),)) for call in inside
     ]
+    cuts += [(query.span.start, query.span.end, (query.text,)) for query in queries]
     for parts in names:
-        if any(call.span.start <= parts[0].start < call.span.end for call in inside):
+        if any(left <= parts[0].start < right for left, right, _ in cuts[: len(inside) + len(queries)]):
             continue
         found = scope.resolve(parts)
         if found is not None:
@@ -186,8 +198,18 @@ def resolved(
         VARCHAR,
         (),
         volatile or bool(functions & duck.volatile_functions()),
-        not row_wise_breaks and functions <= duck.built_in_functions(),
+        not row_wise_breaks and not queries and functions <= duck.built_in_functions(),
     )
+
+
+def _outside(queries: Sequence[Opaque], first: int, end: int) -> list[tuple[int, int]]:
+    """The parts of a token range between some sub-queries, in order of position."""
+    starts = [first, *(query.end for query in queries)]
+    return list(zip(starts, [*(query.first for query in queries), end], strict=True))
+
+
+def _has_position(source: Source, first: int, end: int) -> bool:
+    return any(source.lexed.text(index) == "#" for index in range(first, end))
 
 
 def verbatim(

@@ -19,7 +19,7 @@ def call_text(block: Block, call: CallSite, name: str) -> str:
     keys only (DuckDB has bound it so), hence any value of the group will do.
     """
     lexed = block.binding.lexed
-    if not _is_grouped(block) or _in_aggregate(block, call):
+    if not is_grouped(block) or _in_aggregate(block, call):
         return name
     keys = _keys(block)
     if keys is not None and _in_key(lexed, call, keys) and not _all_constant(block, keys):
@@ -40,7 +40,8 @@ def call_text(block: Block, call: CallSite, name: str) -> str:
     return f"any_value({name})"
 
 
-def _is_grouped(block: Block) -> bool:
+def is_grouped(block: Block) -> bool:
+    """Whether the block gives a row per group."""
     clauses = block.select.clauses
     if "GROUP" in clauses or "HAVING" in clauses:
         return True

@@ -67,6 +67,10 @@ class Profile:
             return Known(max(1.0, self.rows), DEFAULT_CHARS)
         return Known(max(1.0, min(found.distinct, self.rows)), found.chars, found.items)
 
+    def domain(self, column: ColumnId) -> Known:
+        """The same before filters took rows out."""
+        return self.columns.get(column) or self.known(column)
+
     def distinct(self, columns: Sequence[ColumnId]) -> float:
         """Distinct combinations of these columns: the product, at most the rows."""
         product = 1.0
@@ -127,7 +131,7 @@ def derive(node: Any, inputs: Sequence[Profile], options: OptimizerContext) -> P
         return Profile(source.rows, {column.id: _expr(expr, source) for column, expr in node.exprs}, kept)
     if isinstance(node, CteScan):
         pairs = zip(node.columns, output_columns(node.input), strict=True)
-        return Profile(source.rows, {column.id: source.known(below.id) for column, below in pairs})
+        return Profile(source.rows, {column.id: source.domain(below.id) for column, below in pairs})
     if isinstance(node, LlmMap):
         answers = {call.output: _answer(call, source, options) for call in node.calls}
         return Profile(source.rows, {**source.columns, **answers}, source.inputs)
@@ -136,7 +140,8 @@ def derive(node: Any, inputs: Sequence[Profile], options: OptimizerContext) -> P
 
 def _join(node: Join, inputs: Sequence[Profile]) -> Profile:
     """All combinations, less what conditions refuse. An equality keeps one in the distinct values of the richer column;
-    when each has as many as rows (both are keys or unknown) of the poorer: one of them is taken for a foreign key."""
+    when each has as many as rows (both are keys or unknown) of the poorer, as many as it had before rows were taken
+    out: one of them is taken for a foreign key."""
     rows = 1.0
     known: dict[ColumnId, Known] = {}
     for source in inputs:
@@ -149,8 +154,8 @@ def _join(node: Join, inputs: Sequence[Profile]) -> Profile:
             rows *= FILTER_SELECTIVITY
         else:
             values = [_side(column, inputs, together) for column in sides]
-            unknown = all(known.distinct >= max(1.0, of_rows) for known, of_rows in values)
-            rows /= (min if unknown else max)(known.distinct for known, _ in values)
+            unknown = all(known.distinct >= max(1.0, source.rows) for known, _, source in values)
+            rows /= min(domain for _, domain, _ in values) if unknown else max(known.distinct for known, _, _ in values)
     if node.kind == "semi":
         return inputs[0].some(min(rows, inputs[0].rows))
     rows = max(rows, inputs[0].rows) if node.kind == "left" else rows
@@ -158,12 +163,10 @@ def _join(node: Join, inputs: Sequence[Profile]) -> Profile:
     return Profile(rows, known, asked)
 
 
-def _side(column: ColumnId, inputs: Sequence[Profile], together: Profile) -> tuple[Known, float]:
-    """A column's values and the rows of the input it belongs to."""
-    for source in inputs:
-        if column in source.columns:
-            return source.known(column), source.rows
-    return together.known(column), together.rows
+def _side(column: ColumnId, inputs: Sequence[Profile], together: Profile) -> tuple[Known, float, Profile]:
+    """A column's values, how many they were before filters, and the input it belongs to."""
+    source = next((one for one in inputs if column in one.columns), together)
+    return source.known(column), source.domain(column).distinct, source
 
 
 def equated(condition: SqlExpr) -> tuple[ColumnId, ColumnId] | None:
@@ -245,7 +248,7 @@ def _chars(column: Column) -> float:
 def _expr(expr: SqlExpr, source: Profile) -> Known:
     column = expr.as_column()
     if column is not None:
-        return source.known(column)
+        return source.domain(column)
     columns = sorted(expr.columns())
     if not columns:
         literal = sum(len(part) for part in expr.parts if isinstance(part, str))

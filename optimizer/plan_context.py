@@ -57,6 +57,11 @@ class PlanContext:
         """The ``number``-th column id that the plan does not use."""
         return ColumnId(self.first_free + number)
 
+    def take(self, number: int) -> list[ColumnId]:
+        """So many column ids that the plan does not use; the next ones asked for are others."""
+        first, self.first_free = self.first_free, self.first_free + number
+        return [ColumnId(first + place) for place in range(number)]
+
     def allows(self, rule: str) -> bool:
         """Whether the user left this rule on."""
         return rule not in self.options.disabled_rules

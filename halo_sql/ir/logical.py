@@ -34,6 +34,8 @@ class Fragment:
     label    as shown by EXPLAIN (``Scan t``, ``Aggregate``)
     keys     how many columns the text groups its input by (0: the result is one row); None: it does not group
     row_wise  each row of its one input gives its own rows, whatever the others are (unnest): it runs batch by batch
+    carried   (position of an output column, input column): the value is that of one of the input rows that the row is
+              made of, an input row is in one row at most, and the text reads the column nowhere else
     """
 
     parts: tuple[str | InputRef, ...]
@@ -43,6 +45,7 @@ class Fragment:
     volatile: bool = False
     keys: int | None = None
     row_wise: bool = False
+    carried: tuple[tuple[int, ColumnId], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from halo_sql.ir.logical import (
     CteScan,
     Demand,
     Filter,
+    Fragment,
     Join,
     Limit,
     LlmFilter,
@@ -29,6 +30,7 @@ from halo_sql.optimizer.rules.explore.llm_filter_past_llm_map import llm_filter_
 from halo_sql.optimizer.rules.explore.llm_map_past_llm_filter import llm_map_past_llm_filter
 from halo_sql.optimizer.rules.explore.llm_past_join import llm_past_join
 from halo_sql.optimizer.rules.explore.order_llm_filters import order_llm_filters
+from halo_sql.optimizer.rules.explore.partners_before_llm import partners_before_llm
 from halo_sql.optimizer.rules.explore.sort_past_llm_filter import sort_past_llm_filter
 from halo_sql.optimizer.rules.implement.agent_apply import agent_apply
 from halo_sql.optimizer.rules.implement.cte_scan import cte_scan
@@ -49,6 +51,7 @@ from halo_sql.optimizer.rules.normalize.drop_unused_calls import drop_unused_cal
 from halo_sql.optimizer.rules.normalize.filter_into_join import filter_into_join
 from halo_sql.optimizer.rules.normalize.fold_constant_prompts import fold_constant_prompts
 from halo_sql.optimizer.rules.normalize.inline_single_cte import inline_single_cte
+from halo_sql.optimizer.rules.normalize.lift_llm_above_fragment import lift_llm_above_fragment
 from halo_sql.optimizer.rules.normalize.lift_pick_above_llm import lift_pick_above_llm
 from halo_sql.optimizer.rules.normalize.lift_project_above_join import lift_project_above_join
 from halo_sql.optimizer.rules.normalize.merge_equal_calls import merge_equal_calls
@@ -70,6 +73,7 @@ RULES: tuple[Rule, ...] = (
     Rule("merge_projects", Stage.NORMALIZE, 0, merge_projects, on=(Project,)),
     Rule("fold_constant_prompts", Stage.NORMALIZE, 0, fold_constant_prompts, on=(LlmMap, LlmFilter, LlmTopK)),
     Rule("push_filter_below_llm", Stage.NORMALIZE, 0, push_filter_below_llm, on=(Filter,)),
+    Rule("lift_llm_above_fragment", Stage.NORMALIZE, 0, lift_llm_above_fragment, on=(Fragment,)),
     Rule("filter_into_join", Stage.NORMALIZE, 0, filter_into_join, on=(Filter,)),
     Rule("push_join_condition_below_llm", Stage.NORMALIZE, 0, push_join_condition_below_llm, on=(Join,)),
     Rule("sort_below_llm", Stage.NORMALIZE, 0, sort_below_llm, on=(Sort,)),
@@ -91,6 +95,7 @@ RULES: tuple[Rule, ...] = (
     Rule("llm_map_past_llm_filter", Stage.EXPLORE, 10, llm_map_past_llm_filter, on=(Filter,)),
     Rule("llm_past_join", Stage.EXPLORE, 10, llm_past_join, on=(Join,)),
     Rule("llm_below_join", Stage.EXPLORE, 10, llm_below_join, on=(LlmMap, LlmFilter)),
+    Rule("partners_before_llm", Stage.EXPLORE, 10, partners_before_llm, on=(Join,)),
     Rule("sort_past_llm_filter", Stage.EXPLORE, 10, sort_past_llm_filter, on=(Sort,)),
     Rule("llm_map", Stage.IMPLEMENT, 50, llm_map, on=(LlmMap,), essential=True),
     Rule("tool_apply", Stage.IMPLEMENT, 50, tool_apply, on=(ToolApply,), essential=True),

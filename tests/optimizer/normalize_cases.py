@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from halo_sql.ir.expr import ColumnId, ScopeTable, SqlExpr
@@ -57,6 +58,18 @@ def two_readings(plan: Any) -> Fragment:
     return Fragment(("SELECT l.id FROM ", refs[0], " l, ", refs[1], " r"), (col(60, "id"),), readers)
 
 
+def first_rows(plan: Any, *carried: int, order: int = 1) -> Fragment:
+    """One row per ``a``: the first in the order of a column; ``carried`` columns of the plan come out untouched."""
+    columns = {column.id: column for column in output_columns(plan)}
+    ref = InputRef(0, tuple((f"c{column}", column) for column in (order, *carried)))
+    items = ", ".join(f"c{column}" for column in carried)
+    text = f"SELECT {items or '1'} FROM "
+    out = tuple(replace(columns[ColumnId(column)], id=ColumnId(60 + at)) for at, column in enumerate(carried))
+    places = tuple((place, ColumnId(column)) for place, column in enumerate(carried) if column != order)
+    tail = f" QUALIFY row_number() OVER (ORDER BY c{order}) = 1"
+    return Fragment((text, ref, tail), out or (col(60, "one"),), (plan,), "Select", carried=places)
+
+
 #: rule -> (plan, its shape afterwards)
 FIRES: dict[str, list[tuple[Any, str]]] = {
     "inline_single_cte": [(cte(MAPPED, 1, 40), "Project > LlmMap('x {3}') > Fragment")],
@@ -71,6 +84,21 @@ FIRES: dict[str, list[tuple[Any, str]]] = {
         (
             llm_filter(where(holes(T, (H, "CAST('b' AS VARCHAR)")), "#2 > 1"), 20, "a {10}"),
             "LlmFilter('a {10}') > Filter(#2 > 1) > Project > Fragment",
+        ),
+    ],
+    "lift_llm_above_fragment": [
+        (first_rows(MAPPED, 20), "Project > LlmMap('x {3}') > Project > Fragment > Fragment"),
+        (
+            first_rows(llm_map(T, call(20, "x {3} {4}")), 20),
+            "Project > LlmMap('x {3} {4}') > Project > Fragment > Project > Fragment",
+        ),
+        (
+            first_rows(llm_map(T, call(20, "x {3}"), call(21, "y {4}")), 20, order=21),
+            "Project > LlmMap('x {3}') > Project > Fragment > LlmMap('y {4}') > Fragment",
+        ),
+        (
+            first_rows(llm_map(holes(MAPPED, (H, "upper(#20)")), call(21, "y {10}")), 21),
+            "Project > LlmMap('y {10}') > Project > LlmMap('x {3}') > Project > Fragment > Project > Fragment",
         ),
     ],
     "push_filter_below_llm": [
@@ -230,6 +258,13 @@ STAYS: dict[str, list[Any]] = {
         llm_map(holes(T, (H, "NULL")), call(20, "a {10}")),
         llm_map(holes(T, (H, "DATE '2024-01-01'")), call(20, "a {10}")),
         llm_map(holes(T, (H, "CAST(#3 AS VARCHAR)")), call(20, "a {10} b")),
+    ],
+    "lift_llm_above_fragment": [
+        first_rows(MAPPED, 20, order=20),
+        first_rows(llm_map(T, call(20, "x {3}", volatile=True)), 20),
+        first_rows(MAPPED, 3),
+        replace(first_rows(MAPPED, 20), carried=()),
+        first_rows(llm_map(MAPPED, call(21, "y {20}")), 20, order=21),
     ],
     "push_filter_below_llm": [
         where(MAPPED, "#20 = 'a'"),

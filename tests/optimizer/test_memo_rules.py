@@ -97,6 +97,11 @@ GIVES: dict[str, tuple[Any, dict[str, Any], str]] = {
     ),
     "llm_past_join": (join(llm_filter(T, 21, "y {3}"), U), {"rows": 10}, "DuckFragment(Join(Fragment, Fragment))"),
     "llm_below_join": (llm_filter(join(T, U, on=()), 21, "y {3}"), {"rows": 2000}, "DuckFragment(Join($0, Fragment))"),
+    "partners_before_llm": (
+        join(where(U, "#5 = 1"), llm_map(T, call(20, "x {3}")), kind="left"),
+        {"rows": 1000},
+        "DuckFragment(Join(Fragment, Project(Filter(Fragment))))",
+    ),
     "sort_past_llm_filter": (
         limit(order_by(llm_filter(MAPPED, 21, "y {20}"), "#20"), 2),
         {},
@@ -130,6 +135,7 @@ GIVES_NOT: dict[str, tuple[Any, dict[str, Any], str]] = {
     "llm_map_past_llm_filter": (llm_map(llm_filter(T, 21, "y {3}"), call(20, "x {3}")), {}, ""),
     "llm_past_join": (join(MAPPED, U, on=("#20 = #6",)), {"rows": 10}, ""),
     "llm_below_join": (llm_filter(join(T, U, on=()), 21, "y {3} {6}"), {"rows": 2000}, ""),
+    "partners_before_llm": (join(U, MAPPED, on=("#5 = #20",), kind="left"), {"rows": 1000}, ""),
     "sort_past_llm_filter": (order_by(llm_filter(T, 21, "y {3}"), "CAST(#3 AS INTEGER)"), {}, ""),
     "llm_map": (T, {}, "LlmMap"),
     "tool_apply": (MAPPED, {}, "ToolApply"),

@@ -7,11 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 from halo_sql.ir.expr import ColumnId
-from halo_sql.ir.logical import Filter, Fragment, Join, LogicalPlan, Project
+from halo_sql.ir.logical import Filter, Join, LogicalPlan, Project
 from halo_sql.ir.walk import output_columns
 from halo_sql.optimizer.memo import Memo
 from halo_sql.optimizer.nodes import column_ids, columns_of, is_llm, is_volatile, pick, reads
 from halo_sql.optimizer.plan_context import PlanContext
+from halo_sql.optimizer.rules.explore.reducing import narrowed, readable_twice
 
 
 def llm_below_join(expr: Any, memo: Memo, ctx: PlanContext) -> list[LogicalPlan]:
@@ -30,9 +31,9 @@ def llm_below_join(expr: Any, memo: Memo, ctx: PlanContext) -> list[LogicalPlan]
     found: list[LogicalPlan] = []
     read = reads(expr)
     for join, kept in _joins(expr.input, memo):
-        sides = [_narrowed(side, kept) for side in join.inputs if read & column_ids(side)]
-        others = tuple(_narrowed(side, kept) for side in join.inputs if not read & column_ids(side))
-        if sides and others and all(_readable_twice(side, memo, ctx) for side in join.inputs):
+        sides = [narrowed(side, kept) for side in join.inputs if read & column_ids(side)]
+        others = tuple(narrowed(side, kept) for side in join.inputs if not read & column_ids(side))
+        if sides and others and all(readable_twice(side, memo, ctx) for side in join.inputs):
             pairs = _on_side(expr, join, sides, others, memo)
             wanted = column_ids(expr)
             found.append(Project(pairs, pick(column for column in output_columns(pairs) if column.id in wanted)))
@@ -46,12 +47,6 @@ def _joins(group: Any, memo: Memo) -> Iterator[tuple[Join, frozenset[ColumnId]]]
         for join in memo.expressions(expr.input) if picks else (expr,):
             if isinstance(join, Join) and join.kind == "inner":
                 yield join, column_ids(group) | columns_of(join.on)
-
-
-def _narrowed(side: LogicalPlan, kept: frozenset[ColumnId]) -> LogicalPlan:
-    columns = output_columns(side)
-    wanted = [column for column in columns if column.id in kept] or list(columns[:1])
-    return side if len(wanted) == len(columns) else Project(side, pick(wanted))
 
 
 def _on_side(expr: Any, join: Join, sides: list[LogicalPlan], others: tuple[LogicalPlan, ...], memo: Memo) -> Join:
@@ -70,15 +65,3 @@ def _filtered(side: LogicalPlan, conditions: tuple[Any, ...]) -> LogicalPlan:
     for condition in conditions:
         side = Filter(side, condition)
     return side
-
-
-def _readable_twice(group: Any, memo: Memo, ctx: PlanContext) -> bool:
-    """Whether a group is a table's rows, filtered and projected by expressions that are not volatile."""
-    node = memo.expressions(group)[0]
-    while isinstance(node, Filter | Project):
-        exprs = [node.predicate] if isinstance(node, Filter) else [expr for _, expr in node.exprs]
-        if any(expr.volatile for expr in exprs):
-            return False
-        node = memo.expressions(node.input)[0]
-    stats = ctx.options.stats.get(node) if isinstance(node, Fragment) else None
-    return stats is not None and stats.is_table

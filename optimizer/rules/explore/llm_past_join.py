@@ -9,6 +9,7 @@ from halo_sql.ir.logical import Filter, Join, LlmMap, LogicalPlan
 from halo_sql.optimizer.memo import Memo
 from halo_sql.optimizer.nodes import column_ids, columns_of, is_llm, is_row_wise, is_volatile, outputs
 from halo_sql.optimizer.plan_context import PlanContext
+from halo_sql.optimizer.rules.explore.reducing import is_reduced
 
 
 def llm_past_join(expr: Any, memo: Memo, ctx: PlanContext) -> list[LogicalPlan]:
@@ -33,18 +34,13 @@ def llm_past_join(expr: Any, memo: Memo, ctx: PlanContext) -> list[LogicalPlan]:
                     if isinstance(lowest, LlmMap) and _may_pass(lowest, read):
                         above = replace(lowest, input=_over(expr, place, lowest.input))
                         found.append(replace(below, input=above))
-            elif is_llm(below) and _may_pass(below, read) and not _reduced(below.input, memo):
+            elif is_llm(below) and _may_pass(below, read) and not is_reduced(below.input, memo):
                 found.append(replace(below, input=_over(expr, place, below.input)))
     return found
 
 
 def _may_pass(node: Any, read: frozenset[Any]) -> bool:
     return not is_volatile(node) and not (isinstance(node, LlmMap) and outputs(node) & read)
-
-
-def _reduced(group: Any, memo: Memo) -> bool:
-    """Whether these rows are what ``llm_below_join`` has made of the whole join."""
-    return any(isinstance(expr, Join) and expr.kind == "semi" for expr in memo.expressions(group))
 
 
 def _over(join: Join, place: int, side: LogicalPlan) -> Any:
