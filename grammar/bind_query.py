@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 from halo_sql.errors import NotSupportedError, Span
 from halo_sql.grammar.bind_select import bind_select
@@ -175,9 +176,17 @@ class QueryBinder:
         calls = binding.calls_in(*query.range)
         where = calls[0].origin() if calls else span
         fragment = checked_fragment(binding, whole, columns, text.inputs, "Set operation", where)
+        fragment = replace(fragment, by_position=self._by_position(query))
         ordered = any(lexed.word(index) == "ORDER" for index in range(*query.tail))
         bound = BoundQuery(fragment, columns, ordered)
         return self._ordered(query, bound, context) if in_tail else bound
+
+    def _by_position(self, query: Query) -> bool:
+        """Whether a set operation puts the arms' columns one under the other, and gives all the rows it makes."""
+        lexed = self.binding.lexed
+        between = (range(one.range[1], other.range[0]) for one, other in pairwise(query.arms))
+        named = any(lexed.word(index) == "NAME" for gap in between for index in gap)
+        return not named and not any(lexed.word(index) in ("LIMIT", "OFFSET", "FETCH") for index in range(*query.tail))
 
     def _ordered(self, query: Query, bound: BoundQuery, context: CteContext) -> BoundQuery:
         """ORDER BY … LIMIT with calls over the rows of a set operation."""

@@ -36,6 +36,8 @@ class Fragment:
     row_wise  each row of its one input gives its own rows, whatever the others are (unnest): it runs batch by batch
     carried   (position of an output column, input column): the value is that of one of the input rows that the row is
               made of, an input row is in one row at most, and the text reads the column nowhere else
+    by_position  a set operation of the inputs, column under column: a row's fate depends on its own values only
+    filtered  predicates over its columns that the inputs are filtered by already
     """
 
     parts: tuple[str | InputRef, ...]
@@ -46,6 +48,8 @@ class Fragment:
     keys: int | None = None
     row_wise: bool = False
     carried: tuple[tuple[int, ColumnId], ...] = ()
+    by_position: bool = False
+    filtered: tuple[SqlExpr, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

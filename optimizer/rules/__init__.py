@@ -61,6 +61,7 @@ from halo_sql.optimizer.rules.normalize.narrow_inputs import narrow_inputs
 from halo_sql.optimizer.rules.normalize.order_object_fields import order_object_fields
 from halo_sql.optimizer.rules.normalize.prune_columns import prune_columns
 from halo_sql.optimizer.rules.normalize.push_filter_below_llm import push_filter_below_llm
+from halo_sql.optimizer.rules.normalize.push_filter_into_arms import push_filter_into_arms
 from halo_sql.optimizer.rules.normalize.push_join_condition_below_llm import push_join_condition_below_llm
 from halo_sql.optimizer.rules.normalize.push_limit_below_llm import push_limit_below_llm
 from halo_sql.optimizer.rules.normalize.push_project_below_llm import push_project_below_llm
@@ -73,6 +74,7 @@ RULES: tuple[Rule, ...] = (
     Rule("merge_projects", Stage.NORMALIZE, 0, merge_projects, on=(Project,)),
     Rule("fold_constant_prompts", Stage.NORMALIZE, 0, fold_constant_prompts, on=(LlmMap, LlmFilter, LlmTopK)),
     Rule("push_filter_below_llm", Stage.NORMALIZE, 0, push_filter_below_llm, on=(Filter,)),
+    Rule("push_filter_into_arms", Stage.NORMALIZE, 0, push_filter_into_arms, on=(Filter,)),
     Rule("lift_llm_above_fragment", Stage.NORMALIZE, 0, lift_llm_above_fragment, on=(Fragment,)),
     Rule("filter_into_join", Stage.NORMALIZE, 0, filter_into_join, on=(Filter,)),
     Rule("push_join_condition_below_llm", Stage.NORMALIZE, 0, push_join_condition_below_llm, on=(Join,)),

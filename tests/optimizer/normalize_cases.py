@@ -70,6 +70,15 @@ def first_rows(plan: Any, *carried: int, order: int = 1) -> Fragment:
     return Fragment((text, ref, tail), out or (col(60, "one"),), (plan,), "Select", carried=places)
 
 
+def union(plan: Any) -> Fragment:
+    """The plan's rows and a row of text: columns 60, 61, …"""
+    columns = output_columns(plan)
+    ref = InputRef(0, tuple((f"c{column.id}", column.id) for column in columns))
+    row = ", ".join(f"CAST(NULL AS {column.type.text})" for column in columns)
+    out = tuple(replace(column, id=ColumnId(60 + at)) for at, column in enumerate(columns))
+    return Fragment(("(SELECT * FROM ", ref, f") UNION ALL SELECT {row}"), out, (plan,), by_position=True)
+
+
 #: rule -> (plan, its shape afterwards)
 FIRES: dict[str, list[tuple[Any, str]]] = {
     "inline_single_cte": [(cte(MAPPED, 1, 40), "Project > LlmMap('x {3}') > Fragment")],
@@ -99,6 +108,14 @@ FIRES: dict[str, list[tuple[Any, str]]] = {
         (
             first_rows(llm_map(holes(MAPPED, (H, "upper(#20)")), call(21, "y {10}")), 21),
             "Project > LlmMap('y {10}') > Project > LlmMap('x {3}') > Project > Fragment > Project > Fragment",
+        ),
+    ],
+    "push_filter_into_arms": [
+        (where(union(MAPPED), "#61 > 1"), "Filter(#61 > 1) > Fragment > LlmMap('x {3}') > Filter(#2 > 1) > Fragment"),
+        (
+            where(where(union(MAPPED), "#61 > 1"), "#60 > 1"),
+            "Filter(#60 > 1) > Filter(#61 > 1) > Fragment > LlmMap('x {3}') > "
+            "Filter(#1 > 1) > Filter(#2 > 1) > Fragment",
         ),
     ],
     "push_filter_below_llm": [
@@ -265,6 +282,13 @@ STAYS: dict[str, list[Any]] = {
         first_rows(MAPPED, 3),
         replace(first_rows(MAPPED, 20), carried=()),
         first_rows(llm_map(MAPPED, call(21, "y {20}")), 20, order=21),
+    ],
+    "push_filter_into_arms": [
+        where(union(MAPPED), "#64 = 'a'"),
+        where(union(T), "#61 > 1"),
+        where(union(MAPPED), "#61 > random()", volatile=True),
+        where(replace(union(MAPPED), by_position=False), "#61 > 1"),
+        where(replace(union(MAPPED), columns=tuple(col(60 + at, "c") for at in range(5))), "#61 > 1"),
     ],
     "push_filter_below_llm": [
         where(MAPPED, "#20 = 'a'"),
