@@ -1,4 +1,4 @@
-"""Semantic joins by classification: an item is asked once for all labels, a sample shows whether that can be trusted."""
+"""Semantic joins by classification: an item is asked once for all labels, a sample shows whether that is trusted."""
 
 from __future__ import annotations
 
@@ -123,9 +123,7 @@ def test_a_condition_beside_an_equality(con: halo_sql.Connection, model: Model) 
 
 
 @pytest.mark.parametrize(("label", "items"), [("NULL", 300), ("' '", 0), ("repeat('long ', 100)", 0)])
-def test_labels_that_no_classification_can_name(
-    con: halo_sql.Connection, model: Model, label: str, items: int
-) -> None:
+def test_labels_that_no_classification_can_name(con: halo_sql.Connection, model: Model, label: str, items: int) -> None:
     con.execute(f"INSERT INTO l VALUES ({label})")
     assert con.execute(JOIN).fetchall() == [row for row in exact(con) if row[1] in TOPICS]
     assert model.items == items
