@@ -55,7 +55,7 @@ PROXIES: dict[str, Proxy] = {
 }
 
 
-def outcome(rng: random.Random, proxy: Proxy, share: float, size: int = 1200) -> tuple[float, float, float]:
+def outcome(rng: random.Random, proxy: Proxy, share: float, size: int) -> tuple[float, float, float]:
     """Precision, recall and the part of the prompts that the model was asked, for one data set."""
     truth = [rng.random() < share for _ in range(size)]
     rows = [rng.choice((1, 1, 1, 2, 5)) for _ in range(size)]
@@ -73,15 +73,15 @@ def outcome(rng: random.Random, proxy: Proxy, share: float, size: int = 1200) ->
 
 
 @pytest.mark.parametrize("name", list(PROXIES))
-@pytest.mark.parametrize("share", [0.5, 0.3])
-def test_targets_are_missed_as_seldom_as_promised(name: str, share: float) -> None:
+@pytest.mark.parametrize(("share", "size"), [(0.5, 700), (0.3, 900), (0.1, 1500)])
+def test_targets_are_missed_as_seldom_as_promised(name: str, share: float, size: int) -> None:
     rng = random.Random(f"{name} {share}")
-    runs = [outcome(rng, PROXIES[name], share) for _ in range(300)]
+    runs = [outcome(rng, PROXIES[name], share, size) for _ in range(300)]
     missed = sum(precision < QUALITY or recall < QUALITY for precision, recall, _ in runs)
     assert missed <= 0.05 * len(runs) + 3 * (0.05 * 0.95 * len(runs)) ** 0.5  # three standard deviations
     asked = sum(part for _, _, part in runs) / len(runs)
     if name in ("good", "perfect"):
-        assert asked < 0.5
+        assert asked < 0.6
     if name in ("uninformative", "anti-correlated", "constant"):
         assert asked > 0.85
 

@@ -264,3 +264,28 @@ def test_explain_analyze_tells_what_happened(con: halo_sql.Connection) -> None:
     assert "llm_filter_cascade" in con.execute("EXPLAIN (RULES) " + QUERY).fetchall()[0][1]
     assert "small: prefill" in con.execute("EXPLAIN (COSTS) " + QUERY).fetchall()[0][1]
     assert con.execute("SELECT count(*) FROM halo_rules() WHERE name = 'llm_filter_cascade'").fetchall() == [(1,)]
+
+
+def test_the_proxy_is_checked_like_any_model_when_it_may_be_asked(con: halo_sql.Connection, models: Models) -> None:
+    con.execute("CREATE SECRET key (TYPE llm, API_KEY 'abc')")
+    con.execute("CREATE MODEL hosted FROM 'http://127.0.0.1:1/v1' USING openai WITH (model = 'x', secret = key)")
+    con.execute("DROP SECRET key")
+    query = QUERY.replace("'small'", "'hosted'")
+    with pytest.raises(halo_sql.Error, match='Secret "key" does not exist'):
+        rows(con, query)
+    assert not models.asked
+    con.execute("SET halo_approximate = false")
+    assert rows(con, query) == EVEN
+
+
+def test_what_changes_rows_in_place_is_exact(con: halo_sql.Connection, models: Models) -> None:
+    con.execute(f"DELETE FROM t WHERE {FILTER}")
+    assert con.execute("SELECT count(*), min(n % 2) FROM t").fetchall() == [(1000, 1)]
+    assert models.asked == {"large": 2000}
+
+
+def test_options_as_parameters(con: halo_sql.Connection, models: Models) -> None:
+    query = "SELECT n FROM t WHERE LLM_FILTER('Is it even? {{ n }}', quality => ?, proxy => ?)"
+    found = [row[0] for row in con.execute(query, [0.8, "small"]).fetchall()]
+    assert min(quality(found, EVEN)) >= 0.8
+    assert models.asked["large"] < 200
