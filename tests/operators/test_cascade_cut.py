@@ -45,7 +45,7 @@ Proxy = Callable[[random.Random, bool], float | None]
 PROXIES: dict[str, Proxy] = {
     "good": lambda rng, truth: min(1.0, max(0.0, rng.gauss(0.75 if truth else 0.25, 0.15))),
     "fair": lambda rng, truth: min(1.0, max(0.0, rng.gauss(0.6 if truth else 0.4, 0.2))),
-    "borderline": lambda rng, truth: float(truth if rng.random() < 0.9 else not truth),
+    "borderline": lambda rng, truth: float(truth if rng.random() < 0.89 else not truth),
     "perfect": lambda rng, truth: float(truth),
     "uninformative": lambda rng, truth: rng.random(),
     "anti-correlated": lambda rng, truth: 1.0 - min(1.0, max(0.0, rng.gauss(0.75 if truth else 0.25, 0.15))),
@@ -55,21 +55,34 @@ PROXIES: dict[str, Proxy] = {
 }
 
 
-def outcome(rng: random.Random, proxy: Proxy, share: float, size: int) -> tuple[float, float, float]:
-    """Precision, recall and the part of the prompts that the model was asked, for one data set."""
+def weight(rows: list[int], *masks: list[bool]) -> int:
+    """Rows of the prompts for which all masks are true."""
+    return sum(count for count, *flags in zip(rows, *masks, strict=True) if all(flags))
+
+
+def rate(part: int, whole: int) -> float:
+    return part / whole if whole else 1.0
+
+
+def outcome(rng: random.Random, proxy: Proxy, share: float, size: int) -> tuple[bool, bool, float]:
+    """For one data set: whether precision or recall of the result is below the target; whether that of the proxy's
+    own decisions is, with the sample's answers left aside (what the bounds are about); the part that the model was
+    asked."""
     truth = [rng.random() < share for _ in range(size)]
     rows = [rng.choice((1, 1, 1, 2, 5)) for _ in range(size)]
     scores = [proxy(rng, wanted) for wanted in truth]
     draws = rng.choices(range(size), rows, k=sample_draws(QUALITY, share))
     cut = choose_cut(scores, rows, draws, {place: truth[place] for place in draws}, QUALITY)
     drawn = set(draws)
-    said = [None if place in drawn else cut.verdict(scores[place]) for place in range(size)]
-    verdicts = [true if verdict is None else verdict for true, verdict in zip(truth, said, strict=True)]
-    asked = said.count(None)
-    found = sum(count for count, verdict in zip(rows, verdicts, strict=True) if verdict)
-    wanted = sum(count for count, true in zip(rows, truth, strict=True) if true)
-    both = sum(count for count, verdict, true in zip(rows, verdicts, truth, strict=True) if verdict and true)
-    return (both / found if found else 1.0, both / wanted if wanted else 1.0, asked / size)
+    said = [cut.verdict(score) for score in scores]
+    asked = [place in drawn or verdict is None for place, verdict in enumerate(said)]
+    kept = [true if model else bool(verdict) for true, model, verdict in zip(truth, asked, said, strict=True)]
+    both = weight(rows, kept, truth)
+    missed = min(rate(both, weight(rows, kept)), rate(both, weight(rows, truth))) < QUALITY
+    accepted, left = [verdict is True for verdict in said], [verdict is not False for verdict in said]
+    precision = rate(weight(rows, accepted, truth), weight(rows, accepted))
+    recall = rate(weight(rows, left, truth), weight(rows, truth))
+    return missed, min(precision, recall) < QUALITY, sum(asked) / size
 
 
 @pytest.mark.parametrize("name", list(PROXIES))
@@ -77,13 +90,31 @@ def outcome(rng: random.Random, proxy: Proxy, share: float, size: int) -> tuple[
 def test_targets_are_missed_as_seldom_as_promised(name: str, share: float, size: int) -> None:
     rng = random.Random(f"{name} {share}")
     runs = [outcome(rng, PROXIES[name], share, size) for _ in range(300)]
-    missed = sum(precision < QUALITY or recall < QUALITY for precision, recall, _ in runs)
-    assert missed <= 0.05 * len(runs) + 3 * (0.05 * 0.95 * len(runs)) ** 0.5  # three standard deviations
+    allowed = 0.05 * len(runs) + 3 * (0.05 * 0.95 * len(runs)) ** 0.5  # three standard deviations
+    assert sum(missed for missed, _, _ in runs) <= allowed
+    assert sum(missed for _, missed, _ in runs) <= allowed
     asked = sum(part for _, _, part in runs) / len(runs)
     if name in ("good", "perfect"):
         assert asked < 0.6
     if name in ("uninformative", "anti-correlated", "constant"):
         assert asked > 0.85
+
+
+def test_the_bounds_are_used_to_the_full() -> None:
+    """A proxy just below the target is nearly always refused, and is not once the bounds are loosened."""
+
+    def accepted(chance: float) -> int:
+        rng, found = random.Random(5), 0
+        for _ in range(200):
+            truth = [rng.random() < 0.5 for _ in range(800)]
+            scores: list[float | None] = [float(true if rng.random() < 0.88 else not true) for true in truth]
+            draws = rng.choices(range(800), k=sample_draws(QUALITY, 0.5))
+            cut = choose_cut(scores, [1] * 800, draws, {place: truth[place] for place in draws}, QUALITY, chance)
+            found += any(cut.verdict(score) is not None for score in (0.0, 1.0))
+        return found
+
+    assert accepted(0.05) <= 10
+    assert accepted(1.0) > 20
 
 
 def test_a_proxy_that_is_right_leaves_nothing_to_ask() -> None:
