@@ -14,6 +14,9 @@ from halo_sql.grammar.signatures import SIGNATURES, Signature
 from halo_sql.grammar.skeleton import Range, identifier, starts_query
 from halo_sql.grammar.source import Source, read_literal
 
+#: Options whose values may be bare names.
+_NAMES = frozenset({"model", "proxy"})
+
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
@@ -146,9 +149,9 @@ def _constant(duck: Duck, source: Source, name: str, start: int, end: int) -> An
     if end == start + 1:
         if token.kind == "string_const" and token.text[0] in "'$eE":
             return read_literal(token.text).value
-        if name == "model" and lexed.word(start) not in ("", "NULL"):
+        if name in _NAMES and lexed.word(start) not in ("", "NULL"):
             return token.text
-        if name == "model" and token.text.startswith('"'):
+        if name in _NAMES and token.text.startswith('"'):
             return identifier(token.text)
         if lexed.word(start) in ("TRUE", "FALSE"):
             return lexed.word(start) == "TRUE"

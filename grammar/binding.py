@@ -143,6 +143,8 @@ class Binding:
             row_form=site.row_form,
             around=site.around,
             steps=site.steps,
+            quality=site.quality,
+            proxy=site.proxy,
         )
 
     def tainted(self, first: int, end: int, context: CteContext) -> bool:

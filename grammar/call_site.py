@@ -46,6 +46,7 @@ class CallSite:
     inner       the calls among these inputs
     separator   what stands between them
     shown       the call as DuckDB would write it; '' when that is its text
+    quality, proxy  of LLM_FILTER, as in ``LlmCall``
     target, volatile, row_form, around, steps  of a TOOL or AGENT, as in ``LlmCall``
     """
 
@@ -73,6 +74,8 @@ class CallSite:
     row_form: bool = False
     around: int = 0
     steps: int = 0
+    quality: float = 0.0
+    proxy: str = ""
 
     @property
     def deterministic(self) -> bool:

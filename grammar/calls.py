@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,6 +26,11 @@ from halo_sql.grammar.template import HoleText, parse_template
 CALL_KINDS = {operator: signature.kind for operator, signature in SIGNATURES.items()}
 #: operators that call an object of the catalog
 OBJECT_OPERATORS = frozenset(OPERATORS.keys() - CALL_KINDS.keys())
+
+
+def _texts(pieces: Sequence[str | HoleSite]) -> list[HoleSite]:
+    """The holes that are one text each."""
+    return [piece for piece in pieces if isinstance(piece, HoleSite) and not piece.is_object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +111,12 @@ class CallReader:
         arguments = read_arguments(self.duck, source, signature, first, closing, given)
         pieces, system = self.prompt(source, *arguments.prompt)
         resolved = Resolver(self.duck, self.snapshot, self.settings).resolve(signature.kind, arguments, system)
+        if resolved.quality and not resolved.proxy and len(_texts(pieces)) < 2:
+            raise BinderError(
+                "quality needs a proxy: a cheaper model that may decide in part",
+                span=arguments.span("quality"),
+                remedy="Give proxy => '…'. Only conditions over two sides of a join, with a hole for each, do without.",
+            )
         return CallSite(
             source,
             first,
@@ -122,6 +134,8 @@ class CallReader:
             resolved.fan_in,
             resolved.method,
             separator=arguments.get("separator", "\n"),
+            quality=resolved.quality,
+            proxy=resolved.proxy,
         )
 
     def prompt(self, source: Source, start: int, end: int) -> tuple[tuple[str | HoleSite, ...], str | None]:

@@ -40,6 +40,12 @@ def _number(low: float, high: float) -> Callable[[Any], float]:
     return check
 
 
+def _share(value: Any) -> float:
+    if isinstance(value, bool) or not 0.0 < float(value) < 1.0:
+        raise ValueError
+    return float(value)
+
+
 def _integer(low: int, high: int) -> Callable[[Any], int]:
     def check(value: Any) -> int:
         if isinstance(value, bool) or int(value) != value or not low <= value <= high:
@@ -102,4 +108,6 @@ OPTIONS: Mapping[str, Option] = {
     "fan_in": Option("an integer from 2 to 1000000", _integer(2, 1_000_000)),
     "method": Option("'score' or 'tournament'", _method),
     "multi": Option("true or false", _boolean),
+    "quality": Option("a number above 0 and below 1", _share),
+    "proxy": Option("the name of a model", _text),
 }

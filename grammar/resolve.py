@@ -41,6 +41,8 @@ class Resolved:
     labels: tuple[str, ...] = ()
     fan_in: int = 0
     method: str = ""
+    quality: float = 0.0
+    proxy: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,37 @@ class Resolver:
             tuple(label.text for label in labels),
             self._fan_in(kind, arguments),
             arguments.get("method", ""),
+            arguments.get("quality", 0.0),
+            self._proxy(arguments, model),
         )
+
+    def _proxy(self, arguments: Arguments, model: ModelDef) -> str:
+        """The name of the model that may decide in part; '' when none is given."""
+        if "quality" in arguments.options and arguments.get("temperature", 0.0) and arguments.get("seed") is None:
+            raise BinderError(
+                "quality compares answers with those of the model, and at this temperature they change",
+                span=arguments.span("quality"),
+                remedy="Give the call a seed, or leave temperature out.",
+            )
+        if "proxy" not in arguments.options:
+            return ""
+        if "quality" not in arguments.options:
+            raise BinderError(
+                "proxy says who may decide in part, but not how well",
+                span=arguments.span("proxy"),
+                remedy="Give quality => 0.9, too: the precision and recall that are wanted.",
+            )
+        proxy = self._named(arguments, "proxy")
+        problem = refusal(model_kind(proxy), f'model "{proxy.name}"', TEXT)
+        if problem is not None:
+            raise BinderError(problem.message, span=arguments.span("proxy"), remedy=problem.remedy)
+        if proxy.name.lower() == model.name.lower():
+            raise BinderError(
+                f'proxy "{proxy.name}" is the model itself, which saves nothing',
+                span=arguments.span("proxy"),
+                remedy="Name a cheaper model.",
+            )
+        return proxy.name
 
     @staticmethod
     def _fan_in(kind: str, arguments: Arguments) -> int:
@@ -151,8 +183,8 @@ class Resolver:
             raise BinderError(problem.message, span=arguments.span("model"), remedy=problem.remedy)
         return model
 
-    def _named(self, arguments: Arguments) -> ModelDef:
-        name, span = arguments.options["model"]
+    def _named(self, arguments: Arguments, option: str = "model") -> ModelDef:
+        name, span = arguments.options[option]
         found = self.snapshot.models.get(name.lower())
         if found is None:
             raise BinderError(

@@ -52,7 +52,7 @@ SIGNATURES: Mapping[str, Signature] = {
         ("prompt",),
         _ONE_PROMPT,
         "LLM_FILTER('Is this a complaint? {{ body }}')",
-        (*_EVERY_CALL, *_CHAT, *_SAMPLED, "stop"),
+        (*_EVERY_CALL, *_CHAT, *_SAMPLED, "stop", "quality", "proxy"),
         refused=_refused(("returns",), "LLM_FILTER always returns BOOLEAN", "Use LLM_MAP for another type."),
     ),
     "LLM_CLASSIFY": Signature(

@@ -23,7 +23,6 @@ class Setting:
     kind     'text' | 'integer' | 'number' | 'boolean' | 'list' (comma-separated names)
     minimum  smallest allowed number
     choices  allowed texts; empty: any
-    refused  why it cannot be true in this version; '' when it can
     """
 
     name: str
@@ -32,7 +31,6 @@ class Setting:
     help: str
     minimum: float | None = None
     choices: tuple[str, ...] = ()
-    refused: str = ""
 
     @property
     def range(self) -> str:
@@ -40,7 +38,7 @@ class Setting:
         if self.choices:
             return ", ".join(self.choices)
         if self.kind == "boolean":
-            return "false" if self.refused else "true, false"
+            return "true, false"
         return "" if self.minimum is None else f"{self.minimum:g} and more"
 
 
@@ -59,13 +57,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("halo_max_seconds", "number", 0.0, "Seconds one statement may take; 0: no limit", 0),
     Setting("halo_max_recursion", "integer", 1000, "Times the calls in a recursive query may be asked", 1),
     Setting("halo_on_error", "text", "fail", "on_error of calls that name none", choices=("fail", "null", "struct")),
-    Setting(
-        "halo_approximate",
-        "boolean",
-        False,
-        "Let operators approximate where a call allows it; no operator of this version does",
-        refused="no operator of this version approximates: every answer is exact",
-    ),
+    Setting("halo_approximate", "boolean", False, "Let filters with a quality be decided by a proxy in part"),
     Setting("halo_learn", "boolean", True, "Learn from finished calls what the next ones will take, and plan with it"),
     Setting("halo_trace_text", "boolean", False, "Keep prompts and answers for halo_calls()"),
     Setting("halo_progress", "boolean", True, "Show progress of LLM operators in the shell"),
@@ -86,8 +78,6 @@ def check(setting: Setting, value: object) -> Value:
     if setting.kind == "boolean":
         word = str(value).strip().lower()
         if word in ("true", "on", "1", "yes", "t"):
-            if setting.refused:
-                raise SettingError(f"{setting.name} cannot be true: {setting.refused}", remedy="Leave it at false.")
             return True
         if word in ("false", "off", "0", "no", "f"):
             return False

@@ -102,6 +102,7 @@ def _actuals(node: PhysicalNode, did: NodeMetrics) -> list[str]:
     shown = [f"rows ~{_count(node.estimate.rows)}/{did.rows}"]
     if _is_llm(node):
         shown += _llm_actuals(as_dict(did), node.estimate, only_tools=isinstance(node.op, ToolApplyExec))
+    shown += [", ".join(f"{words} {number:g}" for words, number in did.details.items())] if did.details else []
     shown += [f"self {did.self_s:.3f} s", f"wait {did.wait_s:.3f} s"]
     return [*shown, *_shown_errors(node_q_errors(node, did))]
 
@@ -204,6 +205,8 @@ def to_json(dag: PhysicalDag, profile: Profile | None = None, query: str = "") -
         if profile is not None:
             did = profile.nodes.get(node_id, NodeMetrics())
             made |= {key: _number(value) for key, value in as_dict(did).items() if key not in _LIVE_KEYS}
+            if did.details:
+                made["details"] = {words: _number(number) for words, number in did.details.items()}
             made["q_error"] = _rounded(node_q_errors(node, did))
         made["children"] = [build(source) for source in node.inputs]
         return made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from halo_sql.engines.ranking import GRADE_SYSTEM
@@ -30,6 +31,7 @@ from halo_sql.ir.physical import (
     DemandExec,
     DuckFragmentExec,
     LimitExec,
+    LlmFilterCascadeExec,
     LlmFilterExec,
     LlmMapExec,
     LlmReduceExec,
@@ -90,6 +92,12 @@ def properties(node: PhysicalNode, dag: PhysicalDag, full: bool = False) -> Prop
         found: Properties = [("", one_line(text, 0 if full else 160)) for text in texts]
         found += [("", "distinct")] if op.distinct else []
         return found + ([("worker", op.worker)] if op.worker else [])
+    if isinstance(op, LlmFilterCascadeExec):
+        exact = replace(op.call, quality=0.0, proxy="")
+        how = f"approximate: quality >= {op.call.quality:g}, proxy={op.proxy.model}"
+        found = [("", one_line(call_text(exact, name_of), 0 if full else 160)), ("", how)]
+        found += [] if op.label is None else [("", f"classifies by {name_of(op.label)}")]
+        return [*found, ("sample", f"~{op.draws}"), *([("worker", op.worker)] if op.worker else [])]
     if isinstance(op, LlmReduceExec):
         found = [("", one_line(text, 0 if full else 160)) for text in llm_texts(op, name_of)]
         found += [("", op.variant), ("fan_in", f"~{op.fan_in:.0f} of ~{op.items:.0f}"), ("levels", f"~{op.levels}")]
@@ -184,6 +192,8 @@ def call_text(call: LlmCall, name_of: Names) -> str:
     said += ["volatile"] if call.volatile else []
     said += [f"fan_in={call.fan_in}"] if call.fan_in else []
     said += [f"priority={call.priority}"] if call.priority else []
+    said += [f"quality={call.quality:g}"] if call.quality else []
+    said += [f"proxy={call.proxy}"] if call.proxy else []
     said += [f"guard={name_of(call.guard)}"] if call.guard is not None else []
     return f"{call.operator}({', '.join(said)})"
 

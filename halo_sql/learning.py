@@ -11,8 +11,9 @@ from halo_sql.catalog.objects import ModelDef
 from halo_sql.engines.experience import CallKind, Experience
 from halo_sql.engines.knowledge import Knowledge, Lesson
 from halo_sql.ir.call_key import call_key
+from halo_sql.ir.cascade import proxy_calls
 from halo_sql.ir.logical import LogicalPlan
-from halo_sql.ir.physical import AgentApplyExec, LimitExec, LlmFilterExec, PhysicalDag, calls_by
+from halo_sql.ir.physical import AgentApplyExec, LimitExec, LlmFilterCascadeExec, LlmFilterExec, PhysicalDag, calls_by
 from halo_sql.ir.prompt import LlmCall
 from halo_sql.metrics import NodeMetrics, Profile
 from halo_sql.optimizer.context import DEFAULT_CALL, CallProfile
@@ -54,7 +55,7 @@ def lessons(
         by_model[model] = by_model.get(model, Experience()).merged(experience)
     for key, rows in [*_filters(dag, profile), *_agents(dag, profile)]:
         if key[0] in models:
-            found[key] = found.get(key, Experience()).merged(rows)
+            found[key] = found.get(key, Experience()).plus(rows)
     learnt = [
         (CallKind(model_identity(models[model]), call), labels.get((model, call), "")[:LABEL_CHARS], experience)
         for (model, call), experience in found.items()
@@ -71,7 +72,7 @@ def _filters(dag: PhysicalDag, profile: Profile) -> Iterator[tuple[tuple[str, st
     if any(isinstance(node.op, LimitExec) for node in dag.nodes):
         return
     for node in dag.nodes:
-        if isinstance(node.op, LlmFilterExec):
+        if isinstance(node.op, LlmFilterExec | LlmFilterCascadeExec):
             did = profile.nodes.get(node.id, NodeMetrics())
             if did.rows_total:
                 call = node.op.call
@@ -106,6 +107,7 @@ def call_profiles(
     wanted: dict[CallKind, list[tuple[str, str]]] = {}
     identity = {name: model_identity(model) for name, model in models.items()}
     calls: list[LlmCall] = [call for node in walk_once(plan) for call in calls_of(node) if call.model in models]
+    calls += [proxy for call in calls for proxy, _ in proxy_calls(call) if proxy.model in models]
     for call in calls:
         for key in ("", call_key(call)):
             wanted.setdefault(CallKind(identity[call.model], key), []).append((call.model, key))

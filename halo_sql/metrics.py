@@ -21,6 +21,7 @@ class NodeMetrics:
     tool_calls, tool_calls_coalesced, tool_calls_from_store  the same of tools
     rows_total            rows expected by progress so far (rows read by an LLM node)
     conversations         begun by an agent of the statement
+    details               what else the operator tells of itself, for EXPLAIN ANALYZE: words -> number
     """
 
     rows: int = 0
@@ -43,6 +44,7 @@ class NodeMetrics:
     rows_total: int = 0
     in_flight: int = 0
     conversations: int = 0
+    details: dict[str, float] = field(default_factory=dict)
 
 
 #: Keys of the totals, in the order in which they are shown.
@@ -71,8 +73,8 @@ def totals(nodes: list[NodeMetrics], elapsed_s: float) -> dict[str, float]:
 
 
 def as_dict(node: NodeMetrics) -> dict[str, float]:
-    """All counters of a node by name."""
-    return {item.name: getattr(node, item.name) for item in fields(node)}
+    """All counters of a node by name (``details`` are none)."""
+    return {item.name: getattr(node, item.name) for item in fields(node) if item.name != "details"}
 
 
 @dataclass(slots=True)

@@ -67,6 +67,7 @@ def optimizer_context(
         max_seconds=settings.number("halo_max_seconds"),
         max_tokens=settings.number("halo_max_tokens"),
         occupied_bytes=_occupied(runtime, models),
+        approximate=enabled and settings.flag("halo_approximate"),
     )
 
 
@@ -89,7 +90,7 @@ def survey(duck: Duck, closely: bool, models: Mapping[str, ModelDef], knowledge:
     def add(plan: LogicalPlan, ctx: OptimizerContext) -> OptimizerContext:
         engines = ctx.engines.values()  # seconds are only as good as the lengths of the texts
         known = any(engine.kv_capacity_tok or engine.calibrated for engine in engines)
-        counted = closely or known or has_choice(plan)
+        counted = closely or known or has_choice(plan, ctx.approximate)
         calls = {} if knowledge is None else call_profiles(plan, models, knowledge)
         return replace(ctx, stats=Surveyor(duck, counted).survey(plan), calls=calls)
 

@@ -152,7 +152,8 @@ class Queries:
         check_secrets(targets.models, self._runtime.secrets)
         check_tool_secrets(targets, self._runtime.secrets)
         store = self.store()
-        self._runtime.begin(warm(self._runtime, targets.models, store))
+        needed = {name: model for name, model in targets.models.items() if name not in targets.proxies}
+        self._runtime.begin(warm(self._runtime, needed, store))
         optimized = self.optimize(bound, snapshot, closely)
         profile = Profile(sql, optimized.dag, {node.id: NodeMetrics() for node in optimized.dag.nodes})
         profile.number = self._count = self._count + 1

@@ -148,9 +148,11 @@ class Surveyor:
         return self._expected[key]
 
 
-def has_choice(plan: LogicalPlan) -> bool:
+def has_choice(plan: LogicalPlan, approximate: bool = False) -> bool:
     """Whether rows and values decide between plans: not when all there is above the data are maps, or one filter, and
-    what passes rows on, and no tables are joined (calls may come before or after that)."""
+    what passes rows on, and no tables are joined (calls may come before or after that).
+
+    ``approximate``: filters may have a plan that is approximate."""
     trees = {id(tree) for tree in relational_trees(plan)}
     stack: list[Any] = [plan]
     filters = maps = 0
@@ -163,6 +165,8 @@ def has_choice(plan: LogicalPlan) -> bool:
         if isinstance(node, LlmReduce) or not isinstance(node, _PASSING):
             return True
         filters += isinstance(node, LlmFilter)
+        if approximate and isinstance(node, LlmFilter) and node.call.quality:
+            return True
         maps += isinstance(node, LlmMap)
         stack += children(node)
     return filters > 1 or (filters == 1 and maps > 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -31,12 +31,14 @@ class Targets:
     tools     by lower-case name; those of agents, too
     agents    by ``agent_key``; an agent that agents call by its lower-case name
     querying  lower-case names of the tools and agents whose calls run queries on the user's connection
+    proxies   of the models those that decide in another's place, if the plan is to use them
     """
 
     models: Mapping[str, ModelDef] = field(default_factory=dict)
     tools: Mapping[str, BoundTool] = field(default_factory=dict)
     agents: Mapping[str, AgentSpec] = field(default_factory=dict)
     querying: frozenset[str] = frozenset()
+    proxies: Set[str] = frozenset()
 
     @property
     def acting(self) -> bool:
@@ -50,7 +52,12 @@ def targets_of(bound: BoundStatement, snapshot: Snapshot, settings: Settings, du
     for node in walk(bound.plan):
         for call in calls_made(node):
             found.call(call)
-    return Targets(found.models, found.tools, found.agents, found.querying())
+    proxies: dict[str, ModelDef] = {}
+    if settings.flag("halo_approximate") and settings.text("halo_optimizer") == "on":
+        calls = (call for node in walk(bound.plan) for call in calls_made(node))
+        proxies = {call.proxy: snapshot.models[call.proxy.lower()] for call in calls if call.proxy}
+    models = {**proxies, **found.models}
+    return Targets(models, found.tools, found.agents, found.querying(), proxies.keys() - found.models.keys())
 
 
 class _Finder:

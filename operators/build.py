@@ -10,6 +10,7 @@ from halo_sql.ir.physical import (
     DemandExec,
     DuckFragmentExec,
     LimitExec,
+    LlmFilterCascadeExec,
     LlmFilterExec,
     LlmMapExec,
     LlmReduceExec,
@@ -29,6 +30,7 @@ from halo_sql.operators.demand import demand
 from halo_sql.operators.duck_fragment import duck_fragment
 from halo_sql.operators.limit import limit
 from halo_sql.operators.llm_filter import llm_filter
+from halo_sql.operators.llm_filter_cascade import llm_filter_cascade
 from halo_sql.operators.llm_map import llm_map
 from halo_sql.operators.llm_reduce import llm_reduce
 from halo_sql.operators.llm_top_k import llm_top_k
@@ -49,6 +51,7 @@ OPERATORS: Mapping[type, Operator] = {
     ToolApplyExec: tool_apply,
     AgentApplyExec: agent_apply,
     LlmFilterExec: llm_filter,
+    LlmFilterCascadeExec: llm_filter_cascade,
     LlmReduceExec: llm_reduce,
     LlmTopKExec: llm_top_k,
     DemandExec: demand,

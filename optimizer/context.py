@@ -184,6 +184,7 @@ class OptimizerContext:
     ordered         whether the order of the result's rows matters
     max_usd, max_seconds, max_tokens  bounds that the plan should keep; 0: none
     occupied_bytes  device -> memory taken by models that the plan does not ask
+    approximate     calls that have a ``quality`` may be answered approximately
     prune           branch-and-bound; False searches exhaustively (an oracle for tests)
     """
 
@@ -202,6 +203,7 @@ class OptimizerContext:
     max_seconds: float = 0.0
     max_tokens: float = 0.0
     occupied_bytes: Mapping[str, float] = field(default_factory=dict)
+    approximate: bool = False
 
     def __post_init__(self) -> None:
         assert self.objective in OBJECTIVES, self.objective

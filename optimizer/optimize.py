@@ -9,11 +9,12 @@ from typing import Any
 
 from halo_sql.ir.expr import Column
 from halo_sql.ir.logical import LogicalPlan, Sink
-from halo_sql.ir.physical import Estimate, PhysicalDag, SelectExec, SinkExec
+from halo_sql.ir.physical import Estimate, PhysicalDag, SelectExec, SinkExec, calls_by
 from halo_sql.optimizer.alternative import Alternative, Requirement
 from halo_sql.optimizer.bounds import keep_bounds
 from halo_sql.optimizer.context import EngineProfile, FragmentStats, OptimizerContext
 from halo_sql.optimizer.dump import dump
+from halo_sql.optimizer.exactness import exact_notes
 from halo_sql.optimizer.greedy import longest_chain, order_greedily
 from halo_sql.optimizer.memo import Memo
 from halo_sql.optimizer.nodes import relational_trees
@@ -78,9 +79,10 @@ def optimize(
     models = models_of(plan)
     load_s = load_seconds(models, options)
     keep_bounds(search, winner.requirement, options, load_s)
-    for note in memory_notes(models, options):
-        state.recorder.note(note)
     dag = _extract(plan, winner.requirement, search, columns)
+    models = sorted({*models, *(call.model for node in dag.nodes for call in calls_by(node.op) if call.model)})
+    for note in [*memory_notes(models, options), *exact_notes(dag.nodes, options)]:
+        state.recorder.note(note)
     dag = replace(dag, notes=tuple(state.recorder.notes))
     counters = (
         ("groups", len(memo.groups)),

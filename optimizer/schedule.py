@@ -11,6 +11,7 @@ from dataclasses import replace
 from heapq import heapify, heappop, heappush
 
 from halo_sql.ir.physical import (
+    LlmFilterCascadeExec,
     LlmFilterExec,
     LlmMapExec,
     LlmReduceExec,
@@ -61,7 +62,7 @@ def _seconds_to_root(nodes: Sequence[PhysicalNode]) -> list[float]:
 
 def _placed(op: PhysicalOp) -> PhysicalOp:
     """LLM operators on the worker of their model (of each model, when a node calls several)."""
-    if isinstance(op, LlmMapExec | LlmFilterExec | LlmReduceExec | LlmTopKExec):
+    if isinstance(op, LlmMapExec | LlmFilterExec | LlmFilterCascadeExec | LlmReduceExec | LlmTopKExec):
         models = dict.fromkeys(call.model for call in calls_by(op) if call.model)
         return replace(op, worker=",".join(f"{model}/0" for model in models))
     return op

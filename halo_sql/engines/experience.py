@@ -56,9 +56,12 @@ class Experience:
         """Both together; of more than MEMORY requests (or rows) the older ones count less."""
         weight = max(self.requests, self.rows)
         room = max(0.0, MEMORY - max(newer.requests, newer.rows))
-        keep = 1.0 if weight <= room else room / weight
+        return self.plus(newer, 1.0 if weight <= room else room / weight)
+
+    def plus(self, other: Experience, keep: float = 1.0) -> Experience:
+        """Both together, of one time: requests and rows of the same statement; ``keep`` of this one."""
         names = [item.name for item in fields(Experience)]
-        return Experience(**{name: getattr(self, name) * keep + getattr(newer, name) for name in names})
+        return Experience(**{name: getattr(self, name) * keep + getattr(other, name) for name in names})
 
     def text(self) -> str:
         """As it is stored."""

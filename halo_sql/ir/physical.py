@@ -5,7 +5,7 @@ Between operators flow Arrow RecordBatches whose columns are named ``c<id>`` (``
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from halo_sql.ir.expr import Column, ColumnId
 from halo_sql.ir.logical import Ask, DemandPart, LogicalPlan
@@ -121,6 +121,24 @@ class LlmFilterExec:
 
 
 @dataclass(frozen=True, slots=True)
+class LlmFilterCascadeExec:
+    """Reads all its rows, lets a proxy decide where a sample of the call's answers shows that it may be trusted, and
+    asks the call for the others. Precision and recall are at least ``call.quality``, with 95 % confidence together.
+
+    proxy  the proxy's call: kind 'score' (the same prompt), or 'classify' (the prompt without ``label``, once for all
+           labels; which, is seen in the rows)
+    label  of kind 'classify': the hole that is left open
+    draws  rows expected to be drawn for the sample
+    """
+
+    call: LlmCall
+    proxy: LlmCall
+    label: ColumnId | None = None
+    draws: int = 0
+    worker: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class DemandExec:
     """Rounds of a query with calls in its text: run it, ask what it missed, until nothing is missing.
 
@@ -188,6 +206,7 @@ PhysicalOp = (
     | ToolApplyExec
     | AgentApplyExec
     | LlmFilterExec
+    | LlmFilterCascadeExec
     | LlmReduceExec
     | LlmTopKExec
     | DemandExec
@@ -205,6 +224,8 @@ def calls_by(op: PhysicalOp) -> tuple[LlmCall, ...]:
         return op.calls
     if isinstance(op, DemandExec):
         return tuple(ask.call for ask in op.asks)
+    if isinstance(op, LlmFilterCascadeExec):
+        return (op.call, op.proxy)
     return (op.call,) if isinstance(op, LlmFilterExec | LlmTopKExec) else ()
 
 
@@ -258,6 +279,19 @@ class Estimate:
             self.output_tok + other.output_tok,
             self.cost + other.cost,
             self.tool_calls + other.tool_calls,
+        )
+
+    def part(self, share: float) -> Estimate:
+        """What such a part of the calls takes."""
+        cost = Cost(**{item.name: getattr(self.cost, item.name) * share for item in fields(Cost)})
+        return Estimate(
+            self.rows,
+            self.llm_calls * share,
+            self.prompt_tok * share,
+            self.prompt_tok_cached * share,
+            self.output_tok * share,
+            cost,
+            self.tool_calls * share,
         )
 
 

@@ -115,6 +115,8 @@ class LlmCall:
     volatile    equal calls may differ: the tool's volatility, or that of an agent's tools
     row_form    of an agent in FROM: the value holds answer, steps, tokens and trace
     around      characters that are sent beside the prompt: what an agent is told of its tools and of how to answer
+    quality     of kind 'filter': precision and recall that are wanted where answers may be approximate; 0: exact
+    proxy       of kind 'filter' with a quality: the model that may decide in part; '': none is given
     steps       of an agent: the most it may take; 1 without tools
     """
 
@@ -137,6 +139,8 @@ class LlmCall:
     row_form: bool = False
     around: int = field(default=0, compare=False)
     steps: int = field(default=0, compare=False)
+    quality: float = 0.0
+    proxy: str = ""
 
     @property
     def deterministic(self) -> bool:

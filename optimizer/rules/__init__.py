@@ -33,10 +33,12 @@ from halo_sql.optimizer.rules.explore.order_llm_filters import order_llm_filters
 from halo_sql.optimizer.rules.explore.partners_before_llm import partners_before_llm
 from halo_sql.optimizer.rules.explore.sort_past_llm_filter import sort_past_llm_filter
 from halo_sql.optimizer.rules.implement.agent_apply import agent_apply
+from halo_sql.optimizer.rules.implement.classify_join import classify_join
 from halo_sql.optimizer.rules.implement.cte_scan import cte_scan
 from halo_sql.optimizer.rules.implement.demand import demand
 from halo_sql.optimizer.rules.implement.limit import limit
 from halo_sql.optimizer.rules.implement.llm_filter import llm_filter
+from halo_sql.optimizer.rules.implement.llm_filter_cascade import llm_filter_cascade
 from halo_sql.optimizer.rules.implement.llm_map import llm_map
 from halo_sql.optimizer.rules.implement.llm_reduce_one_shot import llm_reduce_one_shot
 from halo_sql.optimizer.rules.implement.llm_reduce_tree_fold import llm_reduce_tree_fold
@@ -103,6 +105,8 @@ RULES: tuple[Rule, ...] = (
     Rule("tool_apply", Stage.IMPLEMENT, 50, tool_apply, on=(ToolApply,), essential=True),
     Rule("agent_apply", Stage.IMPLEMENT, 50, agent_apply, on=(AgentApply,), essential=True),
     Rule("llm_filter", Stage.IMPLEMENT, 50, llm_filter, on=(LlmFilter,), essential=True),
+    Rule("llm_filter_cascade", Stage.IMPLEMENT, 40, llm_filter_cascade, on=(LlmFilter,)),
+    Rule("classify_join", Stage.IMPLEMENT, 40, classify_join, on=(LlmFilter,)),
     Rule("llm_reduce_one_shot", Stage.IMPLEMENT, 50, llm_reduce_one_shot, on=(LlmReduce,), essential=True),
     Rule("llm_reduce_tree_fold", Stage.IMPLEMENT, 50, llm_reduce_tree_fold, on=(LlmReduce,), essential=True),
     Rule("llm_top_k_score", Stage.IMPLEMENT, 50, llm_top_k_score, on=(LlmTopK,), essential=True),

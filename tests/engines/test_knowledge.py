@@ -43,6 +43,12 @@ def test_older_requests_fade() -> None:
     assert old.merged(seen((10, 10))).requests == MEMORY
 
 
+def test_rows_and_requests_of_one_statement_do_not_push_each_other_out() -> None:
+    requests, rows = seen(*[(10, 10)] * int(MEMORY)), Experience(rows=MEMORY, kept=MEMORY / 4)
+    both = requests.plus(rows)
+    assert (both.requests, both.rows, both.kept) == (MEMORY, MEMORY, MEMORY / 4)
+
+
 def test_tokens_are_a_line_over_characters() -> None:
     model = seen(*[(100 + 10 * step, 12 + round(0.3 * (100 + 10 * step))) for step in range(50)])
     profile = profile_of(model, model)

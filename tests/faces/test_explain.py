@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from halo_sql import explain
 from halo_sql.errors import ProgrammingError
 from halo_sql.explain import render_logical
+from halo_sql.ir.cascade import score_call
 from halo_sql.ir.expr import Column, ColumnId, ColumnRef, SqlExpr
 from halo_sql.ir.logical import (
     CteScan,
@@ -30,6 +32,7 @@ from halo_sql.ir.physical import (
     Estimate,
     Input,
     LimitExec,
+    LlmFilterCascadeExec,
     LlmFilterExec,
     LlmMapExec,
     MaterializeExec,
@@ -108,6 +111,24 @@ def test_text_is_exactly_this() -> None:
         'Shared prefix: "Summarise: " (11 characters) × ~8 calls\n'
         "Note: rule limit reached"
     )
+
+
+def test_a_cascade_says_that_it_is_approximate_and_what_it_did() -> None:
+    call = replace(KEEP, quality=0.9, proxy="tiny")
+    expected = Estimate(10, 30, 400, 100, 160)
+    nodes = (
+        PhysicalNode(0, DuckFragmentExec(SCAN), (), (ID, BODY), Estimate(20)),
+        PhysicalNode(1, LlmFilterCascadeExec(call, score_call(call), draws=216), (0,), (ID, BODY), expected),
+    )
+    plan = PhysicalDag(nodes, 1)
+    head = 'LlmFilterCascade  LLM_FILTER(smol, "Is it good? {body#2}") · approximate: quality >= 0.9, proxy=tiny · '
+    assert explain.render_text(plan).startswith(head + "sample=~216 · ~10 rows · ~30 calls")
+    did = NodeMetrics(rows=7, llm_calls=25, details={"sampled": 4, "accepts from": 0.8125})
+    ran = Profile("SELECT 1", plan, {0: NodeMetrics(), 1: did}, status="done")
+    assert " · sampled 4, accepts from 0.8125 · self 0.000 s" in explain.render_text(plan, ran)
+    shown = explain.to_json(plan, ran)["plan"]
+    assert shown["details"] == {"sampled": 4, "accepts from": 0.8125}
+    assert "details" not in shown["children"][0]
 
 
 def profile() -> Profile:

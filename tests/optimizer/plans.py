@@ -27,6 +27,7 @@ from halo_sql.ir.physical import (
     DuckFragmentExec,
     Input,
     LimitExec,
+    LlmFilterCascadeExec,
     LlmFilterExec,
     LlmMapExec,
     LlmReduceExec,
@@ -245,6 +246,8 @@ def operators(dag: PhysicalDag) -> list[str]:
             name += "(" + ", ".join(item.label for item in op.calls) + ")"
         elif isinstance(op, LlmFilterExec):
             name += f"({op.call.label})"
+        elif isinstance(op, LlmFilterCascadeExec):
+            name += f"({op.proxy.kind})"
         elif isinstance(op, LlmReduceExec):
             name += f"({op.variant})"
         elif isinstance(op, LlmTopKExec):
@@ -279,7 +282,7 @@ def well_formed(dag: PhysicalDag) -> None:
         op = node.op
         if isinstance(op, LlmMapExec | LlmReduceExec):
             assert all(item.columns() <= below[0] for item in op.calls)
-        elif isinstance(op, LlmFilterExec | LlmTopKExec):
+        elif isinstance(op, LlmFilterExec | LlmFilterCascadeExec | LlmTopKExec):
             assert op.call.columns() <= below[0]
         elif isinstance(op, PrefixClusterExec):
             assert set(op.keys) <= below[0]

@@ -59,6 +59,13 @@ SMALL = {"m": SMALL_ENGINE}
 #: 10,000 rows, 200 documents of 4,000 characters that repeat, too many for the small engine's KV cache.
 BIG: dict[str, Any] = {"rows": 10_000, "distinct": {3: 200, 4: 10_000}, "chars": {3: 4000, 4: 20}, "engines": SMALL}
 CLUSTERED = llm_map(T, call(20, "read {3} and answer {4}"))
+#: A filter that a proxy ten times as fast may decide in part, over 5,000 rows; one over 20,000 pairs of ten labels.
+CASCADE = llm_filter(T, 21, "y {3}", quality=0.9, proxy="p")
+PAIRS = llm_filter(join(T, U, on=()), 21, "is {3} about {6}?", quality=0.9)
+SLOW = EngineProfile(prefill_tok_per_s=500, decode_step_s=0.2, calibrated="measured")
+FAST = EngineProfile(calibrated="measured")
+APPROXIMATE: dict[str, Any] = {"approximate": True, "rows": 5_000, "engines": {"m": SLOW, "p": FAST}}
+LABELS = {"approximate": True, "rows": 2_000, "distinct": {3: 2_000, 6: 10}}
 
 
 def over_cte(plan: Any, number: int = 2) -> Fragment:
@@ -111,6 +118,8 @@ GIVES: dict[str, tuple[Any, dict[str, Any], str]] = {
     "tool_apply": (TOOLED, {}, "ToolApply('t {3}')"),
     "agent_apply": (AgentApply(T, (call(20, "a {3}", kind="agent", target="g"),)), {}, "AgentApply('a {3}')"),
     "llm_filter": (llm_filter(T, 21, "y {3}"), {}, "LlmFilter('y {3}')"),
+    "llm_filter_cascade": (CASCADE, APPROXIMATE, "LlmFilterCascade(score)"),
+    "classify_join": (PAIRS, LABELS, "LlmFilterCascade(classify)"),
     "llm_reduce_one_shot": (reduced(groups(T, 30), 20, "sum {30}", 31), {}, "LlmReduce(one shot)"),
     "llm_reduce_tree_fold": (reduced(groups(T, 30), 20, "sum", 31, fan_in=2), {}, "LlmReduce(tree fold)"),
     "llm_top_k_score": (top_k(T, 20, "x {3}", 5), {"rows": 1000}, "LlmTopK(score)"),
@@ -141,6 +150,8 @@ GIVES_NOT: dict[str, tuple[Any, dict[str, Any], str]] = {
     "tool_apply": (MAPPED, {}, "ToolApply"),
     "agent_apply": (TOOLED, {}, "AgentApply"),
     "llm_filter": (MAPPED, {}, "LlmFilter"),
+    "llm_filter_cascade": (CASCADE, APPROXIMATE | {"engines": {"m": FAST, "p": FAST}}, "LlmFilterCascade"),
+    "classify_join": (PAIRS, LABELS | {"distinct": {3: 2_000, 6: 2_000}}, ""),
     "llm_reduce_one_shot": (
         reduced(groups(T, 30, keys=0), 20, "sum", 31),
         {"engines": {"m": EngineProfile(context_tok=2000)}},

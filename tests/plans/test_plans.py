@@ -77,7 +77,7 @@ def test_plan(path: Path) -> None:
             expected = written.execute(query).fetchall()
             calls = [con.last_profile()["totals"]["llm_calls"] for con in (optimized, written)]
         assert Counter(map(repr, rows)) == Counter(map(repr, expected)), sql
-        assert calls[0] <= calls[1], sql
+        assert calls[0] <= calls[1] or "approximate:" in actual, sql
         rewritten.append(f"{sql}\n----\n{actual}")
         if not os.environ.get("HALO_REWRITE"):
             assert actual == plan, f"{path.name}: {sql}"

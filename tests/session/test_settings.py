@@ -48,7 +48,7 @@ def test_what_cursors_share(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({"halo_max_call": 1}, 'Did you mean "halo_max_calls"'),
         ({"halo_max_calls": "many"}, "It takes an integer"),
-        ({"halo_approximate": True}, "every answer is exact"),
+        ({"halo_approximate": "maybe"}, "It takes true or false"),
         ({"halo_on_error": "ignore"}, "It takes 'fail' or 'null' or 'struct'"),
     ],
 )
