@@ -211,6 +211,8 @@ def _fragment(node: Fragment, inputs: Sequence[Profile], options: OptimizerConte
     rows = max((source.rows for source in inputs), default=DEFAULT_ROWS)
     if node.keys is not None:
         return _groups(node, rows)
+    if node.unnested is not None and inputs:
+        rows *= inputs[0].known(node.unnested).items or 1.0
     return Profile(rows, {column.id: Known(rows, _chars(column)) for column in node.columns})
 
 
@@ -254,6 +256,11 @@ def _expr(expr: SqlExpr, source: Profile) -> Known:
 
 
 def _answer(call: LlmCall, source: Profile, options: OptimizerContext) -> Known:
+    if call.kind == "tool":
+        tool = options.tool(call.target)
+        values = max(1.0, source.requests(call))
+        items = 0.0 if tool.rows is None else max(0.01, tool.rows)
+        return Known(values, DEFAULT_CHARS if tool.chars is None else tool.chars, items)
     learnt = options.call(call)
     chars = learnt.answer_chars
     if chars is None:

@@ -12,7 +12,7 @@ from halo_sql.ir.logical import LogicalPlan, Sink
 from halo_sql.ir.physical import Estimate, PhysicalDag, SelectExec, SinkExec
 from halo_sql.optimizer.alternative import Alternative, Requirement
 from halo_sql.optimizer.bounds import keep_bounds
-from halo_sql.optimizer.context import EngineProfile, FragmentStats, OptimizerContext
+from halo_sql.optimizer.context import EngineProfile, FragmentStats, OptimizerContext, ToolProfile
 from halo_sql.optimizer.dump import dump
 from halo_sql.optimizer.greedy import longest_chain, order_greedily
 from halo_sql.optimizer.memo import Memo
@@ -38,6 +38,7 @@ class Optimized:
 
     cost     of the whole plan in the objective's unit (seconds, dollars or tokens), before sharing
     engines  models that the plan asks -> what the costs were computed with
+    tools    tools that it calls, or its agents -> the same
     """
 
     logical: LogicalPlan
@@ -45,6 +46,7 @@ class Optimized:
     trace: Trace
     cost: float
     engines: Mapping[str, EngineProfile] = field(default_factory=dict)
+    tools: Mapping[str, ToolProfile] = field(default_factory=dict)
 
 
 def optimize(
@@ -97,7 +99,8 @@ def optimize(
         notes=dag.notes,
         seconds=perf_counter() - started,
     )
-    return Optimized(plan, dag, trace, winner.best_value, {model: options.engine(model) for model in models})
+    engines = {model: options.engine(model) for model in models}
+    return Optimized(plan, dag, trace, winner.best_value, engines, dict(sorted(options.tools.items())))
 
 
 def _active(rules: tuple[Rule, ...], state: PlanContext) -> tuple[Rule, ...]:

@@ -34,6 +34,7 @@ class Fragment:
     label    as shown by EXPLAIN (``Scan t``, ``Aggregate``)
     keys     how many columns the text groups its input by (0: the result is one row); None: it does not group
     row_wise  each row of its one input gives its own rows, whatever the others are (unnest): it runs batch by batch
+    unnested  the list of its one input whose items become its rows; None: it is not known to be that simple
     """
 
     parts: tuple[str | InputRef, ...]
@@ -43,6 +44,7 @@ class Fragment:
     volatile: bool = False
     keys: int | None = None
     row_wise: bool = False
+    unnested: ColumnId | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from halo_sql.optimizer.rules.explore.llm_filter_past_llm_map import llm_filter_
 from halo_sql.optimizer.rules.explore.llm_map_past_llm_filter import llm_map_past_llm_filter
 from halo_sql.optimizer.rules.explore.llm_past_join import llm_past_join
 from halo_sql.optimizer.rules.explore.order_llm_filters import order_llm_filters
+from halo_sql.optimizer.rules.explore.order_map_filters import order_map_filters
 from halo_sql.optimizer.rules.explore.sort_past_llm_filter import sort_past_llm_filter
 from halo_sql.optimizer.rules.implement.agent_apply import agent_apply
 from halo_sql.optimizer.rules.implement.cte_scan import cte_scan
@@ -89,6 +90,7 @@ RULES: tuple[Rule, ...] = (
     Rule("llm_filter_past_llm_map", Stage.EXPLORE, 20, llm_filter_past_llm_map, on=(LlmFilter,)),
     Rule("llm_filter_past_filter", Stage.EXPLORE, 10, llm_filter_past_filter, on=(LlmFilter,)),
     Rule("llm_map_past_llm_filter", Stage.EXPLORE, 10, llm_map_past_llm_filter, on=(Filter,)),
+    Rule("order_map_filters", Stage.EXPLORE, 10, order_map_filters, on=(Filter,)),
     Rule("llm_past_join", Stage.EXPLORE, 10, llm_past_join, on=(Join,)),
     Rule("llm_below_join", Stage.EXPLORE, 10, llm_below_join, on=(LlmMap, LlmFilter)),
     Rule("sort_past_llm_filter", Stage.EXPLORE, 10, sort_past_llm_filter, on=(Sort,)),
