@@ -69,6 +69,7 @@ def _costs(optimized: Optimized) -> str:
         numbers = "".join(f"{count:>12,.0f}" for count in counts)
         seconds = "".join(f"{each_s:>12.4f}" for each_s in (cost.prefill_s, cost.decode_s, cost.gpu_s, cost.cpu_s))
         rows.append(f"{name:<22}{numbers}{seconds}{cost.usd:>12.6f}")
+    rows += [f"#{swap.node} starts {swap.model} again: {swap.seconds:.1f} s" for swap in optimized.swaps]
     rows += [_speed(name, engine) for name, engine in optimized.engines.items()]
     return "\n".join([*rows, *(_tool(name, tool) for name, tool in optimized.tools.items())])
 

@@ -162,6 +162,7 @@ def engine_profile(model: ModelDef, info: EngineInfo | None, speed: Speed | None
         kv_read_s=speed.kv_read_s * speed.pace,
         request_s=speed.request_s * speed.pace,
         load_s=0.0 if resident else speed.load_s,
+        swap_s=speed.load_s,
         chars_per_tok=speed.chars_per_tok,
         bare_tok=speed.bare_tok,
         system_tok=speed.system_tok,

@@ -94,6 +94,7 @@ class EngineProfile:
     chars_per_tok      characters per token
     bare_tok, system_tok  tokens around a prompt without and with a system message
     load_s             seconds until it can be asked; 0: it can, or nothing is known
+    swap_s             seconds of a start when others have taken its place on the device; 0: unknown
     device             where it computes; '' unknown
     resident_bytes     weights and KV cache on the device; 0: unknown
     memory_bytes       of the device; 0: unknown
@@ -117,6 +118,7 @@ class EngineProfile:
     bare_tok: float = 0.0
     system_tok: float = 0.0
     load_s: float = 0.0
+    swap_s: float = 0.0
     device: str = ""
     resident_bytes: float = 0.0
     memory_bytes: float = 0.0
