@@ -143,6 +143,7 @@ class Binding:
             row_form=site.row_form,
             around=site.around,
             steps=site.steps,
+            fuse=site.fuse,
         )
 
     def tainted(self, first: int, end: int, context: CteContext) -> bool:

@@ -47,6 +47,7 @@ class CallSite:
     separator   what stands between them
     shown       the call as DuckDB would write it; '' when that is its text
     target, volatile, row_form, around, steps  of a TOOL or AGENT, as in ``LlmCall``
+    fuse        as in ``LlmCall``
     """
 
     source: Source
@@ -73,6 +74,7 @@ class CallSite:
     row_form: bool = False
     around: int = 0
     steps: int = 0
+    fuse: bool = False
 
     @property
     def deterministic(self) -> bool:

@@ -122,6 +122,7 @@ class CallReader:
             resolved.fan_in,
             resolved.method,
             separator=arguments.get("separator", "\n"),
+            fuse=resolved.fuse,
         )
 
     def prompt(self, source: Source, start: int, end: int) -> tuple[tuple[str | HoleSite, ...], str | None]:

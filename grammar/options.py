@@ -102,4 +102,5 @@ OPTIONS: Mapping[str, Option] = {
     "fan_in": Option("an integer from 2 to 1000000", _integer(2, 1_000_000)),
     "method": Option("'score' or 'tournament'", _method),
     "multi": Option("true or false", _boolean),
+    "fuse": Option("true or false", _boolean),
 }

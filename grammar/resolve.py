@@ -41,6 +41,7 @@ class Resolved:
     labels: tuple[str, ...] = ()
     fan_in: int = 0
     method: str = ""
+    fuse: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,7 @@ class Resolver:
             tuple(label.text for label in labels),
             self._fan_in(kind, arguments),
             arguments.get("method", ""),
+            arguments.get("fuse", False) and not arguments.get("examples", ()),  # examples show one answer
         )
 
     @staticmethod

@@ -43,6 +43,7 @@ from halo_sql.ir.physical import (
     SelectExec,
     SinkExec,
     ToolApplyExec,
+    calls_by,
 )
 from halo_sql.ir.prompt import Hole, ItemsHole, LlmCall, ObjectHole, Prompt, Sampling
 from halo_sql.ir.walk import children, output_columns, walk
@@ -91,6 +92,7 @@ def properties(node: PhysicalNode, dag: PhysicalDag, full: bool = False) -> Prop
         texts = llm_texts(op, name_of)
         found: Properties = [("", one_line(text, 0 if full else 160)) for text in texts]
         found += [("", "distinct")] if op.distinct else []
+        found += [("", f"fused {len(call.fused)} calls") for call in calls_by(op) if call.fused]
         found += [("", text) for text in _ways(op)] if isinstance(op, ToolApplyExec) else []
         return found + ([("worker", op.worker)] if op.worker else [])
     if isinstance(op, LlmReduceExec):
@@ -198,6 +200,7 @@ def call_text(call: LlmCall, name_of: Names) -> str:
     said += ["volatile"] if call.volatile else []
     said += [f"fan_in={call.fan_in}"] if call.fan_in else []
     said += [f"priority={call.priority}"] if call.priority else []
+    said += ["fuse=true"] if call.fuse else []
     said += [f"guard={name_of(call.guard)}"] if call.guard is not None else []
     return f"{call.operator}({', '.join(said)})"
 

@@ -150,7 +150,7 @@ class Surveyor:
 
 def has_choice(plan: LogicalPlan) -> bool:
     """Whether rows and values decide between plans: not when all there is above the data are maps, or one filter, and
-    what passes rows on, and no tables are joined (calls may come before or after that)."""
+    what passes rows on, no tables are joined (calls may come before or after that), and no calls may be fused."""
     trees = {id(tree) for tree in relational_trees(plan)}
     stack: list[Any] = [plan]
     filters = maps = 0
@@ -161,6 +161,8 @@ def has_choice(plan: LogicalPlan) -> bool:
                 return True
             continue
         if isinstance(node, LlmReduce) or not isinstance(node, _PASSING):
+            return True
+        if isinstance(node, LlmMap) and sum(call.fuse for call in node.calls) > 1:
             return True
         filters += isinstance(node, LlmFilter)
         maps += isinstance(node, LlmMap)

@@ -36,6 +36,8 @@ LLM_FILTER_SELECTIVITY = 0.5
 MAP_OUTPUT_TOK = 32.0
 FILTER_OUTPUT_TOK = 2.0
 CHARS_PER_TOK = 4.0
+#: Output tokens of a member of a JSON object beside its value.
+MEMBER_TOK = 5.0
 #: Rows in a group, as long as nothing is known of the keys.
 GROUP_ROWS = 10.0
 
@@ -189,6 +191,8 @@ def true_share(call: LlmCall, options: OptimizerContext) -> float:
 def output_tok(call: LlmCall, options: OptimizerContext) -> float:
     """Tokens expected of one answer."""
     learnt = options.call(call).output_tok
+    if learnt is None and call.fused:
+        return sum(output_tok(part, options) + MEMBER_TOK for part in call.fused)
     return min(_expected_tok(call), float(call.sampling.max_tokens)) if learnt is None else learnt
 
 

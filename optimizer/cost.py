@@ -91,7 +91,8 @@ def levels(
 def call_levels(call: LlmCall, profile: Profile, options: OptimizerContext) -> list[Level]:
     """``levels`` of a call's prompt; the whole prompt as long as the prompts that are different are on average."""
     learnt = options.call(call)
-    parts = levels(call.prompt, profile, options.objects.get(call.output, ()), learnt)
+    sampled = call.fused[0].output if call.fused else call.output
+    parts = levels(call.prompt, profile, options.objects.get(sampled, ()), learnt)
     asked = profile.asked(call)
     if asked is not None and asked.distinct:
         surplus = asked.chars - sum(profile.known(column).chars for column in call.prompt.columns())

@@ -116,6 +116,8 @@ class LlmCall:
     row_form    of an agent in FROM: the value holds answer, steps, tokens and trace
     around      characters that are sent beside the prompt: what an agent is told of its tools and of how to answer
     steps       of an agent: the most it may take; 1 without tools
+    fuse        of kind 'map': may be asked in one request with others of which this is said
+    fused       the calls that this one asks together; their answers are the members of its own, in order
     """
 
     output: ColumnId
@@ -137,6 +139,8 @@ class LlmCall:
     row_form: bool = False
     around: int = field(default=0, compare=False)
     steps: int = field(default=0, compare=False)
+    fuse: bool = False
+    fused: tuple[LlmCall, ...] = field(default=(), compare=False)
 
     @property
     def deterministic(self) -> bool:

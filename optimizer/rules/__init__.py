@@ -23,6 +23,7 @@ from halo_sql.optimizer.rules.enforce.duck_fragment import duck_fragment
 from halo_sql.optimizer.rules.enforce.fragment_input import fragment_input
 from halo_sql.optimizer.rules.enforce.prefix_cluster import prefix_cluster
 from halo_sql.optimizer.rules.enforce.restore_order import restore_order
+from halo_sql.optimizer.rules.explore.fuse_llm_maps import fuse_llm_maps
 from halo_sql.optimizer.rules.explore.llm_below_join import llm_below_join
 from halo_sql.optimizer.rules.explore.llm_filter_past_filter import llm_filter_past_filter
 from halo_sql.optimizer.rules.explore.llm_filter_past_llm_map import llm_filter_past_llm_map
@@ -93,6 +94,7 @@ RULES: tuple[Rule, ...] = (
     Rule("order_map_filters", Stage.EXPLORE, 10, order_map_filters, on=(Filter,)),
     Rule("llm_past_join", Stage.EXPLORE, 10, llm_past_join, on=(Join,)),
     Rule("llm_below_join", Stage.EXPLORE, 10, llm_below_join, on=(LlmMap, LlmFilter)),
+    Rule("fuse_llm_maps", Stage.EXPLORE, 10, fuse_llm_maps, on=(LlmMap,)),
     Rule("sort_past_llm_filter", Stage.EXPLORE, 10, sort_past_llm_filter, on=(Sort,)),
     Rule("llm_map", Stage.IMPLEMENT, 50, llm_map, on=(LlmMap,), essential=True),
     Rule("tool_apply", Stage.IMPLEMENT, 50, tool_apply, on=(ToolApply,), essential=True),

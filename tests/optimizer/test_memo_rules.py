@@ -85,6 +85,14 @@ DEMAND = Demand(
 #: Short texts, and money counts more than time.
 CHEAP: dict[str, Any] = {"rows": 1000, "chars": {3: 8}, "objective": "usd"}
 
+LONG_BODIES: dict[str, Any] = {"rows": 1000, "chars": {3: 4000}}
+
+
+def topic_and_mood(**rest: Any) -> Any:
+    """Two questions about the same column that may be asked together."""
+    return llm_map(T, call(20, "topic of {3}", fuse=True), call(21, "mood of {3}", fuse=True, **rest))
+
+
 TOOLS = {"slow": ToolProfile(call_s=1.0, p90_s=1.0), "cheap": ToolProfile(call_s=0.001, p90_s=0.001)}
 
 
@@ -104,6 +112,7 @@ GIVES: dict[str, tuple[Any, dict[str, Any], str]] = {
         {},
         "LlmMap('x {3}')",
     ),
+    "fuse_llm_maps": (topic_and_mood(), LONG_BODIES, "LlmMap('topic of {3}' + 'mood of {3}')"),
     "llm_past_join": (join(llm_filter(T, 21, "y {3}"), U), {"rows": 10}, "DuckFragment(Join(Fragment, Fragment))"),
     "llm_below_join": (llm_filter(join(T, U, on=()), 21, "y {3}"), {"rows": 2000}, "DuckFragment(Join($0, Fragment))"),
     "order_map_filters": (slow_and_cheap(), {"tools": TOOLS}, "ToolApply('slow {3}')"),
@@ -138,6 +147,7 @@ GIVES_NOT: dict[str, tuple[Any, dict[str, Any], str]] = {
     "llm_filter_past_llm_map": (llm_filter(MAPPED, 21, "y {20}"), {}, ""),
     "llm_filter_past_filter": (llm_filter(where(T, "#2 > 1"), 21, "y {3}"), {}, ""),
     "llm_map_past_llm_filter": (llm_map(llm_filter(T, 21, "y {3}"), call(20, "x {3}")), {}, ""),
+    "fuse_llm_maps": (topic_and_mood(on_error="null"), LONG_BODIES, ""),
     "llm_past_join": (join(MAPPED, U, on=("#20 = #6",)), {"rows": 10}, ""),
     "llm_below_join": (llm_filter(join(T, U, on=()), 21, "y {3} {6}"), {"rows": 2000}, ""),
     "order_map_filters": (slow_and_cheap("cheap {20}"), {"tools": TOOLS}, ""),
