@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from halo_sql.demand_statistics import demand_stats
 from halo_sql.duck import Duck
 from halo_sql.errors import Error, InterruptedQueryError
 from halo_sql.ir.expr import Column, SqlExpr, join_text
@@ -80,6 +81,10 @@ class Surveyor:
                 expected = self._expect_source(node)
                 if expected is not None:
                     stats[node] = FragmentStats(expected.rows, is_table=expected.is_table)
+            if isinstance(node, Demand):
+                found = demand_stats(self._duck, node)
+                if found is not None:
+                    stats[node] = found
         for tree in relational_trees(plan):
             if any(isinstance(node, Join) for node in walk_once(tree)):
                 sql = render(tree, [])

@@ -109,6 +109,9 @@ def derive(node: Any, inputs: Sequence[Profile], options: OptimizerContext) -> P
     if isinstance(node, Fragment):
         return _fragment(node, inputs, options)
     if isinstance(node, Demand):
+        stats = options.stats.get(node)
+        if stats is not None:
+            return measured(stats, node.columns)
         rows = max((source.rows for source in inputs), default=DEFAULT_ROWS)
         return Profile(rows, {column.id: Known(rows, _chars(column)) for column in node.columns})
     if isinstance(node, Join):
