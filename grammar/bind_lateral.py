@@ -163,7 +163,8 @@ def _unnested(
     if lateral.outer:
         rows = f"CASE WHEN len({rows}) > 0 THEN {rows} ELSE [NULL] END"
     head = f"SELECT {names}{', ' if names else ''}unnest({rows}, max_depth := 2) FROM "
-    fragment = Fragment((head, ref), (*renamed.values(), *own), (plan,), f"Unnest {lateral.alias}", row_wise=True)
+    columns, label = (*renamed.values(), *own), f"Unnest {lateral.alias}"
+    fragment = Fragment((head, ref), columns, (plan,), label, row_wise=True, unnested=value)
     tables = tuple(
         replace(table, columns=tuple(renamed[column.id] for column in table.columns)) for table in scope.tables
     )

@@ -145,6 +145,7 @@ class Binding:
             steps=site.steps,
             quality=site.quality,
             proxy=site.proxy,
+            fuse=site.fuse,
         )
 
     def tainted(self, first: int, end: int, context: CteContext) -> bool:

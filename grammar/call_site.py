@@ -48,6 +48,7 @@ class CallSite:
     shown       the call as DuckDB would write it; '' when that is its text
     quality, proxy  of LLM_FILTER, as in ``LlmCall``
     target, volatile, row_form, around, steps  of a TOOL or AGENT, as in ``LlmCall``
+    fuse        as in ``LlmCall``
     """
 
     source: Source
@@ -76,6 +77,7 @@ class CallSite:
     steps: int = 0
     quality: float = 0.0
     proxy: str = ""
+    fuse: bool = False
 
     @property
     def deterministic(self) -> bool:

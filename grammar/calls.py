@@ -136,6 +136,7 @@ class CallReader:
             separator=arguments.get("separator", "\n"),
             quality=resolved.quality,
             proxy=resolved.proxy,
+            fuse=resolved.fuse,
         )
 
     def prompt(self, source: Source, start: int, end: int) -> tuple[tuple[str | HoleSite, ...], str | None]:

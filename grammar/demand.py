@@ -303,6 +303,7 @@ class DemandText:
             site.priority,
             site.fan_in,
             site.separator,
+            site.fuse,
             bool(guard),
         )
         key = (options, more, shape, words)

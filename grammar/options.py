@@ -110,4 +110,5 @@ OPTIONS: Mapping[str, Option] = {
     "multi": Option("true or false", _boolean),
     "quality": Option("a number above 0 and below 1", _share),
     "proxy": Option("the name of a model", _text),
+    "fuse": Option("true or false", _boolean),
 }

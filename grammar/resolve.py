@@ -43,6 +43,7 @@ class Resolved:
     method: str = ""
     quality: float = 0.0
     proxy: str = ""
+    fuse: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,7 @@ class Resolver:
             arguments.get("method", ""),
             arguments.get("quality", 0.0),
             self._proxy(arguments, model),
+            arguments.get("fuse", False) and not arguments.get("examples", ()),  # examples show one answer
         )
 
     def _proxy(self, arguments: Arguments, model: ModelDef) -> str:

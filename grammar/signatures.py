@@ -45,7 +45,7 @@ SIGNATURES: Mapping[str, Signature] = {
         ("prompt",),
         _ONE_PROMPT,
         "LLM_MAP('Summarise: {{ body }}')",
-        (*_EVERY_CALL, *_CHAT, *_SAMPLED, "stop", "returns"),
+        (*_EVERY_CALL, *_CHAT, *_SAMPLED, "stop", "returns", "fuse"),
     ),
     "LLM_FILTER": Signature(
         "filter",

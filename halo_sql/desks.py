@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 from halo_sql.agents.desk import AgentDesk
@@ -11,6 +11,7 @@ from halo_sql.call_log import RunLog
 from halo_sql.duck import Duck
 from halo_sql.engines.budget import Budget
 from halo_sql.engines.dispatch import Dispatcher
+from halo_sql.engines.experience import Experience
 from halo_sql.engines.protocol import Channel, ChannelSpec, DeliverOutcomes, Validate
 from halo_sql.engines.store import ResponseStore
 from halo_sql.errors import EngineError
@@ -38,7 +39,10 @@ class OnConnection(Protocol):
 
 
 class Desks:
-    """``engines.protocol.Channels`` for one run: sends each spec to whom it concerns. On the session's loop."""
+    """``engines.protocol.Channels`` for one run: sends each spec to whom it concerns. On the session's loop.
+
+    join_from  lower-case name of a query -> how many calls that are there together are joined
+    """
 
     def __init__(
         self,
@@ -52,6 +56,7 @@ class Desks:
         log: RunLog | None,
         statement: str,
         cast: TextCast,
+        join_from: Mapping[str, int] | None = None,
     ) -> None:
         self.on_connection: OnConnection | None = None  # set when the run's context is there
         self._dispatcher = dispatcher
@@ -63,6 +68,7 @@ class Desks:
         self._log = log
         self._statement = statement
         self._cast = cast
+        self._join_from = join_from or {}
         self._readers: dict[str, Callable[[str], Any]] = {}
         self._runners: list[Runner] = []
         self._sessions: Any = None  # of MCP servers, shared by their tools
@@ -78,6 +84,10 @@ class Desks:
         if spec.agent:
             return await self._agent_desk().open(spec, validate, metrics, deliver)
         return await self._dispatcher.open(spec, validate, metrics, deliver)
+
+    def tool_experience(self) -> dict[str, Experience]:
+        """Lower-case name of a tool -> what its calls took."""
+        return {} if self._tools is None else self._tools.experience()
 
     async def finish(self) -> None:
         """The statement ended well: its calls with side effects are done with."""
@@ -147,7 +157,13 @@ class Desks:
             from halo_sql.tools.sql import SqlRunner
 
             limits = limits_of(tool)
-            return SqlRunner(tool, self.on_connection, max_rows=limits.max_rows, max_bytes=limits.max_result_bytes)
+            return SqlRunner(
+                tool,
+                self.on_connection,
+                max_rows=limits.max_rows,
+                max_bytes=limits.max_result_bytes,
+                join_from=self._join_from.get(tool.name.lower(), 0),
+            )
         if kind == "http":
             from halo_sql.tools.http import HttpRunner
 

@@ -44,9 +44,12 @@ from halo_sql.ir.physical import (
     RestoreOrderExec,
     SelectExec,
     SinkExec,
+    ToolApplyExec,
+    calls_by,
 )
 from halo_sql.ir.prompt import Hole, ItemsHole, LlmCall, ObjectHole, Prompt, Sampling
 from halo_sql.ir.walk import children, output_columns, walk
+from halo_sql.optimizer.context import NEVER
 
 Names = Callable[[ColumnId], str]
 Properties = list[tuple[str, str]]  # (key, value); an empty key: the value speaks for itself
@@ -91,6 +94,8 @@ def properties(node: PhysicalNode, dag: PhysicalDag, full: bool = False) -> Prop
         texts = llm_texts(op, name_of)
         found: Properties = [("", one_line(text, 0 if full else 160)) for text in texts]
         found += [("", "distinct")] if op.distinct else []
+        found += [("", f"fused {len(call.fused)} calls") for call in calls_by(op) if call.fused]
+        found += [("", text) for text in _ways(op)] if isinstance(op, ToolApplyExec) else []
         return found + ([("worker", op.worker)] if op.worker else [])
     if isinstance(op, LlmFilterCascadeExec):
         exact = replace(op.call, quality=0.0, proxy="")
@@ -128,6 +133,17 @@ def properties(node: PhysicalNode, dag: PhysicalDag, full: bool = False) -> Prop
         return [("kind", op.kind), ("sql", one_line(f"{op.prefix} … {op.suffix}", width))]
     assert isinstance(op, MaterializeExec), op
     return []
+
+
+def _ways(op: ToolApplyExec) -> list[str]:
+    """How calls of queries are run, if they come as expected, and from how many on they are joined."""
+    found = []
+    for start, joined in zip(op.join_from, op.joined, strict=False):
+        if start == NEVER:
+            found.append("per call")
+        elif start:
+            found.append(f"set-oriented (from {start})" if joined else f"per call (set-oriented from {start})")
+    return list(dict.fromkeys(found))
 
 
 def _argument_names(ask: Ask) -> Names:
@@ -194,6 +210,7 @@ def call_text(call: LlmCall, name_of: Names) -> str:
     said += [f"priority={call.priority}"] if call.priority else []
     said += [f"quality={call.quality:g}"] if call.quality else []
     said += [f"proxy={call.proxy}"] if call.proxy else []
+    said += ["fuse=true"] if call.fuse else []
     said += [f"guard={name_of(call.guard)}"] if call.guard is not None else []
     return f"{call.operator}({', '.join(said)})"
 

@@ -10,7 +10,7 @@ from halo_sql.errors import ProgrammingError
 from halo_sql.ir.logical import BoundStatement
 
 if TYPE_CHECKING:
-    from halo_sql.optimizer.context import EngineProfile
+    from halo_sql.optimizer.context import EngineProfile, ToolProfile
     from halo_sql.optimizer.optimize import Optimized
 
 
@@ -69,7 +69,9 @@ def _costs(optimized: Optimized) -> str:
         numbers = "".join(f"{count:>12,.0f}" for count in counts)
         seconds = "".join(f"{each_s:>12.4f}" for each_s in (cost.prefill_s, cost.decode_s, cost.gpu_s, cost.cpu_s))
         rows.append(f"{name:<22}{numbers}{seconds}{cost.usd:>12.6f}")
-    return "\n".join([*rows, *(_speed(name, engine) for name, engine in optimized.engines.items())])
+    rows += [f"#{swap.node} starts {swap.model} again: {swap.seconds:.1f} s" for swap in optimized.swaps]
+    rows += [_speed(name, engine) for name, engine in optimized.engines.items()]
+    return "\n".join([*rows, *(_tool(name, tool) for name, tool in optimized.tools.items())])
 
 
 def _speed(name: str, engine: EngineProfile) -> str:
@@ -88,3 +90,15 @@ def _speed(name: str, engine: EngineProfile) -> str:
         price = 1e6 * engine.usd_per_prompt_tok, 1e6 * engine.usd_per_output_tok
         terms.append(f"{price[0]:g} usd / {price[1]:g} usd per million tok in / out")
     return f"{name}: {', '.join(terms)}; {engine.calibrated or 'assumed'}"
+
+
+def _tool(name: str, tool: ToolProfile) -> str:
+    """What the seconds of a tool's calls were computed with."""
+    terms = [f"call {tool.call_s:.3g} s (p90 {tool.p90_s:.3g} s)", f"{tool.concurrency} at once"]
+    if tool.rate_per_s:
+        terms.append(f"{tool.rate_per_s:g} per second")
+    if tool.join_from:
+        terms.append(f"join {tool.join_s:.3g} s + {tool.join_call_s:.3g} s per call")
+    if tool.rows is not None:
+        terms.append(f"{tool.rows:.3g} rows")
+    return f"tool {name}: {', '.join(terms)}; {tool.source}"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from hashlib import blake2b
 
-from halo_sql.catalog.objects import ModelDef
+from halo_sql.catalog.objects import ModelDef, ToolDef
 from halo_sql.engines.experience import CallKind, Experience
 from halo_sql.engines.knowledge import Knowledge, Lesson
 from halo_sql.ir.call_key import call_key
@@ -24,7 +24,9 @@ LABEL_CHARS = 200
 FIT_REQUESTS = 8
 FIT_CHARS = 8.0
 TOK_PER_CHAR = (0.02, 2.0)  # slopes that a tokenizer can have
-_UNLIKE = frozenset({"secret", "concurrency", "timeout_s"})  # options that do not change what a model answers
+_UNLIKE = frozenset(  # options that do not change what a model or tool answers
+    {"secret", "concurrency", "timeout_s", "rate_per_s", "max_retries", "on_error"}
+)
 
 
 def model_identity(model: ModelDef) -> str:
@@ -34,7 +36,30 @@ def model_identity(model: ModelDef) -> str:
     return blake2b(said.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
+def tool_identity(tool: ToolDef) -> str:
+    """The same of a tool: its name and what it does, not how often it may be called."""
+    options = {name: value for name, value in sorted(tool.options.items()) if name not in _UNLIKE}
+    said = json.dumps(
+        [tool.name.lower(), tool.kind, tool.body, tool.method, tool.remote, *_signature(tool), options], default=str
+    )
+    return "tool:" + blake2b(said.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def _signature(tool: ToolDef) -> tuple[object, ...]:
+    return [(item.name, item.type) for item in tool.parameters], tool.returns, tool.columns
+
+
 # --- what is learnt
+
+
+def tool_lessons(found: Mapping[str, Experience], tools: Iterable[ToolDef]) -> list[Lesson]:
+    """What the tools' calls of a statement that ended well took; ``found`` by lower-case name."""
+    named = {tool.name.lower(): tool for tool in tools}
+    return [
+        (CallKind(tool_identity(named[name]), named[name].name), f"TOOL({named[name].name})", experience)
+        for name, experience in found.items()
+        if name in named
+    ]
 
 
 def lessons(

@@ -19,6 +19,7 @@ from halo_sql.config import SETTINGS, Settings
 from halo_sql.duck import Duck
 from halo_sql.engines.experience import Experience
 from halo_sql.engines.knowledge import Knowledge
+from halo_sql.engines.latency import quantile
 from halo_sql.engines.secret_store import COLUMNS as SECRET_COLUMNS
 from halo_sql.engines.secret_store import SecretStore
 from halo_sql.engines.speed import Speed
@@ -206,20 +207,30 @@ def _statistics(session: Session) -> Rows:
 
 
 def _averages(seen: Experience) -> tuple[Any, ...]:
-    """requests, prompt and output tokens and answer characters of one, kept share, steps and tool calls of one."""
+    """Requests; prompt and output tokens and answer characters of one; kept share; steps and tool calls of one; of a
+    tool seconds of a call, its quantiles among calls made by themselves, rows of a value."""
 
     def average(total: float, count: float) -> float | None:
         return round(total / count, 3) if count else None
 
-    told = (seen.prompt_tok, seen.output_tok, seen.answer_chars)
+    tokens = 0.0 if seen.timed or seen.joins else seen.requests  # tools have none
+    told = ((seen.prompt_tok, tokens), (seen.output_tok, tokens), (seen.answer_chars, seen.requests))
     steps, tool_calls = (average(total, seen.requests if seen.steps else 0) for total in (seen.steps, seen.tool_calls))
+    p50_s, p90_s = (quantile(seen.latencies, share) for share in (0.5, 0.9))
     return (
         round(seen.requests),
-        *(average(total, seen.requests) for total in told),
+        *(average(total, count) for total, count in told),
         average(seen.kept, seen.rows),
         steps,
         tool_calls,
+        _precise(seen.seconds + seen.join_s, seen.timed + seen.joined),
+        *(None if seconds is None else float(f"{seconds:.3g}") for seconds in (p50_s, p90_s)),
+        average(seen.listed_rows, seen.listed),
     )
+
+
+def _precise(total: float, count: float) -> float | None:
+    return float(f"{total / count:.3g}") if count else None
 
 
 _TOTALS = (
@@ -262,6 +273,7 @@ _STATISTICS = (
     *_texts("model", "call"),
     ("requests", "BIGINT"),
     *((name, "DOUBLE") for name in ("prompt_tok", "output_tok", "answer_chars", "true_share", "steps", "tool_calls")),
+    *((name, "DOUBLE") for name in ("seconds", "seconds_p50", "seconds_p90", "result_rows")),
 )
 
 #: name behind ``halo_`` -> what it lists

@@ -21,9 +21,9 @@ from halo_sql.engines.speed import Speed
 from halo_sql.engines.store import ResponseStore
 from halo_sql.errors import Error
 from halo_sql.ir.logical import BoundStatement, Demand, Limit, LogicalPlan, Sink
-from halo_sql.ir.physical import PhysicalDag
+from halo_sql.ir.physical import PhysicalDag, ToolApplyExec
 from halo_sql.ir.walk import children, with_children
-from halo_sql.learning import call_profiles, lessons
+from halo_sql.learning import call_profiles, lessons, tool_lessons
 from halo_sql.metrics import Profile
 from halo_sql.operators.build import build
 from halo_sql.operators.context import RunContext
@@ -35,6 +35,7 @@ from halo_sql.runtime import Runtime
 from halo_sql.sampling import object_samples
 from halo_sql.statistics import Surveyor, has_choice, read_by_calls
 from halo_sql.targets import Targets, surroundings_of
+from halo_sql.tool_profiles import agent_tools, tool_profiles
 
 
 def is_sink(bound: BoundStatement) -> bool:
@@ -83,7 +84,7 @@ def _occupied(runtime: Runtime, models: Mapping[str, ModelDef]) -> dict[str, flo
     return found
 
 
-def survey(duck: Duck, closely: bool, models: Mapping[str, ModelDef], knowledge: Knowledge | None) -> Survey:
+def survey(duck: Duck, closely: bool, targets: Targets, knowledge: Knowledge | None) -> Survey:
     """What ``optimize`` asks of data and calls. Rows that calls will read are counted when that may decide between
     plans, or ``closely``: somebody wants to read the estimates. ``knowledge`` None: nothing learnt is used."""
 
@@ -91,10 +92,26 @@ def survey(duck: Duck, closely: bool, models: Mapping[str, ModelDef], knowledge:
         engines = ctx.engines.values()  # seconds are only as good as the lengths of the texts
         known = any(engine.kv_capacity_tok or engine.calibrated for engine in engines)
         counted = closely or known or has_choice(plan, ctx.approximate)
-        calls = {} if knowledge is None else call_profiles(plan, models, knowledge)
-        return replace(ctx, stats=Surveyor(duck, counted).survey(plan), calls=calls)
+        calls = {} if knowledge is None else call_profiles(plan, targets.models, knowledge)
+        return replace(
+            ctx,
+            stats=Surveyor(duck, counted).survey(plan),
+            calls=calls,
+            tools=tool_profiles(plan, targets, duck, knowledge),
+            agent_tools=agent_tools(targets),
+        )
 
     return add
+
+
+def _joined_from(dag: PhysicalDag) -> dict[str, int]:
+    """Lower-case name of a query -> from how many calls on it is run as a join."""
+    found: dict[str, int] = {}
+    for node in dag.nodes:
+        if isinstance(node.op, ToolApplyExec):
+            pairs = zip(node.op.calls, node.op.join_from, strict=False)
+            found.update((call.target.lower(), start) for call, start in pairs)
+    return found
 
 
 def sampled(bound: BoundStatement, rows: int) -> BoundStatement:
@@ -146,6 +163,7 @@ def engine_profile(model: ModelDef, info: EngineInfo | None, speed: Speed | None
         kv_read_s=speed.kv_read_s * speed.pace,
         request_s=speed.request_s * speed.pace,
         load_s=0.0 if resident else speed.load_s,
+        swap_s=speed.load_s,
         chars_per_tok=speed.chars_per_tok,
         bare_tok=speed.bare_tok,
         system_tok=speed.system_tok,
@@ -214,6 +232,7 @@ async def start_run(
         log=profile.log,
         statement=statement,
         cast=cast,
+        join_from=_joined_from(dag),
     )
     context = RunContext(
         duck=duck,
@@ -230,7 +249,9 @@ async def start_run(
         if well:
             await desks.finish()
             if knowledge is not None:
-                knowledge.learn(lessons(dag, profile, dispatcher.experience, models))
+                learnt = lessons(dag, profile, dispatcher.experience, models)
+                tools = (tool.tool for tool in targets.tools.values())
+                knowledge.learn([*learnt, *tool_lessons(desks.tool_experience(), tools)])
             await refine(
                 runtime, models, {name: meter for name, meter in dispatcher.meters.items() if name in resident}
             )

@@ -88,12 +88,12 @@ class Queries:
         from halo_sql.planning import optimizer_context, survey
         from halo_sql.targets import targets_of
 
-        models = targets_of(bound, snapshot, self._settings, self._duck).models
+        targets = targets_of(bound, snapshot, self._settings, self._duck)
 
         def plan() -> Optimized:
-            context = optimizer_context(bound, self._duck, self._settings, models, self._runtime)
+            context = optimizer_context(bound, self._duck, self._settings, targets.models, self._runtime)
             return optimize(
-                bound.plan, bound.columns, context, survey=survey(self._duck, closely, models, self.knowledge())
+                bound.plan, bound.columns, context, survey=survey(self._duck, closely, targets, self.knowledge())
             )
 
         return deep(plan)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from halo_sql.demand_statistics import demand_stats
 from halo_sql.duck import Duck
 from halo_sql.errors import Error, InterruptedQueryError
 from halo_sql.ir.expr import Column, SqlExpr, join_text
@@ -80,6 +81,10 @@ class Surveyor:
                 expected = self._expect_source(node)
                 if expected is not None:
                     stats[node] = FragmentStats(expected.rows, is_table=expected.is_table)
+            if isinstance(node, Demand):
+                found = demand_stats(self._duck, node)
+                if found is not None:
+                    stats[node] = found
         for tree in relational_trees(plan):
             if any(isinstance(node, Join) for node in walk_once(tree)):
                 sql = render(tree, [])
@@ -150,7 +155,7 @@ class Surveyor:
 
 def has_choice(plan: LogicalPlan, approximate: bool = False) -> bool:
     """Whether rows and values decide between plans: not when all there is above the data are maps, or one filter, and
-    what passes rows on, and no tables are joined (calls may come before or after that).
+    what passes rows on, no tables are joined (calls may come before or after that), and no calls may be fused.
 
     ``approximate``: filters may have a plan that is approximate."""
     trees = {id(tree) for tree in relational_trees(plan)}
@@ -163,6 +168,8 @@ def has_choice(plan: LogicalPlan, approximate: bool = False) -> bool:
                 return True
             continue
         if isinstance(node, LlmReduce) or not isinstance(node, _PASSING):
+            return True
+        if isinstance(node, LlmMap) and sum(call.fuse for call in node.calls) > 1:
             return True
         filters += isinstance(node, LlmFilter)
         if approximate and isinstance(node, LlmFilter) and node.call.quality:

@@ -36,6 +36,8 @@ LLM_FILTER_SELECTIVITY = 0.5
 MAP_OUTPUT_TOK = 32.0
 FILTER_OUTPUT_TOK = 2.0
 CHARS_PER_TOK = 4.0
+#: Output tokens of a member of a JSON object beside its value.
+MEMBER_TOK = 5.0
 #: Rows in a group, as long as nothing is known of the keys.
 GROUP_ROWS = 10.0
 
@@ -111,6 +113,9 @@ def derive(node: Any, inputs: Sequence[Profile], options: OptimizerContext) -> P
     if isinstance(node, Fragment):
         return _fragment(node, inputs, options)
     if isinstance(node, Demand):
+        stats = options.stats.get(node)
+        if stats is not None:
+            return measured(stats, node.columns)
         rows = max((source.rows for source in inputs), default=DEFAULT_ROWS)
         return Profile(rows, {column.id: Known(rows, _chars(column)) for column in node.columns})
     if isinstance(node, Join):
@@ -192,6 +197,8 @@ def true_share(call: LlmCall, options: OptimizerContext) -> float:
 def output_tok(call: LlmCall, options: OptimizerContext) -> float:
     """Tokens expected of one answer."""
     learnt = options.call(call).output_tok
+    if learnt is None and call.fused:
+        return sum(output_tok(part, options) + MEMBER_TOK for part in call.fused)
     return min(_expected_tok(call), float(call.sampling.max_tokens)) if learnt is None else learnt
 
 
@@ -214,6 +221,8 @@ def _fragment(node: Fragment, inputs: Sequence[Profile], options: OptimizerConte
     rows = max((source.rows for source in inputs), default=DEFAULT_ROWS)
     if node.keys is not None:
         return _groups(node, rows)
+    if node.unnested is not None and inputs:
+        rows *= inputs[0].known(node.unnested).items or 1.0
     return Profile(rows, {column.id: Known(rows, _chars(column)) for column in node.columns})
 
 
@@ -257,6 +266,11 @@ def _expr(expr: SqlExpr, source: Profile) -> Known:
 
 
 def _answer(call: LlmCall, source: Profile, options: OptimizerContext) -> Known:
+    if call.kind == "tool":
+        tool = options.tool(call.target)
+        values = max(1.0, source.requests(call))
+        items = 0.0 if tool.rows is None else max(0.01, tool.rows)
+        return Known(values, DEFAULT_CHARS if tool.chars is None else tool.chars, items)
     learnt = options.call(call)
     chars = learnt.answer_chars
     if chars is None:

@@ -94,6 +94,7 @@ class EngineProfile:
     chars_per_tok      characters per token
     bare_tok, system_tok  tokens around a prompt without and with a system message
     load_s             seconds until it can be asked; 0: it can, or nothing is known
+    swap_s             seconds of a start when others have taken its place on the device; 0: unknown
     device             where it computes; '' unknown
     resident_bytes     weights and KV cache on the device; 0: unknown
     memory_bytes       of the device; 0: unknown
@@ -117,6 +118,7 @@ class EngineProfile:
     bare_tok: float = 0.0
     system_tok: float = 0.0
     load_s: float = 0.0
+    swap_s: float = 0.0
     device: str = ""
     resident_bytes: float = 0.0
     memory_bytes: float = 0.0
@@ -153,6 +155,39 @@ class CallProfile:
 DEFAULT_CALL = CallProfile()
 
 
+#: ``ToolProfile.join_from`` of calls that are never joined.
+NEVER = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class ToolProfile:
+    """What calls of a tool take.
+
+    call_s, p90_s   seconds of a call by itself: the mean, and what nine in ten stay below
+    concurrency     calls at once
+    rate_per_s      calls begun per second at most; 0: no limit
+    chars           characters of a value; None: unknown
+    rows            rows of a value that is a table; None: unknown
+    join_from       of a query: how many calls that are there together are run as one join; NEVER; 0: it is no query
+    join_s, join_call_s  seconds of a join: at any rate, and for each of its calls
+    source          where the seconds come from, for EXPLAIN
+    """
+
+    call_s: float = 0.05
+    p90_s: float = 0.05
+    concurrency: int = 16
+    rate_per_s: float = 0.0
+    chars: float | None = None
+    rows: float | None = None
+    join_from: int = 0
+    join_s: float = 0.0
+    join_call_s: float = 0.0
+    source: str = "assumed"
+
+
+DEFAULT_TOOL = ToolProfile()
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """When the search stops looking for better plans.
@@ -181,6 +216,8 @@ class OptimizerContext:
     objects         output column of a call -> what its object holes hold, in order; None: nothing is known of one
     engines         model name -> profile; missing: DEFAULT_PROFILE
     calls           (model name, ``call_key`` or '' for all its calls) -> what they took; missing: DEFAULT_CALL
+    tools           lower-case name of a tool -> profile; missing: DEFAULT_TOOL
+    agent_tools     lower-case name of an agent -> names of its tools in ``tools``
     ordered         whether the order of the result's rows matters
     max_usd, max_seconds, max_tokens  bounds that the plan should keep; 0: none
     occupied_bytes  device -> memory taken by models that the plan does not ask
@@ -196,6 +233,8 @@ class OptimizerContext:
     objects: Mapping[ColumnId, tuple[ObjectSample | None, ...]] = field(default_factory=dict)
     engines: Mapping[str, EngineProfile] = field(default_factory=dict)
     calls: Mapping[tuple[str, str], CallProfile] = field(default_factory=dict)
+    tools: Mapping[str, ToolProfile] = field(default_factory=dict)
+    agent_tools: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     ordered: bool = True
     limits: Limits = Limits()
     prune: bool = True
@@ -211,6 +250,10 @@ class OptimizerContext:
     def engine(self, model: str) -> EngineProfile:
         """The profile of a model's worker."""
         return self.engines.get(model, DEFAULT_PROFILE)
+
+    def tool(self, name: str) -> ToolProfile:
+        """The profile of a tool."""
+        return self.tools.get(name.lower(), DEFAULT_TOOL)
 
     def call(self, call: LlmCall) -> CallProfile:
         """What finished calls of this template took; else those of its model; else DEFAULT_CALL."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import ceil
 
 from halo_sql.ir.expr import ColumnId
 from halo_sql.ir.physical import Cost, Estimate
@@ -18,6 +17,7 @@ from halo_sql.optimizer.cardinality import CHARS_PER_TOK, Profile, output_tok
 from halo_sql.optimizer.context import DEFAULT_CALL, CallProfile, EngineProfile, OptimizerContext
 from halo_sql.optimizer.engine_cost import LLM_ROW_S, Load, engine_cost
 from halo_sql.optimizer.samples import ObjectSample
+from halo_sql.optimizer.tool_cost import agent_tools_s, tool_s
 
 #: Seconds: starting a DuckDB query, one row through a relational node, one character spooled or exported,
 #: an operator's own start, one row through a Python-side operator, one through an operator that makes calls.
@@ -28,9 +28,7 @@ OPERATOR_S = 2e-5
 OPERATOR_ROW_S = 2e-8
 CALLER_ROW_S = 4e-6
 SORT_ROW_S = 2e-7
-#: As long as nothing is known of a tool or an agent: seconds of a call, calls at once; steps of a conversation.
-TOOL_CALL_S = 0.05
-TOOL_CONCURRENCY = 16
+#: As long as nothing is known of an agent: steps of a conversation.
 AGENT_STEPS = 3
 
 
@@ -93,7 +91,8 @@ def levels(
 def call_levels(call: LlmCall, profile: Profile, options: OptimizerContext) -> list[Level]:
     """``levels`` of a call's prompt; the whole prompt as long as the prompts that are different are on average."""
     learnt = options.call(call)
-    parts = levels(call.prompt, profile, options.objects.get(call.output, ()), learnt)
+    sampled = call.fused[0].output if call.fused else call.output
+    parts = levels(call.prompt, profile, options.objects.get(sampled, ()), learnt)
     asked = profile.asked(call)
     if asked is not None and asked.distinct:
         surplus = asked.chars - sum(profile.known(column).chars for column in call.prompt.columns())
@@ -135,7 +134,7 @@ def _call(call: LlmCall, profile: Profile, clustered: bool, options: OptimizerCo
     parts = call_levels(call, profile, options)
     requests = requests_of(call, profile, parts)
     if call.kind == "tool":
-        seconds = requests * LLM_ROW_S + ceil(requests / TOOL_CONCURRENCY) * TOOL_CALL_S
+        seconds = requests * LLM_ROW_S + tool_s(options.tool(call.target), requests)
         return Estimate(profile.rows, tool_calls=requests, cost=Cost(cpu_s=seconds))
     if call.kind == "agent":
         return _agent(call, requests, parts[-1].end_tok, engine, options)
@@ -178,7 +177,7 @@ def _agent(call: LlmCall, rows: float, own_tok: float, engine: EngineProfile, op
         answer_tok = answers / calls if calls else 0.0
         tool_calls = rows * learnt.tool_calls
     load = Load(calls, prompts / calls if calls else 0.0, computed, answer_tok, shared_tok, at_once=rows)
-    cost = engine_cost(load, engine)
+    cost = engine_cost(load, engine) + cpu(agent_tools_s(call, tool_calls, rows, options))
     return Estimate(rows, calls, prompts, max(0.0, prompts - computed), answers, cost, tool_calls)
 
 

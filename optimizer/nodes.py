@@ -27,6 +27,7 @@ from halo_sql.ir.logical import (
     Sort,
 )
 from halo_sql.ir.prompt import LlmCall
+from halo_sql.ir.types import SqlType
 from halo_sql.ir.walk import children, output_columns
 
 RELATIONAL = (Fragment, Filter, Project, Join, Sort, Limit, Distinct)
@@ -37,6 +38,9 @@ _CANNOT_FAIL = re.compile(
     r"|\bIS\s+(?:NOT\s+)?NULL\b|\b(?:coalesce|concat|upper|lower|trim|to_json)\()*+",
     re.IGNORECASE,
 )
+#: ``CAST((column) AS TYPE)`` before the column and behind it.
+_CAST_OF = re.compile(r"\bCAST\(\(\s*$", re.IGNORECASE)
+_OWN_CAST = re.compile(r"\s*\)\s*AS\s+([^()\[\]]*?)\)", re.IGNORECASE)
 _STRING = re.compile(r"\s*(?:CAST\(\s*)?('(?:[^']|'')*+')(?:\s*AS\s+VARCHAR\s*\)|\s*::\s*VARCHAR)?\s*", re.IGNORECASE)
 _WINDOW = re.compile(r"\bover\b", re.IGNORECASE)
 
@@ -195,15 +199,23 @@ def sees_one_row(expr: SqlExpr) -> bool:
     return expr.row_wise or not any(isinstance(part, str) and _WINDOW.search(part) for part in expr.parts)
 
 
-def cannot_fail(expr: SqlExpr) -> bool:
+def cannot_fail(expr: SqlExpr, types: Mapping[ColumnId, SqlType] | None = None) -> bool:
     """Whether evaluating it on more rows than the statement says can raise no error and changes nothing.
 
-    True for references, casts to VARCHAR, string literals and a few functions over these.
+    True for references, casts to VARCHAR or (where ``types`` tells it) a column's own type, string literals and a few
+    functions over these.
     """
     if expr.volatile or expr.scope:
         return False
-    text = "".join(part if isinstance(part, str) else "\0" for part in expr.parts)
-    return _CANNOT_FAIL.fullmatch(text) is not None
+    pieces = [part if isinstance(part, str) else "\0" for part in expr.parts]
+    for place, part in enumerate(expr.parts[:-1]):
+        known = types.get(part.id) if types and isinstance(part, ColumnRef) and place else None
+        behind = None if known is None else _OWN_CAST.match(pieces[place + 1])
+        if known is None or behind is None or not _CAST_OF.search(pieces[place - 1]):
+            continue
+        if behind[1].strip().upper() == known.text.upper():  # the value as it is
+            pieces[place + 1] = ")) " + pieces[place + 1][behind.end() :]
+    return _CANNOT_FAIL.fullmatch("".join(pieces)) is not None
 
 
 def string_constant(expr: SqlExpr) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
@@ -11,8 +11,8 @@ from halo_sql.ir.expr import Column
 from halo_sql.ir.logical import LogicalPlan, Sink
 from halo_sql.ir.physical import Estimate, PhysicalDag, SelectExec, SinkExec, calls_by
 from halo_sql.optimizer.alternative import Alternative, Requirement
-from halo_sql.optimizer.bounds import keep_bounds
-from halo_sql.optimizer.context import EngineProfile, FragmentStats, OptimizerContext
+from halo_sql.optimizer.bounds import bounds_of, keep_bounds
+from halo_sql.optimizer.context import EngineProfile, FragmentStats, OptimizerContext, ToolProfile
 from halo_sql.optimizer.dump import dump
 from halo_sql.optimizer.exactness import exact_notes
 from halo_sql.optimizer.greedy import longest_chain, order_greedily
@@ -22,7 +22,7 @@ from halo_sql.optimizer.normalize import normalize
 from halo_sql.optimizer.plan_context import PlanContext
 from halo_sql.optimizer.prefixes import shared_prefixes
 from halo_sql.optimizer.properties import Order, Properties
-from halo_sql.optimizer.residency import load_seconds, memory_notes, models_of
+from halo_sql.optimizer.residency import Switch, charged, crowded, load_seconds, memory_notes, models_of, switches
 from halo_sql.optimizer.rules import RULES
 from halo_sql.optimizer.rules.rule import Rule, Stage
 from halo_sql.optimizer.schedule import schedule
@@ -39,6 +39,8 @@ class Optimized:
 
     cost     of the whole plan in the objective's unit (seconds, dollars or tokens), before sharing
     engines  models that the plan asks -> what the costs were computed with
+    tools    tools that it calls, or its agents -> the same
+    swaps    starts of models that others had put out; their seconds are in the nodes' estimates, not in ``cost``
     """
 
     logical: LogicalPlan
@@ -46,6 +48,8 @@ class Optimized:
     trace: Trace
     cost: float
     engines: Mapping[str, EngineProfile] = field(default_factory=dict)
+    tools: Mapping[str, ToolProfile] = field(default_factory=dict)
+    swaps: tuple[Switch, ...] = ()
 
 
 def optimize(
@@ -78,10 +82,13 @@ def optimize(
     winner = search.run(Requirement(root, Properties(order=order)))
     models = models_of(plan)
     load_s = load_seconds(models, options)
-    keep_bounds(search, winner.requirement, options, load_s)
-    dag = _extract(plan, winner.requirement, search, columns)
+    places = crowded(models, options)
+    dag, swaps = _extract(plan, winner.requirement, search, columns, places)
+    if bounds_of(options):
+        keep_bounds(search, winner.requirement, options, load_s + sum(swap.seconds for swap in swaps))
+        dag, swaps = _extract(plan, winner.requirement, search, columns, places)
     models = sorted({*models, *(call.model for node in dag.nodes for call in calls_by(node.op) if call.model)})
-    for note in [*memory_notes(models, options), *exact_notes(dag.nodes, options)]:
+    for note in [*memory_notes(models, options, swaps), *exact_notes(dag.nodes, options)]:
         state.recorder.note(note)
     dag = replace(dag, notes=tuple(state.recorder.notes))
     counters = (
@@ -99,7 +106,9 @@ def optimize(
         notes=dag.notes,
         seconds=perf_counter() - started,
     )
-    return Optimized(plan, dag, trace, winner.best_value, {model: options.engine(model) for model in models})
+    engines = {model: options.engine(model) for model in models}
+    tools = dict(sorted(options.tools.items()))
+    return Optimized(plan, dag, trace, winner.best_value, engines, tools, tuple(swaps))
 
 
 def _active(rules: tuple[Rule, ...], state: PlanContext) -> tuple[Rule, ...]:
@@ -141,7 +150,10 @@ def _without_orders_of_long_chains(
     return tuple(rule for rule in rules if rule.stage is not Stage.EXPLORE)
 
 
-def _extract(plan: Any, root: Requirement, search: Search, columns: tuple[Column, ...]) -> PhysicalDag:
+def _extract(
+    plan: Any, root: Requirement, search: Search, columns: tuple[Column, ...], places: Mapping[str, Sequence[str]]
+) -> tuple[PhysicalDag, list[Switch]]:
+    """The winners as a DAG, and the switches between models that do not fit their devices (``places``) together."""
     winners: dict[Requirement, Alternative] = {
         requirement: context.best for requirement, context in search.contexts.items() if context.best is not None
     }
@@ -163,5 +175,7 @@ def _extract(plan: Any, root: Requirement, search: Search, columns: tuple[Column
             builder.nodes.pop()
         top = builder.add(op, inputs, columns, Estimate(rows))
     nodes, top = materialize_shared(builder.nodes, top)
-    ordered, top = schedule(nodes, top)
-    return PhysicalDag(ordered, top, prefixes=shared_prefixes(ordered, search.ctx.options))
+    ordered, top = schedule(nodes, top, places)
+    swaps = switches(ordered, places, search.ctx.options)
+    prefixes = shared_prefixes(ordered, search.ctx.options)
+    return PhysicalDag(charged(ordered, swaps), top, prefixes=prefixes), swaps

@@ -1,12 +1,13 @@
 """The order in which nodes start, and the workers that run them.
 
 List scheduling by critical path (Graham, 1969; Hu, 1961): of the nodes whose inputs stand already, the one with the
-longest way to the root comes next.
+longest way to the root comes next. Where models do not fit their device together, those that need no model to be
+started come before: so the nodes of a model are neighbours as far as their inputs allow.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from heapq import heapify, heappop, heappush
 
@@ -22,10 +23,12 @@ from halo_sql.ir.physical import (
 )
 
 
-def schedule(nodes: Sequence[PhysicalNode], root: int) -> tuple[tuple[PhysicalNode, ...], int]:
+def schedule(
+    nodes: Sequence[PhysicalNode], root: int, crowded: Mapping[str, Sequence[str]] | None = None
+) -> tuple[tuple[PhysicalNode, ...], int]:
     """The nodes in starting order, ids renumbered to places, workers assigned; and the root's new id.
 
-    ``nodes`` stand inputs first, ids being places.
+    ``nodes`` stand inputs first, ids being places. ``crowded``: device -> models that do not fit it together.
     """
     rest_s = _seconds_to_root(nodes)
     waiting = [len(set(node.inputs)) for node in nodes]
@@ -35,11 +38,20 @@ def schedule(nodes: Sequence[PhysicalNode], root: int) -> tuple[tuple[PhysicalNo
             consumers[source].append(node.id)
     ready = [(-rest_s[node.id], node.id) for node in nodes if not node.inputs]
     heapify(ready)
+    device_of = {model: device for device, models in (crowded or {}).items() for model in models}
+    there: dict[str, str] = {}  # crowded device -> the model that was asked last
     place: dict[int, int] = {}
     ordered: list[PhysicalNode] = []
     while ready:
-        _, chosen = heappop(ready)
+        best = min(ready, key=lambda item: (_starts(nodes[item[1]], there, device_of), item)) if device_of else ready[0]
+        if best is ready[0]:
+            heappop(ready)
+        else:
+            ready.remove(best)
+            heapify(ready)
+        chosen = best[1]
         node = nodes[chosen]
+        there.update((device_of[model], model) for model in _models(node) if model in device_of)
         inputs = tuple(place[source] for source in node.inputs)
         place[chosen] = len(ordered)
         ordered.append(replace(node, id=len(ordered), inputs=inputs, op=_placed(node.op)))
@@ -48,6 +60,15 @@ def schedule(nodes: Sequence[PhysicalNode], root: int) -> tuple[tuple[PhysicalNo
             if not waiting[consumer]:
                 heappush(ready, (-rest_s[consumer], consumer))
     return tuple(ordered), place[root]
+
+
+def _models(node: PhysicalNode) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(call.model for call in calls_by(node.op) if call.model))
+
+
+def _starts(node: PhysicalNode, there: Mapping[str, str], device_of: Mapping[str, str]) -> int:
+    """How many models of crowded devices must be started for a node."""
+    return sum(there.get(device_of[model]) != model for model in _models(node) if model in device_of)
 
 
 def _seconds_to_root(nodes: Sequence[PhysicalNode]) -> list[float]:

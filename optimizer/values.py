@@ -62,7 +62,7 @@ class Values:
         definition = remap_call(call, renamed)
         number = self._number(
             ("call", definition.prompt, definition.guard, call.kind, call.model, call.returns, call.sampling,
-             call.on_error, call.cache, call.target, call.row_form)
+             call.on_error, call.cache, call.target, call.row_form, call.fuse)
         )  # fmt: skip
 
         self._call_keys[id(call), id(keys)] = (call, keys, number)

@@ -38,6 +38,7 @@ class Fragment:
               made of, an input row is in one row at most, and the text reads the column nowhere else
     by_position  a set operation of the inputs, column under column: a row's fate depends on its own values only
     filtered  predicates over its columns that the inputs are filtered by already
+    unnested  the list of its one input whose items become its rows; None: it is not known to be that simple
     """
 
     parts: tuple[str | InputRef, ...]
@@ -50,6 +51,7 @@ class Fragment:
     carried: tuple[tuple[int, ColumnId], ...] = ()
     by_position: bool = False
     filtered: tuple[SqlExpr, ...] = ()
+    unnested: ColumnId | None = None
 
 
 @dataclass(frozen=True, slots=True)

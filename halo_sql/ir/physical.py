@@ -62,7 +62,15 @@ class LlmMapExec:
 
 @dataclass(frozen=True, slots=True)
 class ToolApplyExec(LlmMapExec):
-    """Streams batches through calls of tools: one call per distinct arguments unless the tool is volatile."""
+    """Streams batches through calls of tools: one call per distinct arguments unless the tool is volatile.
+
+    join_from  per call: how many calls of a query that are there together are run as one join; 0: it is no query, or
+               nothing is known of it
+    joined     per call: whether so many are expected
+    """
+
+    join_from: tuple[int, ...] = ()
+    joined: tuple[bool, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

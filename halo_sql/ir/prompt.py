@@ -118,6 +118,8 @@ class LlmCall:
     quality     of kind 'filter': precision and recall that are wanted where answers may be approximate; 0: exact
     proxy       of kind 'filter' with a quality: the model that may decide in part; '': none is given
     steps       of an agent: the most it may take; 1 without tools
+    fuse        of kind 'map': may be asked in one request with others of which this is said
+    fused       the calls that this one asks together; their answers are the members of its own, in order
     """
 
     output: ColumnId
@@ -141,6 +143,8 @@ class LlmCall:
     steps: int = field(default=0, compare=False)
     quality: float = 0.0
     proxy: str = ""
+    fuse: bool = False
+    fused: tuple[LlmCall, ...] = field(default=(), compare=False)
 
     @property
     def deterministic(self) -> bool:

@@ -9,18 +9,25 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from halo_sql.engines.calls import Asker, Call
+from halo_sql.engines.experience import Experience
 from halo_sql.errors import EngineError, Error, InterruptedQueryError
 from halo_sql.tools.journal import StatementJournal
 from halo_sql.tools.limits import acts, limits_of, takes_sql
 from halo_sql.tools.protocol import BoundTool, Limits, Runner, ToolRequest
 
 START_S = 60.0  # how long a tool may take to start
+COUNTED = 256  # lists whose items are counted, of a run
 
 Answers = Sequence[str | EngineError]
 
 
 class BatchRunner(Runner, Protocol):
-    """A runner that makes many calls in one go."""
+    """A runner that makes many calls in one go.
+
+    took  called with (calls, seconds) for each query: calls 1, or those that it joined
+    """
+
+    took: Callable[[int, float], None]
 
     async def call_many(self, requests: Sequence[ToolRequest]) -> Answers:
         """The value or the error of each call, in their order; raises EngineError when all fail alike."""
@@ -44,6 +51,7 @@ class Caller:
     together  whether ``make`` takes many calls at once; known once started
     concurrency  calls at once: the tool's limit, or less where its runner can do no more
     journal   of the statement; without one a tool with side effects is not called
+    experience  what its calls took
     """
 
     def __init__(
@@ -55,6 +63,7 @@ class Caller:
         self.together = False
         self.concurrency = self.limits.concurrency
         self.runner: Runner | None = None
+        self.experience = Experience()
         self._runner_of = runner_of
         self._journal = journal
 
@@ -72,6 +81,8 @@ class Caller:
             message = f'the tool "{self.tool.name}" did not start within {START_S:g} s'
             raise EngineError(message, code="unavailable") from None
         self.together = hasattr(runner, "call_many") and not self.acts and not takes_sql(self.tool)
+        if self.together:
+            runner.took = self.experience.took  # type: ignore[attr-defined]  # a BatchRunner
         self.concurrency = min(self.concurrency, getattr(runner, "concurrency", self.concurrency))
         self.runner = runner
 
@@ -89,12 +100,14 @@ class Caller:
                 metrics.tool_calls += 1
                 call.sent_s = time.time()
         answers: Answers
+        began = time.perf_counter()
         try:
             async with asyncio.timeout(self.limits.timeout_s) as deadline:
                 if self.together:
                     answers = await runner.call_many(requests)  # type: ignore[attr-defined]  # a BatchRunner
                 else:
                     answers = [await runner.call(requests[0])]
+                    self.experience.took(1, time.perf_counter() - began)
         except Exception as raised:
             problem = raised if isinstance(raised, EngineError) else self.broken(raised)
             if deadline.expired():
@@ -104,7 +117,19 @@ class Caller:
         if len(answers) != len(calls):
             message = f'the tool "{self.tool.name}" gave {len(answers)} answers to {len(calls)} calls'
             return [EngineError(message)] * len(calls)
+        self._learn(answers)
         return answers
+
+    def _learn(self, answers: Answers) -> None:
+        """The sizes of values; the items of the first lists."""
+        seen, listed = self.experience, self.tool.returns.kind == "list"
+        for answer in answers:
+            if isinstance(answer, str):
+                seen.requests += 1
+                seen.answer_chars += len(answer)
+                if listed and seen.listed < COUNTED:
+                    seen.listed += 1
+                    seen.listed_rows += _items(answer)
 
     async def act(self, call: ToolCall) -> Answers:
         """A call with side effects: noted on disk before it is made, and behind it. There is no second attempt."""
@@ -139,6 +164,15 @@ class Caller:
         if isinstance(problem, Error):  # of the catalog, say: a secret is missing
             return EngineError(problem.message, code=code, remedy=problem.remedy)
         return EngineError(f'the tool "{self.tool.name}" failed: {type(problem).__name__}: {problem}', code=code)
+
+
+def _items(text: str) -> int:
+    """Items of a JSON list; 0 for anything else."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return 0
+    return len(found) if isinstance(found, list) else 0
 
 
 def too_large(tool: str, limits: Limits, text: str) -> EngineError | None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from halo_sql.call_log import RunLog
 from halo_sql.engines.budget import Budget
 from halo_sql.engines.calls import AnswerMemory, Call
+from halo_sql.engines.experience import Experience
 from halo_sql.engines.keys import RequestKeys
 from halo_sql.engines.lane import Handed
 from halo_sql.engines.protocol import ChannelSpec, DeliverOutcomes, GenResult, Outcome, Validate
@@ -86,6 +87,10 @@ class ToolDesk:
         channel = ToolChannel(self, line, table, look_ups, spec, validate, metrics, deliver)
         self._channels.add(channel)
         return channel
+
+    def experience(self) -> dict[str, Experience]:
+        """Lower-case name of a tool -> what its calls took."""
+        return {name: line.experience for name, line in self._lines.items() if line.experience.requests}
 
     async def finish(self) -> None:
         """The statement ended well: run again, its calls with side effects are made anew."""

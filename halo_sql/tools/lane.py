@@ -12,6 +12,7 @@ from itertools import count
 
 from halo_sql.call_log import RunLog
 from halo_sql.engines.calls import AnswerMemory, Asker
+from halo_sql.engines.experience import Experience
 from halo_sql.engines.lane import Handed, hand_out, leaves
 from halo_sql.engines.protocol import Outcome
 from halo_sql.engines.retry import backoff_s
@@ -67,6 +68,11 @@ class Line:
         self._resting: dict[ToolCall, asyncio.TimerHandle] = {}  # until their next attempt
         self._running: dict[asyncio.Task[Answers], list[ToolCall]] = {}
         self._aborted: set[asyncio.Task[Answers]] = set()
+
+    @property
+    def experience(self) -> Experience:
+        """What its calls took."""
+        return self._caller.experience
 
     # --- starting
 

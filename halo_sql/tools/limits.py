@@ -18,6 +18,7 @@ DEFAULTS: Mapping[str, Limits] = {
 }
 #: of a query that comes with the call
 GIVEN_SQL = Limits(timeout_s=10.0, max_retries=0, concurrency=2, max_result_bytes=64 << 10, max_rows=1_000)
+PROCESSES = 4  # worker processes of a function, at most, when the tool does not say ``concurrency``
 _ONE_ARGUMENT = re.compile(r'\s*\$("[^"]+"|\w+)\s*;?\s*')
 
 

@@ -10,14 +10,13 @@ from typing import Any
 
 from halo_sql.engines.python import code_digest
 from halo_sql.errors import EngineError
-from halo_sql.tools.limits import limits_of
+from halo_sql.tools.limits import PROCESSES, limits_of
 from halo_sql.tools.protocol import BoundTool, Surroundings, ToolRequest
 from halo_sql.tools.python_call import Callee, check_name, load, source_digest
 from halo_sql.tools.python_process import WorkerPool
 from halo_sql.tools.python_results import MAX_ITEMS
 from halo_sql.tools.threads import Threads
 
-PROCESSES = 4  # worker processes when the tool does not say ``concurrency``
 MOST_PROCESSES = 32
 _END_S = 1.0
 

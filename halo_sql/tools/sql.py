@@ -5,6 +5,7 @@ It sees what the user's next statement would see: the open transaction, temporar
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -31,6 +32,8 @@ class SqlRunner:
                    is cancelled, ends
     max_rows       rows of a table at most; 0: no limit but the next
     max_bytes      size of a value at most
+    join_from      calls that are there together are joined when they are so many; fewer run one by one
+    took           called with the calls and the seconds of each query
 
     A value that is larger than it may be is the error 'too_large', as soon as that is seen. An error of one call
     leaves the others alone, with one exception that is DuckDB's: in a transaction that the user has begun, an error
@@ -39,13 +42,21 @@ class SqlRunner:
     """
 
     def __init__(
-        self, tool: BoundTool, on_connection: OnConnection[Any], *, max_rows: int = 0, max_bytes: int = 1 << 20
+        self,
+        tool: BoundTool,
+        on_connection: OnConnection[Any],
+        *,
+        max_rows: int = 0,
+        max_bytes: int = 1 << 20,
+        join_from: int = 2,
     ) -> None:
+        self.took: Callable[[int, float], None] = lambda calls, seconds: None
         self._tool = tool
         self._on_connection = on_connection
         self._max_rows, self._max_bytes = max_rows, max_bytes
         # a row of a table takes two bytes and a comma at least: more rows than this cannot fit
         self._texts = QueryTexts(tool, max_rows or max_bytes // 3 + 1)
+        self._join_from = max(2, join_from)
         self._joins: bool | None = None  # whether the query can be joined; decided by the first calls
 
     async def start(self) -> None:
@@ -66,10 +77,14 @@ class SqlRunner:
         arguments = [request.arguments for request in requests]
         outcomes: list[Outcome] = []
         for start in range(0, len(arguments), BATCH):
-            outcomes += await self._on_connection(partial(self._run, arguments=arguments[start : start + BATCH]))
+            times: list[tuple[int, float]] = []
+            part = arguments[start : start + BATCH]
+            outcomes += await self._on_connection(partial(self._run, arguments=part, times=times))
+            for calls, seconds in times:
+                self.took(calls, seconds)
         return outcomes
 
-    def _run(self, duck: Duck, arguments: list[str]) -> list[Outcome]:
+    def _run(self, duck: Duck, arguments: list[str], times: list[tuple[int, float]]) -> list[Outcome]:
         texts, outcomes = self._bound(duck, arguments)
         in_transaction = duck.in_transaction()
         if self._joins is None:
@@ -77,14 +92,23 @@ class SqlRunner:
         together = [
             place for place, outcome in enumerate(outcomes) if outcome is None and joins(self._texts, arguments[place])
         ]
-        if self._joins and not in_transaction and len(together) > 1:
+        if self._joins and not in_transaction and len(together) >= self._join_from:
+            began = time.perf_counter()
             found = self._joined(duck, [texts[place] for place in together])
+            if found:
+                times.append((len(together), time.perf_counter() - began))
             for place, outcome in zip(together, found, strict=False):  # none: the join failed
                 outcomes[place] = outcome
         return [
-            outcome if outcome is not None else self._single(duck, texts[place], in_transaction)
+            outcome if outcome is not None else self._timed(duck, texts[place], in_transaction, times)
             for place, outcome in enumerate(outcomes)
         ]
+
+    def _timed(self, duck: Duck, given: Texts, in_transaction: bool, times: list[tuple[int, float]]) -> Outcome:
+        began = time.perf_counter()
+        outcome = self._single(duck, given, in_transaction)
+        times.append((1, time.perf_counter() - began))
+        return outcome
 
     def _bound(self, duck: Duck, arguments: list[str]) -> tuple[list[Texts], list[Outcome | None]]:
         """What each call binds, and the errors of arguments that are not of their types.

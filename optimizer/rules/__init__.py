@@ -24,12 +24,14 @@ from halo_sql.optimizer.rules.enforce.duck_fragment import duck_fragment
 from halo_sql.optimizer.rules.enforce.fragment_input import fragment_input
 from halo_sql.optimizer.rules.enforce.prefix_cluster import prefix_cluster
 from halo_sql.optimizer.rules.enforce.restore_order import restore_order
+from halo_sql.optimizer.rules.explore.fuse_llm_maps import fuse_llm_maps
 from halo_sql.optimizer.rules.explore.llm_below_join import llm_below_join
 from halo_sql.optimizer.rules.explore.llm_filter_past_filter import llm_filter_past_filter
 from halo_sql.optimizer.rules.explore.llm_filter_past_llm_map import llm_filter_past_llm_map
 from halo_sql.optimizer.rules.explore.llm_map_past_llm_filter import llm_map_past_llm_filter
 from halo_sql.optimizer.rules.explore.llm_past_join import llm_past_join
 from halo_sql.optimizer.rules.explore.order_llm_filters import order_llm_filters
+from halo_sql.optimizer.rules.explore.order_map_filters import order_map_filters
 from halo_sql.optimizer.rules.explore.partners_before_llm import partners_before_llm
 from halo_sql.optimizer.rules.explore.sort_past_llm_filter import sort_past_llm_filter
 from halo_sql.optimizer.rules.implement.agent_apply import agent_apply
@@ -97,9 +99,11 @@ RULES: tuple[Rule, ...] = (
     Rule("llm_filter_past_llm_map", Stage.EXPLORE, 20, llm_filter_past_llm_map, on=(LlmFilter,)),
     Rule("llm_filter_past_filter", Stage.EXPLORE, 10, llm_filter_past_filter, on=(LlmFilter,)),
     Rule("llm_map_past_llm_filter", Stage.EXPLORE, 10, llm_map_past_llm_filter, on=(Filter,)),
+    Rule("order_map_filters", Stage.EXPLORE, 10, order_map_filters, on=(Filter,)),
     Rule("llm_past_join", Stage.EXPLORE, 10, llm_past_join, on=(Join,)),
     Rule("llm_below_join", Stage.EXPLORE, 10, llm_below_join, on=(LlmMap, LlmFilter)),
     Rule("partners_before_llm", Stage.EXPLORE, 10, partners_before_llm, on=(Join,)),
+    Rule("fuse_llm_maps", Stage.EXPLORE, 10, fuse_llm_maps, on=(LlmMap,)),
     Rule("sort_past_llm_filter", Stage.EXPLORE, 10, sort_past_llm_filter, on=(Sort,)),
     Rule("llm_map", Stage.IMPLEMENT, 50, llm_map, on=(LlmMap,), essential=True),
     Rule("tool_apply", Stage.IMPLEMENT, 50, tool_apply, on=(ToolApply,), essential=True),

@@ -22,6 +22,7 @@ from halo_sql.ir.logical import (
     Project,
     Sort,
     SortKey,
+    ToolApply,
 )
 from halo_sql.ir.physical import (
     DuckFragmentExec,
@@ -122,6 +123,10 @@ def holes(plan: Any, *items: tuple[Column, str | SqlExpr]) -> Project:
 
 def llm_map(plan: Any, *calls: LlmCall) -> LlmMap:
     return LlmMap(plan, calls)
+
+
+def tool_apply(plan: Any, output: int, text: str, tool: str, **rest: Any) -> ToolApply:
+    return ToolApply(plan, (call(output, text, kind="tool", model="", target=tool, **rest),))
 
 
 def llm_filter(plan: Any, output: int, text: str, **rest: Any) -> LlmFilter:

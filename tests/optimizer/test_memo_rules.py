@@ -17,12 +17,11 @@ from halo_sql.ir.logical import (
     LlmMap,
     Project,
     Sink,
-    ToolApply,
 )
 from halo_sql.ir.physical import DuckFragmentExec, LlmFilterExec, LlmMapExec, PrefixClusterExec, SelectExec
 from halo_sql.ir.prompt import Sampling
 from halo_sql.ir.walk import output_columns
-from halo_sql.optimizer.context import EngineProfile, OptimizerContext
+from halo_sql.optimizer.context import EngineProfile, OptimizerContext, ToolProfile
 from halo_sql.optimizer.rules import RULES
 from halo_sql.optimizer.rules.rule import Rule, Stage
 
@@ -45,6 +44,7 @@ from .plans import (
     plan_of,
     project,
     reduced,
+    tool_apply,
     top_k,
     well_formed,
     where,
@@ -52,7 +52,7 @@ from .plans import (
 
 S = col(20, "s")
 MAPPED = llm_map(T, call(20, "x {3}"))
-TOOLED = ToolApply(T, (call(20, "t {3}", kind="tool", model="", target="lookup"),))
+TOOLED = tool_apply(T, 20, "t {3}", "lookup")
 LONG = "a long question that costs more to read, again and again, than any short one does: "
 CHEAP_ABOVE = llm_filter(llm_filter(T, 21, LONG + "{3}"), 22, "y {3}")
 SMALL = {"m": SMALL_ENGINE}
@@ -92,6 +92,23 @@ DEMAND = Demand(
 #: Short texts, and money counts more than time.
 CHEAP: dict[str, Any] = {"rows": 1000, "chars": {3: 8}, "objective": "usd"}
 
+LONG_BODIES: dict[str, Any] = {"rows": 1000, "chars": {3: 4000}}
+
+
+def topic_and_mood(**rest: Any) -> Any:
+    """Two questions about the same column that may be asked together."""
+    return llm_map(T, call(20, "topic of {3}", fuse=True), call(21, "mood of {3}", fuse=True, **rest))
+
+
+TOOLS = {"slow": ToolProfile(call_s=1.0, p90_s=1.0), "cheap": ToolProfile(call_s=0.001, p90_s=0.001)}
+
+
+def slow_and_cheap(cheap: str = "cheap {3}") -> Any:
+    """SQL filters on the values of two tools, the slow one below."""
+    slow = tool_apply(T, 20, "slow {3}", "slow")
+    return where(tool_apply(where(slow, "#20 = 'a'"), 22, cheap, "cheap"), "#22 = 'b'")
+
+
 #: rule -> (plan, options, what the operators must hold)
 GIVES: dict[str, tuple[Any, dict[str, Any], str]] = {
     "order_llm_filters": (CHEAP_ABOVE, {}, "LlmFilter('y {3}')"),
@@ -102,6 +119,7 @@ GIVES: dict[str, tuple[Any, dict[str, Any], str]] = {
         {},
         "LlmMap('x {3}')",
     ),
+    "fuse_llm_maps": (topic_and_mood(), LONG_BODIES, "LlmMap('topic of {3}' + 'mood of {3}')"),
     "llm_past_join": (join(llm_filter(T, 21, "y {3}"), U), {"rows": 10}, "DuckFragment(Join(Fragment, Fragment))"),
     "llm_below_join": (llm_filter(join(T, U, on=()), 21, "y {3}"), {"rows": 2000}, "DuckFragment(Join($0, Fragment))"),
     "partners_before_llm": (
@@ -109,6 +127,7 @@ GIVES: dict[str, tuple[Any, dict[str, Any], str]] = {
         {"rows": 1000},
         "DuckFragment(Join(Fragment, Project(Filter(Fragment))))",
     ),
+    "order_map_filters": (slow_and_cheap(), {"tools": TOOLS}, "ToolApply('slow {3}')"),
     "sort_past_llm_filter": (
         limit(order_by(llm_filter(MAPPED, 21, "y {20}"), "#20"), 2),
         {},
@@ -142,9 +161,11 @@ GIVES_NOT: dict[str, tuple[Any, dict[str, Any], str]] = {
     "llm_filter_past_llm_map": (llm_filter(MAPPED, 21, "y {20}"), {}, ""),
     "llm_filter_past_filter": (llm_filter(where(T, "#2 > 1"), 21, "y {3}"), {}, ""),
     "llm_map_past_llm_filter": (llm_map(llm_filter(T, 21, "y {3}"), call(20, "x {3}")), {}, ""),
+    "fuse_llm_maps": (topic_and_mood(on_error="null"), LONG_BODIES, ""),
     "llm_past_join": (join(MAPPED, U, on=("#20 = #6",)), {"rows": 10}, ""),
     "llm_below_join": (llm_filter(join(T, U, on=()), 21, "y {3} {6}"), {"rows": 2000}, ""),
     "partners_before_llm": (join(U, MAPPED, on=("#5 = #20",), kind="left"), {"rows": 1000}, ""),
+    "order_map_filters": (slow_and_cheap("cheap {20}"), {"tools": TOOLS}, ""),
     "sort_past_llm_filter": (order_by(llm_filter(T, 21, "y {3}"), "CAST(#3 AS INTEGER)"), {}, ""),
     "llm_map": (T, {}, "LlmMap"),
     "tool_apply": (MAPPED, {}, "ToolApply"),

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from halo_sql.ir.logical import Demand
-from halo_sql.ir.physical import DemandExec
+from halo_sql.ir.physical import DemandExec, Estimate
 from halo_sql.ir.walk import calls_made
 from halo_sql.optimizer.alternative import Alternative, Requirement
 from halo_sql.optimizer.cardinality import Profile
@@ -28,9 +28,14 @@ def demand(expr: Any, group: int, required: Properties, memo: Memo, ctx: PlanCon
     if required.form is not Form.ROWS or required.clustered is not None or not isinstance(expr, Demand):
         return []
     inputs = tuple(Requirement(memo.group(child).id, Properties()) for child in expr.inputs)
-    rows = memo.group(group).profile.rows
+    profile = memo.group(group).profile
+    rows = profile.rows
     rounds = 1 + len({ask.rank for ask in expr.asks})
-    estimate = llm_estimate(calls_made(expr), Profile(rows, {}), rows, False, ctx.options)
+    estimate = Estimate(rows)
+    for call in calls_made(expr):
+        asked = profile.asked(call)
+        reaching = rows if asked is None else asked.rows
+        estimate += llm_estimate([call], Profile(reaching, {}, profile.inputs), reaching, False, ctx.options)
     own = cpu(rounds * (QUERY_S + rows * ROW_S))
     op = DemandExec(expr.parts, expr.columns, expr.asks, expr.label, expr.write, expr.pinned, expr.unsteady)
     return [Alternative(op, inputs, replace(estimate, rows=rows, cost=estimate.cost + own), "demand")]

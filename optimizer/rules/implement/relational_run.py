@@ -27,7 +27,9 @@ def relational_run(expr: Any, group: int, required: Properties, memo: Memo, ctx:
     if required.form is not Form.RUN or not isinstance(expr, RELATIONAL):
         return []
     inputs = tuple(
-        Requirement(memo.group(child).id, Properties(Form.SOURCE, _order(expr, required), None, _goal(expr, required)))
+        Requirement(
+            memo.group(child).id, Properties(Form.SOURCE, _order(expr, required), None, _goal(expr, required, memo))
+        )
         for child in children(expr)
     )
     rows = sum(memo.group(child).profile.rows for child in children(expr)) or memo.group(group).profile.rows
@@ -46,7 +48,7 @@ def _order(expr: Any, required: Properties) -> Order:
     return Order.INPUT if isinstance(expr, Limit | Fragment) else required.order
 
 
-def _goal(expr: Any, required: Properties) -> float | None:
+def _goal(expr: Any, required: Properties, memo: Memo) -> float | None:
     if required.row_goal is None:
         return None
     if isinstance(expr, Filter) and is_row_wise(expr.predicate):
@@ -54,5 +56,6 @@ def _goal(expr: Any, required: Properties) -> float | None:
     if isinstance(expr, Project) and all(is_row_wise(item) for _, item in expr.exprs):
         return required.row_goal
     if isinstance(expr, Fragment) and expr.row_wise:
-        return required.row_goal
+        each = 0.0 if expr.unnested is None else memo.group(expr.inputs[0]).profile.known(expr.unnested).items
+        return required.row_goal / (each or 1.0)
     return None

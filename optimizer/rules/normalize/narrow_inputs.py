@@ -18,7 +18,7 @@ from halo_sql.ir.logical import (
     Sort,
 )
 from halo_sql.ir.walk import output_columns
-from halo_sql.optimizer.nodes import is_llm, pick
+from halo_sql.optimizer.nodes import is_llm, is_over_llm, pick
 from halo_sql.optimizer.plan_context import PlanContext
 from halo_sql.optimizer.required import Required, rewrite_down
 
@@ -28,7 +28,8 @@ def narrow_inputs(plan: Any, ctx: PlanContext) -> LogicalPlan | None:
 
     Whole plan, once, after the fixpoint (other rules would take these projections away again). Safe: only
     columns that nothing above reads are left out. Not inside a run of relational nodes (DuckDB prunes there
-    itself) and not when every column is read::
+    itself), not above SQL filters on the answers of an LLM node (rules that reorder must find them as neighbours), and
+    not when every column is read::
 
         SELECT *, LLM_MAP('a {{ b }}') FROM t
     """
@@ -39,6 +40,7 @@ def narrow_inputs(plan: Any, ctx: PlanContext) -> LogicalPlan | None:
 def _narrow(parent: Any, child: Any, required: Required) -> Any:
     reads_rows = is_llm(parent) or isinstance(parent, LlmTopK) or _joins_answers(parent)
     into_llm = reads_rows and isinstance(child, Fragment | Filter | Join | Sort | Limit | Distinct | CteScan)
+    into_llm = into_llm and not is_over_llm(child)  # the filter and the node below it may still change places
     into_spool = isinstance(parent, Sort | Fragment | Sink) and is_llm(child)
     if not (into_llm or into_spool):
         return child

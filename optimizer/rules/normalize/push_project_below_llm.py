@@ -59,6 +59,11 @@ class _Chain:
         ]
         self.answers = [outputs(node) if isinstance(node, LlmMap) else frozenset() for node in self.nodes]
 
+        self.types = {column.id: column.type for column in output_columns(self.bottom)}
+        for node in self.nodes:
+            if isinstance(node, Project):
+                self.types.update((column.id, column.type) for column, _ in node.exprs)
+
     def rewritten(self) -> Any:
         """The chain with each expression as deep as it may go; the same object when nothing moves."""
         count = len(self.nodes)
@@ -94,14 +99,14 @@ class _Chain:
         if expr.as_column() is not None or not is_row_wise(expr) or expr.volatile:
             return None
         found: tuple[int, SqlExpr] | None = None
-        harmless = cannot_fail(expr)
+        harmless = cannot_fail(expr, self.types)
         for place in range(origin + 1, len(self.nodes)):
             node = self.nodes[place]
             if isinstance(node, Project):
                 lowered = self._through(expr, place)
                 if lowered is None or column.id in self.defined[place]:
                     return found
-                expr, harmless = lowered, harmless and cannot_fail(lowered)
+                expr, harmless = lowered, harmless and cannot_fail(lowered, self.types)
                 if found is not None and found[0] == place:
                     found = (place + 1, expr)  # as a part of this projection, not above it
                 continue
