@@ -14,6 +14,7 @@ import pytest
 
 import halo_sql
 from halo_sql.explain import render_logical, render_text
+from halo_sql.replay import dump, load, replay
 
 HERE = Path(__file__).parent
 SCHEMA = """
@@ -83,6 +84,21 @@ def test_plan(path: Path) -> None:
             assert actual == plan, f"{path.name}: {sql}"
     if os.environ.get("HALO_REWRITE"):
         path.write_text("\n====\n".join(rewritten) + "\n", encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_plan_again_from_its_dump(path: Path) -> None:
+    for sql, _ in cases(path):
+        setup, query = split_setup(sql)
+        with connect("on") as con:
+            for statement in setup:
+                con.execute(statement)
+            first = con.session.compile(query)
+        (minidump,) = load(dump(first, query))
+        again = replay(minidump)
+        assert again.differences == (), sql
+        assert again.optimized.dag == first.dag, sql
+        assert again.optimized.trace.counters == first.trace.counters, sql
 
 
 def test_there_are_plans() -> None:
