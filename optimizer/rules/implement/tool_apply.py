@@ -17,6 +17,9 @@ def tool_apply(expr: Any, group: int, required: Properties, memo: Memo, ctx: Pla
     """``ToolApply(X) => ToolApplyExec(X)``: calls as rows come, equal ones once unless the tool is volatile.
 
     Safe: rows and their order stay. Whether many calls of an SQL tool become one join is decided when they are there.
+    Not for a node of calls of a model::
+
+        SELECT LLM_MAP('a {{ b }}') FROM t
     """
     if not isinstance(expr, ToolApply):
         return []

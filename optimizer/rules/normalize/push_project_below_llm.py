@@ -24,7 +24,7 @@ def push_project_below_llm(plan: Any, ctx: PlanContext) -> LogicalPlan | None:
 
         SELECT LLM_MAP('double {{ x::INTEGER }}') FROM t WHERE LLM_FILTER('is {{ x }} a number?')
 
-    Volatile expressions and expressions over rebuilt names stay where they are.
+    Not for volatile expressions and expressions over rebuilt names: they stay where they are.
     """
     finished: set[int] = set()
     kept: list[Any] = []  # keeps the nodes in ``finished`` alive, so that identities stay unique
