@@ -3,15 +3,20 @@
 Goals: 50 calls in 20 CTEs within 100 ms; a query with one call within 5 ms; long chains within a second.
 Each statement is planned several times on a warm connection and the quickest run counts. The goals are for the CPU time
 of the process (DuckDB's threads included): what else the machine does changes it least.
+
+Counters of the search: a join of 12 tables with 4 LLM filters keeps within the limits, and rows of LLM operators twice
+as long take at most 2.2 × the groups, expressions and tasks. ``planning.py --counters`` prints these only.
 """
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 
 from report import finish, show, verdict
 
+from halo_sql.optimizer.context import Limits
 from halo_sql.session import Session, Stage
 
 SETUP = "CREATE TABLE t AS SELECT range AS id, 'row ' || range AS a, 'text ' || range AS b FROM range(1000)"
@@ -75,6 +80,49 @@ def union(arms: int = 50) -> str:
     return " UNION ALL ".join(f"SELECT id, {call(f'{n}: {{{{ a }}}}')} AS x FROM t" for n in range(arms))
 
 
+def wide_join(tables: int = 12, filters: int = 4) -> str:
+    """Tables joined in a row; LLM filters over the first of them."""
+    items = ", ".join(f"t{number}" for number in range(tables))
+    keys = " AND ".join(f"t{number}.id = t{number - 1}.id" for number in range(1, tables))
+    asked = " AND ".join(f"LLM_FILTER('{n}: {{{{ t{n}.a }}}}', model => 'echo')" for n in range(filters))
+    return f"SELECT t0.id FROM {items} WHERE {keys} AND {asked}"
+
+
+def filters_in_a_row(length: int) -> str:
+    asked = " AND ".join(f"LLM_FILTER('{n}: {{{{ a }}}}', model => 'echo')" for n in range(length))
+    return f"SELECT id FROM t WHERE {asked}"
+
+
+def counters(session: Session) -> bool:
+    """The search's counters: whether they keep within the limits and grow as they should."""
+    names, limits = ("groups", "expressions", "tasks"), Limits()
+    for number in range(12):
+        session.execute(f"CREATE OR REPLACE TABLE t{number} AS SELECT * FROM t").close()
+    rows, good = [], True
+    for filters in (1, 2, 4):
+        trace = session.compile(wide_join(filters=filters)).trace
+        within = trace.counter("groups") <= limits.groups and trace.counter("tasks") <= limits.tasks
+        within &= not any("limit reached" in note for note in trace.notes)
+        good &= within
+        numbers = [f"{trace.counter(name):,}" for name in names]
+        rows.append([f"12 tables, {filters} LLM filters", *numbers, f"{trace.seconds * 1e3:.0f}", verdict(within)])
+    head = ["statement", *names, "optimize ms", ""]
+    show(f"A join of 12 tables (limits: {limits.groups:,} groups, {limits.tasks:,} tasks)", head, rows)
+    rows = []
+    for kind, make in (("filters", filters_in_a_row), ("calls, each of the one before", nested)):
+        before: list[int] = []
+        for length in (10, 20, 40, 80):
+            trace = session.compile(make(length)).trace
+            now = [trace.counter(name) for name in names]
+            linear = not before or all(new <= 2.2 * old for new, old in zip(now, before, strict=True))
+            good &= linear
+            shown = [f"{number:,}" for number in now]
+            rows.append([f"{length} {kind}", *shown, f"{trace.seconds * 1e3:.0f}", verdict(linear)])
+            before = now
+    show("Rows of LLM operators (twice as long: at most 2.2 × as many)", head, rows)
+    return good
+
+
 STATEMENTS: dict[str, tuple[str, float]] = {
     "one call": ("SELECT LLM_MAP('{{ a }}') FROM t", 5),
     "50 calls in a chain of 20 CTEs": (chain_of_ctes(), 100),
@@ -106,6 +154,8 @@ def quickest_ms(run: Callable[[], object], rounds: int = 15, budget_s: float = 4
 def main() -> None:
     session = Session.open(":memory:", False, {"halo_store": "off", "halo_default_model": "echo", "threads": 2})
     session.execute(SETUP).close()
+    if "--counters" in sys.argv[1:]:
+        finish(counters(session))
     session.compile("SELECT LLM_MAP('{{ a }}') FROM t")
     rows, all_reached = [], True
     for name, (statement, goal_ms) in STATEMENTS.items():
@@ -117,6 +167,7 @@ def main() -> None:
         rows.append([name, *times, f"<= {goal_ms:g}", verdict(reached)])
     head = ["statement", "bind ms", "bind + optimize ms", "its CPU ms", "goal", "reached"]
     show("Planning (quickest of some runs)", head, rows)
+    all_reached &= counters(session)
     session.close()
     finish(all_reached)
 

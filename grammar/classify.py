@@ -27,7 +27,7 @@ class Kind(Enum):
 
 
 #: EXPLAIN options DuckDB does not have.
-OWN_EXPLAIN_OPTIONS = frozenset({"LOGICAL", "PHYSICAL", "MEMO", "RULES", "COSTS"})
+OWN_EXPLAIN_OPTIONS = frozenset({"LOGICAL", "PHYSICAL", "MEMO", "RULES", "COSTS", "DUMP"})
 
 _TRIGGERS = ("llm_", "halo_", "explain", "model", "prompt", "tool", "agent", "secret", "batch", "analyze", "statistics")
 _CALL_WORDS = ("llm_", "tool", "agent")

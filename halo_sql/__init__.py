@@ -13,6 +13,8 @@ from __future__ import annotations
 from importlib import import_module as _import_module
 from typing import TYPE_CHECKING, Any
 
+from halo_sql.version import __version__
+
 if TYPE_CHECKING:
     from halo_sql.dbapi import (
         BINARY,
@@ -48,8 +50,6 @@ if TYPE_CHECKING:
         ProgrammingError,
         Warning,
     )
-
-__version__ = "0.1.0"
 
 __all__ = [
     "__version__",

@@ -51,8 +51,8 @@ def lines(dag: PhysicalDag) -> Iterator[Line]:
                 stack.append((node.inputs[place], indent + corner, indent + below))
 
 
-def render_text(dag: PhysicalDag, profile: Profile | None = None) -> str:
-    """The plan as a tree; with a profile also what each node did."""
+def render_text(dag: PhysicalDag, profile: Profile | None = None, full: bool = False) -> str:
+    """The plan as a tree; with a profile also what each node did. ``full`` texts are not shortened."""
     found = []
     for line in lines(dag):
         head = operator_name(line.node.op)
@@ -60,7 +60,7 @@ def render_text(dag: PhysicalDag, profile: Profile | None = None) -> str:
             found.append(f"{line.drawing}→ #{line.node.id} {head}")
             continue
         mark = f"#{line.node.id} " if line.shared else ""
-        shown = [f"{key}={value}" if key else value for key, value in properties(line.node, dag)]
+        shown = [f"{key}={value}" if key else value for key, value in properties(line.node, dag, full)]
         counters = profile.nodes.get(line.node.id) if profile is not None else None
         shown += _estimates(line.node) if counters is None else _actuals(line.node, counters)
         found.append(f"{line.drawing}{mark}{head}  {' · '.join(shown)}".rstrip())

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from halo_sql import explain
+from halo_sql import explain, replay
+from halo_sql.deep import deep
 from halo_sql.errors import ProgrammingError
 from halo_sql.ir.logical import BoundStatement
 
@@ -15,9 +16,15 @@ if TYPE_CHECKING:
 
 
 def render(bound: BoundStatement, optimized: Optimized, form: str, sections: Sequence[str], sql: str) -> str:
-    """The sections asked for (none: the physical plan in ``form``), each under its name."""
+    """The sections asked for (none: the physical plan in ``form``), each under its name; or a dump."""
     if not sections:
         return explain.render(optimized.dag, None, form, sql)
+    if list(sections) == ["dump"]:
+        return deep(lambda: replay.dump(optimized, sql))
+    if "dump" in sections:
+        raise ProgrammingError(
+            "EXPLAIN (DUMP) is one JSON text", kind="Invalid Input Error", remedy="Leave the other sections out."
+        )
     if form != "text" and list(sections) != ["physical"]:
         raise ProgrammingError(
             f"EXPLAIN sections are text, not {form}", kind="Invalid Input Error", remedy="Leave FORMAT out."

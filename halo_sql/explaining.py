@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from halo_sql import explain, explain_sections, routing, staging
-from halo_sql.errors import Error
+from halo_sql.errors import Error, NotSupportedError, ProgrammingError
 from halo_sql.grammar.classify import Kind, classify
 from halo_sql.result import DuckResult, Result
 
@@ -19,8 +19,16 @@ if TYPE_CHECKING:
 
 def statement(session: Session, node: Explain, sql: str, params: object) -> Result:
     """EXPLAIN [ANALYZE]: one row, the plan as text."""
-    inner = node.statement
+    inner, dumped = node.statement, "dump" in node.sections
+    if dumped and node.analyze:
+        raise ProgrammingError(
+            "EXPLAIN (DUMP) is of a plan that is not run", kind="Invalid Input Error", remedy="Leave ANALYZE out."
+        )
     if classify(inner) is not Kind.LLM:
+        if dumped:
+            raise NotSupportedError(
+                "DuckDB plans a statement without calls", remedy="EXPLAIN (DUMP) takes a statement with LLM calls."
+            )
         prefix = f"EXPLAIN ({'ANALYZE, ' * node.analyze}FORMAT {node.format}) "
         try:
             session.duck.execute(prefix + inner, params)
@@ -35,7 +43,7 @@ def statement(session: Session, node: Explain, sql: str, params: object) -> Resu
         shown = text(session, inner, params, node.analyze, node.format, node.sections)
     except Error as problem:
         raise problem.moved(inner, node.start, sql) from None
-    key = "analyzed_plan" if node.analyze else "physical_plan"
+    key = "analyzed_plan" if node.analyze else "dump" if dumped else "physical_plan"
     return text_result([("explain_key", "VARCHAR"), ("explain_value", "VARCHAR")], [(key, shown)])
 
 
@@ -79,7 +87,7 @@ def text(
         )
         if not plans:
             return plain
-        return plans[0] if len(plans) == 1 else _joined(plans, form)
+        return plans[0] if len(plans) == 1 else _joined(plans, form, sections)
     if stages is None:
         result, profile = session.queries.run(sql, params, expanded, closely=True)
     else:
@@ -103,7 +111,9 @@ def _planned(
     return explain_sections.render(bound, optimized, form, sections, sql)
 
 
-def _joined(plans: Sequence[str], form: str) -> str:
+def _joined(plans: Sequence[str], form: str, sections: Sequence[str]) -> str:
+    if "dump" in sections:
+        return "[\n" + ",\n".join(plans) + "\n]"
     if form == "json":
         return json.dumps([json.loads(plan) for plan in plans], indent=2)
     return "\n\n".join(plans)

@@ -21,7 +21,7 @@ def dump(search: Search) -> tuple[GroupInfo, ...]:
         inputs = ", ".join(f"G{below.group} {below.properties}" for below in context.best.inputs)
         plan = f"{type(context.best.op).__name__}({inputs})"
         winners.setdefault(requirement.group, []).append(
-            WinnerInfo(str(requirement.properties), plan, context.best_value)
+            WinnerInfo(str(requirement.properties), plan, context.best_value, context.best.rule)
         )
     found: list[GroupInfo] = []
     for group in search.memo.groups.values():

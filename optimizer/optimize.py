@@ -34,6 +34,21 @@ Survey = Callable[[LogicalPlan, OptimizerContext], OptimizerContext]
 
 
 @dataclass(frozen=True, slots=True)
+class Problem:
+    """What ``optimize`` was given: all that its outcome depends on.
+
+    columns   the result's columns
+    ctx       the context before the survey
+    surveyed  the context after it
+    """
+
+    plan: LogicalPlan
+    columns: tuple[Column, ...]
+    ctx: OptimizerContext
+    surveyed: OptimizerContext
+
+
+@dataclass(frozen=True, slots=True)
 class Optimized:
     """The outcome: the logical plan after normalize, the physical DAG, and how it came about.
 
@@ -43,6 +58,7 @@ class Optimized:
     swaps    starts of models that others had put out; their seconds are in the nodes' estimates, not in ``cost``
     """
 
+    problem: Problem
     logical: LogicalPlan
     dag: PhysicalDag
     trace: Trace
@@ -68,12 +84,14 @@ def optimize(
     """
     started = perf_counter()
     options = ctx or OptimizerContext()
+    written = plan
     state = PlanContext(options, plan)
     active = _active(rules, state)
     if options.enabled:
         plan = normalize(plan, active, state)
     if survey is not None:
         options = state.options = survey(plan, options)
+    problem = Problem(written, columns, ctx or OptimizerContext(), options)
     memo = Memo(options)
     root = memo.insert(plan, stats=_measured_trees(plan, options))
     active = _without_orders_of_long_chains(plan, root, active, memo, state)
@@ -108,7 +126,7 @@ def optimize(
     )
     engines = {model: options.engine(model) for model in models}
     tools = dict(sorted(options.tools.items()))
-    return Optimized(plan, dag, trace, winner.best_value, engines, tools, tuple(swaps))
+    return Optimized(problem, plan, dag, trace, winner.best_value, engines, tools, tuple(swaps))
 
 
 def _active(rules: tuple[Rule, ...], state: PlanContext) -> tuple[Rule, ...]:

@@ -25,11 +25,16 @@ class RuleFiring:
 
 @dataclass(frozen=True, slots=True)
 class WinnerInfo:
-    """The best plan of a group for some required properties; ``cost`` in the objective's unit, inputs included."""
+    """The best plan of a group for some required properties.
+
+    cost  in the objective's unit, inputs included
+    rule  the rule that made it
+    """
 
     properties: str
     plan: str
     cost: float
+    rule: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from halo_sql.grammar.statements.nodes import (
 )
 
 FORMATS = ("text", "json", "html", "mermaid", "graphviz")
-SECTIONS = ("logical", "physical", "memo", "rules", "costs")
+SECTIONS = ("logical", "physical", "memo", "rules", "costs", "dump")
 
 
 def drop(tree: Any) -> Statement:

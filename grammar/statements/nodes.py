@@ -311,7 +311,7 @@ class Explain:
     """EXPLAIN [ANALYZE] [(option [value], …)] statement.
 
     format     'text' | 'json' | 'html' | 'mermaid' | 'graphviz'
-    sections   of 'logical', 'physical', 'memo', 'rules', 'costs', those asked for, in the order given
+    sections   of 'logical', 'physical', 'memo', 'rules', 'costs', those asked for, in the order given, or 'dump'
     statement  the explained statement's text
     start      where it begins in the EXPLAIN's text (characters)
     """

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -46,6 +48,11 @@ def test_every_name_comes_from_where_it_is_defined(name: str) -> None:
         assert value is getattr(errors, name)
     else:
         assert value is getattr(dbapi, name)
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert halo_sql.__version__ == project["version"]
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

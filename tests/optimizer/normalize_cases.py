@@ -346,6 +346,7 @@ STAYS: dict[str, list[Any]] = {
         project(MAPPED, (H, RANDOM)),
         project(T, (H, "#2 + 1")),
         project(limit(KEPT, 3), (H, "#2 / 0")),
+        project(project(MAPPED, S), (ID, "CAST(NULL AS INTEGER)")),  # another id is in the rows of the map
     ],
     "lift_pick_above_llm": [
         llm_filter(holes(KEPT, (H, "#2 + 1")), 21, "z {10}"),

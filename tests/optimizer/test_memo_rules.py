@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -239,10 +240,12 @@ def test_unknown_disabled_rule_is_said() -> None:
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
-def test_rule_says_what_it_does_and_why_it_is_safe(rule: Rule) -> None:
+def test_rule_says_what_it_does_why_it_is_safe_and_when_not(rule: Rule) -> None:
     text = rule.function.__doc__ or ""
     assert "=>" in text.split("\n\n")[0]
     assert "Safe" in text
+    assert re.search(r"\b[Nn](ot|or)\b", text[text.index("Safe") :])
+    assert re.search(r"::\n\n {8}\S", text)  # SQL to which it does not apply
     assert rule.function.__name__ == rule.name
     assert rule.function.__module__.endswith(f".{rule.name}")
 

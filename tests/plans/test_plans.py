@@ -2,18 +2,28 @@
 
 A ``.plan`` file has cases: SQL (the last statement is the query, those before it set up), ``----``, the plan.
 ``HALO_REWRITE=1 make test`` writes the plans anew; read the difference before committing it.
+
+Comment lines say what a case is for, and are checked: ``# fires: rule, …`` rules that change the plan or make a part of
+it, ``# stays: rule, …`` rules that could be expected to and do not. Every rule has a case of each kind.
+``# engine: size=n, …`` are sizes that the model is taken to have told of itself.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 import halo_sql
+from halo_sql.engines.protocol import EngineInfo
 from halo_sql.explain import render_logical, render_text
+from halo_sql.optimizer.optimize import Optimized
+from halo_sql.optimizer.rules import RULES
+from halo_sql.optimizer.rules.rule import Stage
+from halo_sql.replay import dump, load, replay
 
 HERE = Path(__file__).parent
 SCHEMA = """
@@ -50,6 +60,20 @@ def split_setup(sql: str) -> tuple[list[str], str]:
     return statements[:-1], statements[-1]
 
 
+def marked(sql: str, mark: str) -> list[str]:
+    """What the comment lines of a case say after ``# mark:``, word by word."""
+    lines = re.findall(rf"^# {mark}: (.*)$", sql, re.MULTILINE)
+    return [word.strip() for line in lines for word in line.split(",")]
+
+
+def prepare(con: halo_sql.Connection, sql: str, setup: list[str]) -> None:
+    for statement in setup:
+        con.execute(statement)
+    sizes = {name: int(size) for name, size in (word.split("=") for word in marked(sql, "engine"))}
+    if sizes:
+        con.session.engine_infos["echo"] = EngineInfo("echo", **sizes)
+
+
 def shown(con: halo_sql.Connection, query: str) -> str:
     bound = con.session.bind(query)
     optimized = con.session.compile(query)
@@ -68,10 +92,8 @@ def test_plan(path: Path) -> None:
     for sql, plan in cases(path):
         setup, query = split_setup(sql)
         with connect("on") as optimized, connect("off") as written:
-            for statement in setup:
-                optimized.execute(statement)
-                if "halo_disabled_rules" not in statement:
-                    written.execute(statement)
+            prepare(optimized, sql, setup)
+            prepare(written, sql, [statement for statement in setup if "halo_disabled_rules" not in statement])
             actual = shown(optimized, query)
             rows = optimized.execute(query).fetchall()
             expected = written.execute(query).fetchall()
@@ -83,6 +105,54 @@ def test_plan(path: Path) -> None:
             assert actual == plan, f"{path.name}: {sql}"
     if os.environ.get("HALO_REWRITE"):
         path.write_text("\n====\n".join(rewritten) + "\n", encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_plan_again_from_its_dump(path: Path) -> None:
+    for sql, _ in cases(path):
+        setup, query = split_setup(sql)
+        with connect("on") as con:
+            prepare(con, sql, setup)
+            first = con.session.compile(query)
+        (minidump,) = load(dump(first, query))
+        again = replay(minidump)
+        assert again.differences == (), sql
+        assert again.optimized.dag == first.dag, sql
+        assert again.optimized.trace.counters == first.trace.counters, sql
+
+
+def used(optimized: Optimized, rule: str) -> bool:
+    """Whether the rule changed the plan, added to the memo, or made a part of a group's best plan."""
+    stage = next(known.stage for known in RULES if known.name == rule)
+    if stage in (Stage.IMPLEMENT, Stage.ENFORCE):
+        return any(winner.rule == rule for group in optimized.trace.groups() for winner in group.winners)
+    return optimized.trace.fired(rule) > 0
+
+
+def offered(optimized: Optimized, rule: str) -> bool:
+    """Whether the rule had something to look at. A node that only one rule can run is offered to no other one."""
+    known = next(known for known in RULES if known.name == rule)
+    return known.essential or any(firing.name == rule and firing.tried for firing in optimized.trace.rules)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_rules_fire_where_a_case_says_so(path: Path) -> None:
+    for sql, _ in cases(path):
+        setup, query = split_setup(sql)
+        with connect("on") as con:
+            prepare(con, sql, setup)
+            optimized = con.session.compile(query)
+        for rule in marked(sql, "fires"):
+            assert used(optimized, rule), f"{rule} does not fire: {sql}"
+        for rule in marked(sql, "stays"):
+            assert offered(optimized, rule), f"{rule} is not tried: {sql}"
+            assert not used(optimized, rule), f"{rule} fires: {sql}"
+
+
+@pytest.mark.parametrize("mark", ["fires", "stays"])
+def test_every_rule_has_a_plan_with_it_and_one_without(mark: str) -> None:
+    named = {rule for path in FILES for sql, _ in cases(path) for rule in marked(sql, mark)}
+    assert named == {rule.name for rule in RULES}
 
 
 def test_there_are_plans() -> None:

@@ -11,18 +11,18 @@ import zlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from random import Random
 
 import halo_sql
+from halo_sql.optimizer.rules import RULES
+from halo_sql.optimizer.rules.rule import Stage
 
 from .checks import Outcome, difference, name_difference, run
 from .queries import Generator, Query
 
-#: rules a plan cannot do without
-ESSENTIAL = frozenset(
-    {"llm_map", "llm_filter", "limit", "cte_scan", "sink", "relational_run", "fragment_input", "duck_fragment"}
-)
+#: the rules that can be disabled, and of these the ones whose alternatives the cost model chooses from
+FREE = tuple(rule.name for rule in RULES if not rule.essential)
+EXPLORE = tuple(rule.name for rule in RULES if rule.stage is Stage.EXPLORE)
 CONCURRENCY = (1, 8, 64)
 BATCH_ROWS = (1, 3, 2048)
 #: words of queries whose rows DuckDB may give in any order
@@ -31,21 +31,6 @@ UNORDERED = (" JOIN ", ", (SELECT", "GROUP BY", "DISTINCT", " UNION ", " EXCEPT 
 
 class InvalidError(Exception):
     """The statement means nothing to DuckDB."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """The rules that can be disabled, and of these the ones whose alternatives the cost model chooses from."""
-
-    names: tuple[str, ...]
-    explore: tuple[str, ...]
-
-
-def rules_of(con: halo_sql.Connection) -> Rules:
-    """The rules of this version."""
-    listed = con.execute("SELECT name, stage FROM halo_rules()").fetchall()
-    free = [(name, stage) for name, stage in listed if name not in ESSENTIAL]
-    return Rules(tuple(name for name, _ in free), tuple(name for name, stage in free if stage == "explore"))
 
 
 @contextmanager
@@ -91,26 +76,55 @@ def _both_valid(expected: Outcome, found: Outcome) -> None:
         raise InvalidError(expected.error)
 
 
-def norec(con: halo_sql.Connection, query: Query, rng: Random, rules: Rules, counted: bool = True) -> str:
-    """Optimised, unoptimised and with rules disabled: equal rows, and no more calls than as written.
+def norec(con: halo_sql.Connection, query: Query, counted: bool = True, tally: Counter[str] | None = None) -> str:
+    """Optimised, unoptimised, without the rules that choose by estimates, and without each rule: equal rows, and where
+    ``counted`` without the rules that choose no more calls than as written (a prompt that fails is asked again by the
+    next operator that has it).
 
-    Calls are compared without the rules that choose by estimates (which filter comes first), and where ``counted``:
-    a prompt that fails is asked again by the next operator that has it.
+    A rule that did not fire makes no difference when it is off, and a plan that has been run gives the same rows again:
+    such variants are not run. ``tally`` adds up plans, runs and calls.
     """
+    told: Counter[str] = Counter() if tally is None else tally
     with setting(con, "optimizer", "off"):
         written = run(con, query.sql.halo)
     if written.error:
         raise InvalidError(written.error)
-    some = [rules.names[rng.randrange(len(rules.names))] for _ in range(3)]
-    unexplored = ",".join(rules.explore)
-    for names in ("", some[0], ",".join(some[1:]), unexplored):
+    bound, snapshot = con.session.queries.bind(query.sql.halo, None)
+    seen: list[tuple[object, int]] = []  # a plan's operators, its calls
+    fired: list[str] = []
+    calls: dict[str, int] = {}  # rules that are off -> calls
+    variants = ["", ",".join(EXPLORE)]
+    for names in variants:
         with setting(con, "disabled_rules", names):
+            planned = con.session.queries.optimize(bound, snapshot)
+            plan = [(node.op, node.inputs, node.columns) for node in planned.dag.nodes]
+            if not names:
+                fired = [rule.name for rule in planned.trace.rules if rule.fired and rule.name in FREE]
+                variants += fired
+            told["plans"] += 1
+            known = next((made for same, made in seen if same == plan), None)
+            if known is not None:
+                calls[names] = known
+                continue
             found = run(con, query.sql.halo)
+        told["runs"] += 1
+        calls[names] = found.calls
+        seen.append((plan, found.calls))
         problem = difference(found, written, query.ordered)
-        if not problem and counted and names == unexplored and found.calls > written.calls:
+        if not problem and counted and names == variants[1] and found.calls > written.calls:
             problem = f"{found.calls} calls instead of {written.calls}"
         if problem:
             return f"without {names or 'nothing'}: {problem}"
+    told["statements"] += 1
+    told["calls as written"] += written.calls
+    told["calls"] += calls[""]
+    told["calls without a choice"] += calls[variants[1]]
+    told["fewer calls"] += calls[""] < written.calls
+    if calls[""] > written.calls:
+        told["more calls"] += 1
+        told["calls too many"] += calls[""] - written.calls
+        for name in fired:
+            told[f"more calls by {name}"] += name in EXPLORE and calls[name] < calls[""]
     return ""
 
 

@@ -15,7 +15,10 @@ def duck_fragment(group: int, required: Properties, memo: Memo, ctx: PlanContext
     """``rows of G => DuckFragmentExec(tree of G)``.
 
     Safe: the tree is the group's relational expression over leaves. Starting a query costs something, so the
-    cheapest plan has as few fragments as possible: maximal runs. Not for groups without a relational expression.
+    cheapest plan has as few fragments as possible: maximal runs. Not for groups without a relational expression: this
+    filter's rows are an operator's::
+
+        SELECT * FROM t WHERE LLM_FILTER('a {{ b }}')
     """
     if required.form is not Form.ROWS or required.clustered is not None:
         return []

@@ -14,7 +14,10 @@ from halo_sql.optimizer.properties import Form, Properties
 def fragment_input(group: int, required: Properties, memo: Memo, ctx: PlanContext) -> list[Alternative]:
     """``source G => tree of G`` when G is relational, ``source G => leaf over the rows of G`` in any case.
 
-    Safe: DuckDB reads the same rows; a leaf is spooled or streamed first.
+    Safe: DuckDB reads the same rows; a leaf is spooled or streamed first. Not for what an LLM node reads: that is
+    rows, not a source (the map below reads the whole of its sub-query as one fragment)::
+
+        SELECT LLM_MAP('a {{ b }}') FROM (SELECT * FROM t WHERE c > 1)
     """
     if required.form is not Form.SOURCE:
         return []

@@ -17,8 +17,11 @@ def prefix_cluster(group: int, required: Properties, memo: Memo, ctx: PlanContex
     """``clustered(k) rows of G => PrefixClusterExec[k](rows of G)``.
 
     Safe: the rows stay, their place is remembered in the position column. Not when a LIMIT above reads only the first
-    rows (clustering reads them all), and not when a key is no column of G. Ordering rows for prefix reuse: Liu et
-    al., "Optimizing LLM Queries in Relational Data Analytics Workloads", 2024.
+    rows (clustering reads them all), and not when a key is no column of G::
+
+        SELECT LLM_MAP('{{ doc }} {{ question }}') FROM t LIMIT 10
+
+    Ordering rows for prefix reuse: Liu et al., "Optimizing LLM Queries in Relational Data Analytics Workloads", 2024.
     """
     clustering = required.clustered
     if required.form is not Form.ROWS or clustering is None or required.row_goal is not None:

@@ -16,7 +16,10 @@ from halo_sql.optimizer.rules.implement.llm import llm_alternatives
 def agent_apply(expr: Any, group: int, required: Properties, memo: Memo, ctx: PlanContext) -> list[Alternative]:
     """``AgentApply(X) => AgentApplyExec(X)``: the conversations of all rows advance together.
 
-    Safe: rows and their order stay; a row's conversation depends on nothing but its own data.
+    Safe: rows and their order stay; a row's conversation depends on nothing but its own data. Not for a tool that a
+    statement calls itself, without an agent::
+
+        SELECT TOOL('weather', city) FROM t
     """
     if not isinstance(expr, AgentApply):
         return []

@@ -17,7 +17,7 @@ def cte_scan(expr: Any, group: int, required: Properties, memo: Memo, ctx: PlanC
     """``CteScan(P) => SelectExec(P)``; ``share`` puts a MaterializeExec between when there are several readers.
 
     Safe: every reader requires the same of P (all rows in order), so P has one plan however its readers differ, and
-    a volatile CTE is computed once. For that reason no row goal or clustering passes into P::
+    a volatile CTE is computed once. For that reason a row goal or a clustering does not pass into P::
 
         WITH c AS (SELECT LLM_MAP('x {{ b }}', temperature => 1) AS s FROM t)
         SELECT * FROM (FROM c LIMIT 1) UNION ALL FROM c

@@ -17,7 +17,10 @@ def limit(expr: Any, group: int, required: Properties, memo: Memo, ctx: PlanCont
     """``Limit[n](X) => LimitExec[n](X)`` with the row goal n (plus the offset) for X.
 
     Safe: the first rows in X's order; X is closed when they are there, so a streaming LLM node below makes no more
-    calls. The relational alternative (inside a fragment) reads X whole, and costs accordingly.
+    calls. The relational alternative (inside a fragment) reads X whole, and costs accordingly; it wins where no LLM
+    node is left below, and this one is not used::
+
+        SELECT LLM_MAP('a {{ b }}') FROM t LIMIT 10
     """
     if required.form is not Form.ROWS or required.clustered is not None or not isinstance(expr, Limit):
         return []

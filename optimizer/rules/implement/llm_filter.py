@@ -17,7 +17,10 @@ from halo_sql.optimizer.rules.implement.llm import llm_alternatives
 def llm_filter(expr: Any, group: int, required: Properties, memo: Memo, ctx: PlanContext) -> list[Alternative]:
     """``LlmFilter(X) => LlmFilterExec(X)``, over clustered rows too when they are required.
 
-    Safe: the order of the kept rows stays. A row goal g above means g / selectivity rows of X.
+    Safe: the order of the kept rows stays. A row goal g above means g / selectivity rows of X. Not for a condition
+    that is read as a value: it is a column of an LlmMap::
+
+        SELECT LLM_FILTER('a {{ b }}') OR c > 1 FROM t
     """
     if not isinstance(expr, LlmFilter):
         return []

@@ -22,7 +22,9 @@ def relational_run(expr: Any, group: int, required: Properties, memo: Memo, ctx:
 
     Safe: DuckDB runs what the user wrote. A row goal passes through row-wise filters, projections and unnesting only
     (they are streamed); everything else reads its inputs whole. Not for LLM nodes and CTE readings: they are leaves of
-    the tree.
+    the tree::
+
+        SELECT s || '!' FROM (SELECT LLM_MAP('a {{ b }}') AS s FROM t) WHERE s <> ''
     """
     if required.form is not Form.RUN or not isinstance(expr, RELATIONAL):
         return []

@@ -16,7 +16,10 @@ from halo_sql.optimizer.properties import Form, Properties
 def sink(expr: Any, group: int, required: Properties, memo: Memo, ctx: PlanContext) -> list[Alternative]:
     """``Sink(X) => SinkExec(X)``.
 
-    Safe: X's rows are spooled whole and in order before the one DuckDB statement that consumes them.
+    Safe: X's rows are spooled whole and in order before the one DuckDB statement that consumes them. Not for statements
+    that read their own target row by row: they are a Demand (``demand``)::
+
+        UPDATE t SET s = LLM_MAP('a {{ b }}')
     """
     if required.form is not Form.ROWS or required.clustered is not None or not isinstance(expr, Sink):
         return []

@@ -24,6 +24,9 @@ def tool_apply(expr: Any, group: int, required: Properties, memo: Memo, ctx: Pla
     priced by what the expected number gets; how many calls are there together is known when they are, so the operator
     goes by that. A choice of the plan alone would run a table of a million rows call by call after an estimate of one,
     and the break-even number is all that the two ways differ in: so they are one alternative.
+    Not for a node of calls of a model::
+
+        SELECT LLM_MAP('a {{ b }}') FROM t
     """
     if not isinstance(expr, ToolApply):
         return []

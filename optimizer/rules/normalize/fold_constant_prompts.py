@@ -15,8 +15,8 @@ from halo_sql.optimizer.plan_context import PlanContext
 def fold_constant_prompts(node: Any, ctx: PlanContext) -> LogicalPlan | None:
     """``LLM['a ' {{ v }}](… Project[v := 'b'](X)) => LLM['a b'](… Project[v := 'b'](X))``; neighbouring texts join.
 
-    Safe: the rendered prompt is the same, byte by byte. Only for string literals: a NULL makes the answer NULL, other
-    constants would need DuckDB's rendering::
+    Safe: the rendered prompt is the same, byte by byte. Not for what is no string literal: a NULL makes the answer
+    NULL, other constants would need DuckDB's rendering::
 
         SELECT LLM_MAP('since {{ DATE '2024-01-01' }}: {{ NULL }}') FROM t
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import Any
 
 from halo_sql.ir.expr import Column, ColumnId, SqlExpr, column_expr, substitute
@@ -24,7 +25,8 @@ def push_project_below_llm(plan: Any, ctx: PlanContext) -> LogicalPlan | None:
 
         SELECT LLM_MAP('double {{ x::INTEGER }}') FROM t WHERE LLM_FILTER('is {{ x }} a number?')
 
-    Volatile expressions and expressions over rebuilt names stay where they are.
+    Not for volatile expressions and expressions over rebuilt names, and not for a column that has another value below:
+    they stay where they are.
     """
     finished: set[int] = set()
     kept: list[Any] = []  # keeps the nodes in ``finished`` alive, so that identities stay unique
@@ -58,6 +60,11 @@ class _Chain:
             {column.id: expr for column, expr in node.exprs} if isinstance(node, Project) else {} for node in self.nodes
         ]
         self.answers = [outputs(node) if isinstance(node, LlmMap) else frozenset() for node in self.nodes]
+        # per place, and one for the bottom: the columns there
+        self.columns: list[Set[ColumnId]] = [{column.id for column in output_columns(self.bottom)}]
+        for node, defined, answers in zip(self.nodes[::-1], self.defined[::-1], self.answers[::-1], strict=True):
+            self.columns.append(defined.keys() if isinstance(node, Project) else self.columns[-1] | answers)
+        self.columns.reverse()
 
         self.types = {column.id: column.type for column in output_columns(self.bottom)}
         for node in self.nodes:
@@ -107,7 +114,7 @@ class _Chain:
                 if lowered is None or column.id in self.defined[place]:
                     return found
                 expr, harmless = lowered, harmless and cannot_fail(lowered, self.types)
-                if found is not None and found[0] == place:
+                if found is not None and found[0] == place and column.id not in self.columns[place + 1]:
                     found = (place + 1, expr)  # as a part of this projection, not above it
                 continue
             if isinstance(node, LlmMap):
@@ -115,7 +122,7 @@ class _Chain:
                     return found
             elif not harmless:
                 return found
-            if is_llm(node):
+            if is_llm(node) and column.id not in self.columns[place + 1]:
                 found = (place + 1, expr)
         return found
 
