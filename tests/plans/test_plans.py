@@ -18,6 +18,8 @@ from pathlib import Path
 import pytest
 
 import halo_sql
+from halo_sql import planning
+from halo_sql.engines.budget import FREE, Price
 from halo_sql.engines.protocol import EngineInfo
 from halo_sql.explain import render_logical, render_text
 from halo_sql.optimizer.optimize import Optimized
@@ -33,6 +35,7 @@ INSERT INTO tickets VALUES
 CREATE TABLE customers (id INTEGER, name VARCHAR);
 INSERT INTO customers VALUES (10, 'Ann'), (20, 'Bo');
 """
+PRICES: dict[str, Price] = {}
 FILES = sorted(HERE.glob("*.plan"))
 
 
@@ -66,9 +69,19 @@ def marked(sql: str, mark: str) -> list[str]:
     return [word.strip() for line in lines for word in line.split(",")]
 
 
+@pytest.fixture(autouse=True)
+def prices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A case's ``# price: model=usd`` lines are what a million tokens cost; other models are free."""
+    PRICES.clear()
+    monkeypatch.setattr(planning, "price", lambda model: PRICES.get(model.name, FREE))
+
+
 def prepare(con: halo_sql.Connection, sql: str, setup: list[str]) -> None:
     for statement in setup:
         con.execute(statement)
+    PRICES.clear()
+    for name, usd in (word.split("=") for word in marked(sql, "price")):
+        PRICES[name] = Price(float(usd), float(usd))
     sizes = {name: int(size) for name, size in (word.split("=") for word in marked(sql, "engine"))}
     if sizes:
         con.session.engine_infos["echo"] = EngineInfo("echo", **sizes)
