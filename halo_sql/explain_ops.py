@@ -41,6 +41,7 @@ from halo_sql.ir.physical import (
     PrefixClusterExec,
     RestoreOrderExec,
     SelectExec,
+    SettleExec,
     SinkExec,
 )
 from halo_sql.ir.prompt import Hole, ItemsHole, LlmCall, ObjectHole, Prompt, Sampling
@@ -89,11 +90,11 @@ def properties(node: PhysicalNode, dag: PhysicalDag, full: bool = False) -> Prop
         texts = llm_texts(op, name_of)
         found: Properties = [("", one_line(text, 0 if full else 160)) for text in texts]
         found += [("", "distinct")] if op.distinct else []
-        return found + ([("worker", op.worker)] if op.worker else [])
+        return found + _waits(op, name_of) + ([("worker", op.worker)] if op.worker else [])
     if isinstance(op, LlmReduceExec):
         found = [("", one_line(text, 0 if full else 160)) for text in llm_texts(op, name_of)]
         found += [("", op.variant), ("fan_in", f"~{op.fan_in:.0f} of ~{op.items:.0f}"), ("levels", f"~{op.levels}")]
-        return found + ([("worker", op.worker)] if op.worker else [])
+        return found + _waits(op, name_of) + ([("worker", op.worker)] if op.worker else [])
     if isinstance(op, LlmTopKExec):
         found = [("", one_line(llm_texts(op, name_of)[0], 0 if full else 160)), ("", top_k_text(op))]
         found += [("method", op.method + (f" of {op.fan_in}" if op.method == "tournament" else ""))]
@@ -108,6 +109,8 @@ def properties(node: PhysicalNode, dag: PhysicalDag, full: bool = False) -> Prop
     if isinstance(op, SelectExec):
         items = [str(new) if new.id == old else f"{new} = {name_of(old)}" for new, old in op.columns]
         return [("", one_line(", ".join(items), width))]
+    if isinstance(op, SettleExec):
+        return [("", f"failures of {', '.join(map(_called, op.calls))}")]
     if isinstance(op, PrefixClusterExec):
         return [("by", ", ".join(name_of(key) for key in op.keys)), ("position", str(op.position))]
     if isinstance(op, RestoreOrderExec):
@@ -120,6 +123,21 @@ def properties(node: PhysicalNode, dag: PhysicalDag, full: bool = False) -> Prop
         return [("kind", op.kind), ("sql", one_line(f"{op.prefix} … {op.suffix}", width))]
     assert isinstance(op, MaterializeExec), op
     return []
+
+
+def _waits(op: LlmMapExec | LlmFilterExec | LlmReduceExec, name_of: Names) -> Properties:
+    if op.failed is None:
+        return []
+    waits = [
+        *map(_called, op.failed.filters),
+        *(one_line(expr_text(each, name_of), 60) for each in op.failed.conditions),
+    ]
+    return [("", f"failures wait for {', '.join(waits)}")]
+
+
+def _called(call: LlmCall) -> str:
+    """A call as the user wrote it, shortened."""
+    return one_line(call.label or call.operator, 60)
 
 
 def _argument_names(ask: Ask) -> Names:

@@ -13,6 +13,7 @@ from halo_sql.ir.physical import Estimate, PhysicalDag, SelectExec, SinkExec
 from halo_sql.optimizer.alternative import Alternative, Requirement
 from halo_sql.optimizer.bounds import keep_bounds
 from halo_sql.optimizer.context import EngineProfile, FragmentStats, OptimizerContext
+from halo_sql.optimizer.defer import CannotWaitError, defer_failures
 from halo_sql.optimizer.dump import dump
 from halo_sql.optimizer.greedy import longest_chain, order_greedily
 from halo_sql.optimizer.memo import Memo
@@ -25,7 +26,7 @@ from halo_sql.optimizer.residency import load_seconds, memory_notes, models_of
 from halo_sql.optimizer.rules import RULES
 from halo_sql.optimizer.rules.rule import Rule, Stage
 from halo_sql.optimizer.schedule import schedule
-from halo_sql.optimizer.search import Search
+from halo_sql.optimizer.search import Context, Search
 from halo_sql.optimizer.share import DagBuilder, materialize_shared
 from halo_sql.optimizer.trace import Trace
 
@@ -69,19 +70,17 @@ def optimize(
         plan = normalize(plan, active, state)
     if survey is not None:
         options = state.options = survey(plan, options)
-    memo = Memo(options)
-    root = memo.insert(plan, stats=_measured_trees(plan, options))
-    active = _without_orders_of_long_chains(plan, root, active, memo, state)
-    search = Search(memo, active, state)
-    order = Order.INPUT if options.ordered else Order.ANY
-    winner = search.run(Requirement(root, Properties(order=order)))
     models = models_of(plan)
-    load_s = load_seconds(models, options)
-    keep_bounds(search, winner.requirement, options, load_s)
+    try:
+        search, winner, dag = _searched(plan, columns, active, models, state)
+    except CannotWaitError:
+        state.recorder.note("a failing call could not wait for the conditions before it: orders not explored")
+        fixed = tuple(rule for rule in active if rule.stage is not Stage.EXPLORE)
+        search, winner, dag = _searched(plan, columns, fixed, models, state)
     for note in memory_notes(models, options):
         state.recorder.note(note)
-    dag = _extract(plan, winner.requirement, search, columns)
     dag = replace(dag, notes=tuple(state.recorder.notes))
+    memo = search.memo
     counters = (
         ("groups", len(memo.groups)),
         ("expressions", memo.expression_count),
@@ -98,6 +97,21 @@ def optimize(
         seconds=perf_counter() - started,
     )
     return Optimized(plan, dag, trace, winner.best_value, {model: options.engine(model) for model in models})
+
+
+def _searched(
+    plan: Any, columns: tuple[Column, ...], active: tuple[Rule, ...], models: list[str], state: PlanContext
+) -> tuple[Search, Context, PhysicalDag]:
+    """The best DAG that these rules give; CannotWaitError when it may fail where the plan does not."""
+    options = state.options
+    memo = Memo(options)
+    root = memo.insert(plan, stats=_measured_trees(plan, options))
+    active = _without_orders_of_long_chains(plan, root, active, memo, state)
+    search = Search(memo, active, state)
+    order = Order.INPUT if options.ordered else Order.ANY
+    winner = search.run(Requirement(root, Properties(order=order)))
+    keep_bounds(search, winner.requirement, options, load_seconds(models, options))
+    return search, winner, _extract(plan, winner.requirement, search, columns)
 
 
 def _active(rules: tuple[Rule, ...], state: PlanContext) -> tuple[Rule, ...]:
@@ -160,6 +174,7 @@ def _extract(plan: Any, root: Requirement, search: Search, columns: tuple[Column
             op, inputs = SelectExec(tuple((column, sources[column.id]) for column in columns)), below.inputs
             builder.nodes.pop()
         top = builder.add(op, inputs, columns, Estimate(rows))
-    nodes, top = materialize_shared(builder.nodes, top)
+    nodes, top = defer_failures(plan, builder.nodes, top, search.ctx.fresh(1))
+    nodes, top = materialize_shared(nodes, top)
     ordered, top = schedule(nodes, top)
     return PhysicalDag(ordered, top, prefixes=shared_prefixes(ordered, search.ctx.options))
