@@ -31,6 +31,8 @@ def main() -> None:
     first = int(sys.argv[2]) if len(sys.argv) > 2 else 0
     echo, failing, waiting = connect(), connect("wobbly", on_error="null"), connect("shuffled")
     failing.create_model("wobbly", properties.wobbly)
+    strict, strictly = properties.Strict(), connect("strict")
+    strictly.create_model("strict", strict)
     waiting.create_model("shuffled", properties.shuffled(first), concurrency=64)
     rules = properties.rules_of(echo)
     checks: dict[str, Callable[[Generator, Random], str]] = {
@@ -38,6 +40,9 @@ def main() -> None:
         "CREATE TABLE AS, INSERT": lambda make, rng: properties.stored(echo, make.query(named=True)),
         "optimizer on, off, rules off": lambda make, rng: properties.norec(echo, make.query(), rng, rules),
         "the same, calls fail": lambda make, rng: properties.norec(failing, make.query(), rng, rules, False),
+        "no failure but as written": lambda make, rng: properties.unwritten(
+            strictly, strict, make.varied().query(), rng, rules
+        ),
         "p, NOT p, p IS NULL": lambda make, rng: properties.partition(echo, make),
         "the same, p fails": lambda make, rng: properties.partition(failing, make),
         "windows 1, 8, 64; batches": lambda make, rng: properties.batching(waiting, make.query()),
@@ -55,7 +60,7 @@ def main() -> None:
         numbers = [f"{seen[outcome]:,}" for outcome in ("held", "refused", "invalid", "violated")]
         rows.append([name, *numbers, verdict(good)])
         print(name, dict(seen), file=sys.stderr, flush=True)
-    for connection in (echo, failing, waiting):
+    for connection in (echo, failing, waiting, strictly):
         connection.close()
     for _, text in sorted(violations)[:SHOWN]:
         print(f"\n{text}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -40,7 +39,7 @@ from .plans import (
     well_formed,
     where,
 )
-from .run_dag import FailedError, Outcome, run_dag
+from .run_dag import Outcome, run_dag
 
 SETUP = (
     "CREATE TABLE t (id INTEGER, a INTEGER, body VARCHAR, title VARCHAR)",
@@ -179,24 +178,21 @@ def test_same_rows_when_clustered_and_in_any_order(steps: list[tuple[str, int]])
 EXPLORE = sorted(rule.name for rule in RULES if rule.stage is Stage.EXPLORE)
 
 
-@given(PLANS, st.integers(0, 99), st.sampled_from(["", *EXPLORE]), st.booleans(), st.integers(1, 40))
-@settings(max_examples=80, deadline=None)
-def test_a_plan_fails_only_if_it_fails_as_written(
-    steps: list[tuple[str, int]], seed: int, rule: str, greedy: bool, rare: int
-) -> None:
-    def fails(text: str) -> bool:
-        return zlib.crc32(f"{seed} {text}".encode()) % rare == 0
+ORDERED = ("llm filter", "llm filter", "map", "compare answer", "map of answer", "guarded map", "sort", "limit", "pick")
+MOVING = st.lists(st.tuples(st.sampled_from(ORDERED), st.integers(0, 9)), min_size=3, max_size=8)
 
+
+@given(MOVING, st.sampled_from(["", *EXPLORE]), st.booleans(), st.sampled_from([4, 4000]))
+@settings(max_examples=100, deadline=None)
+def test_a_plan_fails_for_no_call_that_it_does_not_make_as_written(
+    steps: list[tuple[str, int]], rule: str, greedy: bool, chars: int
+) -> None:
     plan = build(steps)
-    try:
-        written = execute(plan, fails, enabled=False)
-    except FailedError:
-        return
-    limits = Limits(chain=1 if greedy else 6)
-    # prices of texts that draw the calls into another order than the written one
-    found = execute(
-        plan, fails, disabled_rules=frozenset({rule}), limits=limits, rows=60, chars={3: 4 if seed % 2 else 4000}
-    )
+    written = execute(plan, enabled=False)
+    asked = {text for _, text in written.prompts}
+    # long bodies draw the calls into another order than the written one
+    options = {"limits": Limits(chain=1 if greedy else 6), "rows": 60, "chars": {3: chars}}
+    found = execute(plan, lambda text: text not in asked, disabled_rules=frozenset({rule}), **options)
     assert found.rows == written.rows
 
 

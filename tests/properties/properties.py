@@ -114,6 +114,50 @@ def norec(con: halo_sql.Connection, query: Query, rng: Random, rules: Rules, cou
     return ""
 
 
+class Strict:
+    """A model that repeats prompts. While it records it remembers them; afterwards it fails for all others.
+
+    The fields of an object may come in another order: a prompt is known by its letters.
+    """
+
+    def __init__(self) -> None:
+        self.recording = False
+        self._known: set[tuple[str, ...]] = set()
+
+    @contextmanager
+    def recorded(self) -> Iterator[None]:
+        """Forget what is known and remember what is asked meanwhile."""
+        self._known.clear()
+        self.recording = True
+        try:
+            yield
+        finally:
+            self.recording = False
+
+    def __call__(self, messages: list[dict[str, str]]) -> str:
+        prompt = messages[-1]["content"]
+        key = (*(message["content"] for message in messages[:-1]), "".join(sorted(prompt)))
+        if self.recording:
+            self._known.add(key)
+        elif key not in self._known:
+            raise ValueError(f"{prompt!r} is not asked as written")
+        return prompt
+
+
+def unwritten(con: halo_sql.Connection, model: Strict, query: Query, rng: Random, rules: Rules) -> str:
+    """Optimised, whatever order is taken, no call ends the statement that the statement as written does not make."""
+    with setting(con, "optimizer", "off"), model.recorded():
+        written = run(con, query.sql.halo)
+    if written.error:
+        raise InvalidError(written.error)
+    for name in ("", rules.explore[rng.randrange(len(rules.explore))]):
+        with setting(con, "disabled_rules", name):
+            problem = difference(run(con, query.sql.halo), written, query.ordered)
+        if problem:
+            return f"without {name or 'nothing'}: {problem}"
+    return ""
+
+
 def partition(con: halo_sql.Connection, generator: Generator) -> str:
     """Ternary logic: p, NOT p and p IS NULL part the rows; WHERE p keeps the rows where p is TRUE."""
     source = generator.source()

@@ -67,6 +67,11 @@ class Generator:
         self._names = 0
         self._ctes: list[Cte] = []
 
+    def varied(self) -> Generator:
+        """The same with prompts of very different lengths; returns self."""
+        self.draw.lengths = True
+        return self
+
     # statements
 
     def query(self, named: bool = False) -> Query:

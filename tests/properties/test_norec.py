@@ -13,7 +13,7 @@ import halo_sql
 
 from .checks import connect
 from .profile import holds, sometimes
-from .properties import norec, rules_of, wobbly
+from .properties import Strict, norec, rules_of, unwritten, wobbly
 from .queries import Generator
 
 
@@ -43,4 +43,23 @@ def test_rewrites_keep_rows(con: halo_sql.Connection, rng: Random) -> None:
 def test_rewrites_keep_rows_where_calls_fail(failing: halo_sql.Connection, rng: Random) -> None:
     query = Generator(rng, depth=1, size=2).query()
     problem = holds(norec, failing, query, rng, rules_of(failing), False)
+    assert not problem, f"{problem}\n{query.sql.halo}"
+
+
+@pytest.fixture(scope="module")
+def strict() -> Iterator[tuple[halo_sql.Connection, Strict]]:
+    model = Strict()
+    with connect("strict") as connection:
+        connection.create_model("strict", model)
+        yield connection, model
+
+
+@given(rng=st.randoms(use_true_random=False))
+@sometimes(20)
+def test_no_call_fails_a_statement_that_does_not_make_it_as_written(
+    strict: tuple[halo_sql.Connection, Strict], rng: Random
+) -> None:
+    con, model = strict
+    query = Generator(rng, depth=1, size=2).varied().query()
+    problem = holds(unwritten, con, model, query, rng, rules_of(con))
     assert not problem, f"{problem}\n{query.sql.halo}"
