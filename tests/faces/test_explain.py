@@ -26,6 +26,7 @@ from halo_sql.ir.logical import (
 )
 from halo_sql.ir.physical import (
     Cost,
+    Deferral,
     DuckFragmentExec,
     Estimate,
     Input,
@@ -38,6 +39,7 @@ from halo_sql.ir.physical import (
     PrefixClusterExec,
     RestoreOrderExec,
     SelectExec,
+    SettleExec,
     SinkExec,
 )
 from halo_sql.ir.prompt import Hole, LlmCall, ObjectHole, Prompt, Sampling
@@ -107,6 +109,23 @@ def test_text_is_exactly_this() -> None:
         "Total: ~16 calls · ~800 prompt tok (~200 cached) · ~320 output tok · ~3.0 s of engine time\n"
         'Shared prefix: "Summarise: " (11 characters) × ~8 calls\n'
         "Note: rule limit reached"
+    )
+
+
+def test_failures_that_wait_name_what_they_wait_for() -> None:
+    column = Column(ColumnId(11), "failed", BIGINT)
+    late = SqlExpr((ColumnRef(BODY.id), " = 'a'"), BOOLEAN)
+    named = LlmCall(ColumnId(10), "filter", Prompt((Hole(BODY.id),)), "smol", label="LLM_FILTER('{{ body }}')")
+    deferral = Deferral(column, (KEEP, named), (late,))
+    nodes = (
+        PhysicalNode(0, DuckFragmentExec(SCAN), (), (ID, BODY), Estimate(20)),
+        PhysicalNode(1, LlmFilterExec(named, failed=deferral), (0,), (ID, BODY, column), Estimate(10)),
+        PhysicalNode(2, SettleExec((deferral,), (named,)), (1,), (ID, BODY), Estimate(10)),
+    )
+    assert explain.render_text(PhysicalDag(nodes, 2)).startswith(
+        "Settle  failures of LLM_FILTER('{{ body }}') · ~10 rows\n"
+        '└─ LlmFilter  LLM_FILTER(smol, "{body#2}") · '
+        "failures wait for LLM_FILTER, LLM_FILTER('{{ body }}'), body#2 = 'a' · ~10 rows · "
     )
 
 

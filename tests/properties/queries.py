@@ -80,6 +80,15 @@ class Generator:
         self.text = query.sql.halo
         return query
 
+    def filters(self, count: int) -> Query:
+        """A query whose rows meet so many LLM filters."""
+        source = self.source()
+        conditions = [self.draw.filter_call(source.scope, self.size - 1) for _ in range(count)]
+        items = ", ".join(dict.fromkeys(column.ref for column in source.scope))
+        sql = pair(f"SELECT {items} FROM ", source.sql, " WHERE ", join(" AND ", conditions))
+        self.text = sql.halo
+        return Query(sql, source.scope)
+
     def _query(self, named: bool) -> Query:
         draw = self.draw
         if not draw.chance(20):
