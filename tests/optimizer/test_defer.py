@@ -218,3 +218,32 @@ def test_predicates_that_may_fail(text: str) -> None:
 def test_volatile_and_windowed_predicates_are_not_tried() -> None:
     assert not never_fails(sql("#30 = 'a'", BOOLEAN, volatile=True), KNOWN)
     assert not never_fails(sql("#30 = 'a'", BOOLEAN, row_wise=False), KNOWN)
+
+
+CHEAP = llm_map(llm_filter(T, 21, LONG * 3 + "{3}"), call(20, "x {3}"))
+
+
+@pytest.mark.parametrize(
+    ("predicate", "first"),
+    [("#20 = 'a'", "LlmMap('x {3}')"), ("CAST(#20 AS INTEGER) = 1", "LlmFilter"), ("#20 = 1", "LlmFilter")],
+)
+def test_a_condition_that_may_fail_on_an_answer_stays_behind_the_filter(predicate: str, first: str) -> None:
+    dag = plan_of(where(CHEAP, predicate), context(rows=1000)).dag
+    assert next(name for name in operators(dag) if name.startswith("Llm")).startswith(first)
+
+
+def test_a_window_over_answers_stays_behind_the_filter() -> None:
+    plan = where(CHEAP, "row_number() OVER (ORDER BY #20) = 1", row_wise=False)
+    names = [name.split("(")[0] for name in operators(plan_of(plan, context(rows=1000)).dag)]
+    assert names.index("LlmFilter") < names.index("LlmMap")
+
+
+@pytest.mark.parametrize("chain", [0, 6])
+@pytest.mark.parametrize(("condition", "above"), [("#2 = #5", True), ("CAST(#3 AS INTEGER) = #5", False)])
+def test_a_join_whose_condition_may_fail_stays_above_the_filter(condition: str, above: bool, chain: int) -> None:
+    # few rows of t find partners: asking them only would pay
+    asked = llm_filter(T, 21, "y {3}")
+    asked = asked if chain else llm_filter(asked, 22, "z {3}")
+    names = operators(plan_of(join(asked, U, on=(condition,)), context(rows=10, limits=Limits(chain=chain))).dag)
+    joined = next(place for place, name in enumerate(names) if "Join" in name)
+    assert (joined < names.index("LlmFilter('y {3}')")) == above
