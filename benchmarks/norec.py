@@ -41,7 +41,7 @@ def main() -> None:
         "optimizer on, off, rules off": lambda make, rng: properties.norec(echo, make.query(), rng, rules),
         "the same, calls fail": lambda make, rng: properties.norec(failing, make.query(), rng, rules, False),
         "no failure but as written": lambda make, rng: properties.unwritten(
-            strictly, strict, make.varied().filters(3) if rng.randrange(2) else make.varied().query(), rng, rules
+            strictly, strict, properties.priced(make, rng), rng, rules
         ),
         "p, NOT p, p IS NULL": lambda make, rng: properties.partition(echo, make),
         "the same, p fails": lambda make, rng: properties.partition(failing, make),

@@ -105,9 +105,8 @@ def test_by_turn_all_rows_before_the_first_failing_one_come_out(
     node = mapped(kit, 1, texts_source(kit, texts), by_turn=True, lookahead=lookahead, distinct=distinct)
     # a second operator reads ahead of what its consumer takes, and must not meet the failure before its rows
     above = mapped(kit, 2, node, 3, by_turn=True, lookahead=lookahead)
-    rows, problem = pulled(
-        bench, kit.dag(texts_source(kit, texts), node, above), kit.LocalChannels(failing, window, seed)
-    )
+    dag, channels = kit.dag(texts_source(kit, texts), node, above), kit.LocalChannels(failing, window, seed)
+    rows, problem = pulled(kit, bench, dag, channels)
     duck.close()
     first = next((row for row, text in enumerate(texts) if text is not None and text.startswith("bad")), len(texts))
     assert rows == [(row, text, text, text) for row, text in enumerate(texts[:first])]

@@ -17,6 +17,7 @@ from random import Random
 import halo_sql
 
 from .checks import Outcome, difference, name_difference, run
+from .pairs import hole, pair
 from .queries import Generator, Query
 
 #: rules a plan cannot do without
@@ -114,8 +115,12 @@ def norec(con: halo_sql.Connection, query: Query, rng: Random, rules: Rules, cou
     return ""
 
 
+KEEP = "Keep? "
+
+
 class Strict:
-    """A model that repeats prompts. While it records it remembers them; afterwards it fails for all others.
+    """A model that repeats prompts, and answers yes or no to those that begin with KEEP. While it records it remembers
+    them; afterwards it fails for all others.
 
     The fields of an object may come in another order: a prompt is known by its letters.
     """
@@ -141,7 +146,23 @@ class Strict:
             self._known.add(key)
         elif key not in self._known:
             raise ValueError(f"{prompt!r} is not asked as written")
+        if prompt.startswith(KEEP):
+            return "yes" if zlib.crc32(prompt.encode()) % 3 else "no"
         return prompt
+
+
+def priced(generator: Generator, rng: Random) -> Query:
+    """A query with prompts of very different lengths; of every other one all rows meet three LLM filters."""
+    draw = generator.draw
+    draw.lengths = True
+    if rng.randrange(2):
+        return generator.query()
+    source = generator.source()
+    columns = [source.scope[rng.randrange(len(source.scope))] for _ in range(3)]
+    conditions = [f"LLM_FILTER('{KEEP}{hole(pair(column.ref))}'{draw.options})" for column in columns]
+    items = ", ".join(dict.fromkeys(column.ref for column in source.scope))
+    generator.text = f"SELECT {items} FROM {source.sql.halo} WHERE {' AND '.join(conditions)}"
+    return Query(pair(generator.text), source.scope)
 
 
 def unwritten(con: halo_sql.Connection, model: Strict, query: Query, rng: Random, rules: Rules) -> str:

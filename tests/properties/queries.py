@@ -67,11 +67,6 @@ class Generator:
         self._names = 0
         self._ctes: list[Cte] = []
 
-    def varied(self) -> Generator:
-        """The same with prompts of very different lengths; returns self."""
-        self.draw.lengths = True
-        return self
-
     # statements
 
     def query(self, named: bool = False) -> Query:
@@ -79,15 +74,6 @@ class Generator:
         query = self._query(named)
         self.text = query.sql.halo
         return query
-
-    def filters(self, count: int) -> Query:
-        """A query whose rows meet so many LLM filters."""
-        source = self.source()
-        conditions = [self.draw.filter_call(source.scope, self.size - 1) for _ in range(count)]
-        items = ", ".join(dict.fromkeys(column.ref for column in source.scope))
-        sql = pair(f"SELECT {items} FROM ", source.sql, " WHERE ", join(" AND ", conditions))
-        self.text = sql.halo
-        return Query(sql, source.scope)
 
     def _query(self, named: bool) -> Query:
         draw = self.draw

@@ -13,7 +13,7 @@ import halo_sql
 
 from .checks import connect
 from .profile import holds, sometimes
-from .properties import Strict, norec, rules_of, unwritten, wobbly
+from .properties import Strict, norec, priced, rules_of, unwritten, wobbly
 from .queries import Generator
 
 
@@ -60,7 +60,6 @@ def test_no_call_fails_a_statement_that_does_not_make_it_as_written(
     strict: tuple[halo_sql.Connection, Strict], rng: Random
 ) -> None:
     con, model = strict
-    generator = Generator(rng, depth=1, size=2).varied()
-    query = generator.filters(3) if rng.randrange(2) else generator.query()
+    query = priced(Generator(rng, depth=1, size=2), rng)
     problem = holds(unwritten, con, model, query, rng, rules_of(con))
     assert not problem, f"{problem}\n{query.sql.halo}"
