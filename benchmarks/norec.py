@@ -41,6 +41,8 @@ def main() -> None:
     wanted = sys.argv[3] if len(sys.argv) > 3 else ""
     echo, failing, waiting = connect(), connect("wobbly", on_error="null"), connect("shuffled")
     failing.create_model("wobbly", properties.wobbly)
+    strict, strictly = properties.Strict(), connect("strict")
+    strictly.create_model("strict", strict)
     waiting.create_model("shuffled", properties.shuffled(first), concurrency=64)
     tally: Counter[str] = Counter()
     checks: dict[str, Callable[[Generator, Random], str]] = {
@@ -48,6 +50,9 @@ def main() -> None:
         "CREATE TABLE AS, INSERT": lambda make, rng: properties.stored(echo, make.query(named=True)),
         "optimizer on, off, each rule off": lambda make, rng: properties.norec(echo, make.query(), tally=tally),
         "each rule off, calls fail": lambda make, rng: properties.norec(failing, make.query(), False),
+        "no failure but as written": lambda make, rng: properties.unwritten(
+            strictly, strict, properties.priced(make, rng), rng
+        ),
         "p, NOT p, p IS NULL": lambda make, rng: properties.partition(echo, make),
         "p, NOT p, p IS NULL, p fails": lambda make, rng: properties.partition(failing, make),
         "windows 1, 8, 64; batches": lambda make, rng: properties.batching(waiting, make.query()),
@@ -68,7 +73,7 @@ def main() -> None:
         numbers = [f"{seen[outcome]:,}" for outcome in ("held", "refused", "invalid", "violated")]
         rows.append([name, *numbers, f"{(time.perf_counter() - began) / count:.2f}", verdict(good)])
         print(name, dict(seen), file=sys.stderr, flush=True)
-    for connection in (echo, failing, waiting):
+    for connection in (echo, failing, waiting, strictly):
         connection.close()
     for _, text in sorted(violations)[:SHOWN]:
         print(f"\n{text}")

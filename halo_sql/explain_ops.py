@@ -43,6 +43,7 @@ from halo_sql.ir.physical import (
     PrefixClusterExec,
     RestoreOrderExec,
     SelectExec,
+    SettleExec,
     SinkExec,
     ToolApplyExec,
     calls_by,
@@ -96,7 +97,7 @@ def properties(node: PhysicalNode, dag: PhysicalDag, full: bool = False) -> Prop
         found += [("", "distinct")] if op.distinct else []
         found += [("", f"fused {len(call.fused)} calls") for call in calls_by(op) if call.fused]
         found += [("", text) for text in _ways(op)] if isinstance(op, ToolApplyExec) else []
-        return found + ([("worker", op.worker)] if op.worker else [])
+        return found + _waits(op, name_of) + ([("worker", op.worker)] if op.worker else [])
     if isinstance(op, LlmFilterCascadeExec):
         exact = replace(op.call, quality=0.0, proxy="")
         how = f"approximate: quality >= {op.call.quality:g}, proxy={op.proxy.model}"
@@ -106,7 +107,7 @@ def properties(node: PhysicalNode, dag: PhysicalDag, full: bool = False) -> Prop
     if isinstance(op, LlmReduceExec):
         found = [("", one_line(text, 0 if full else 160)) for text in llm_texts(op, name_of)]
         found += [("", op.variant), ("fan_in", f"~{op.fan_in:.0f} of ~{op.items:.0f}"), ("levels", f"~{op.levels}")]
-        return found + ([("worker", op.worker)] if op.worker else [])
+        return found + _waits(op, name_of) + ([("worker", op.worker)] if op.worker else [])
     if isinstance(op, LlmTopKExec):
         found = [("", one_line(llm_texts(op, name_of)[0], 0 if full else 160)), ("", top_k_text(op))]
         found += [("method", op.method + (f" of {op.fan_in}" if op.method == "tournament" else ""))]
@@ -121,6 +122,8 @@ def properties(node: PhysicalNode, dag: PhysicalDag, full: bool = False) -> Prop
     if isinstance(op, SelectExec):
         items = [str(new) if new.id == old else f"{new} = {name_of(old)}" for new, old in op.columns]
         return [("", one_line(", ".join(items), width))]
+    if isinstance(op, SettleExec):
+        return [("", f"failures of {', '.join(map(_called, op.calls))}")]
     if isinstance(op, PrefixClusterExec):
         return [("by", ", ".join(name_of(key) for key in op.keys)), ("position", str(op.position))]
     if isinstance(op, RestoreOrderExec):
@@ -144,6 +147,21 @@ def _ways(op: ToolApplyExec) -> list[str]:
         elif start:
             found.append(f"set-oriented (from {start})" if joined else f"per call (set-oriented from {start})")
     return list(dict.fromkeys(found))
+
+
+def _waits(op: LlmMapExec | LlmFilterExec | LlmReduceExec, name_of: Names) -> Properties:
+    if op.failed is None:
+        return []
+    waits = [
+        *map(_called, op.failed.filters),
+        *(one_line(expr_text(each, name_of), 60) for each in op.failed.conditions),
+    ]
+    return [("", f"failures wait for {', '.join(waits)}")]
+
+
+def _called(call: LlmCall) -> str:
+    """A call as the user wrote it, shortened."""
+    return one_line(call.label or call.operator, 60)
 
 
 def _argument_names(ask: Ask) -> Names:

@@ -93,13 +93,17 @@ def lessons(
 
 
 def _filters(dag: PhysicalDag, profile: Profile) -> Iterator[tuple[tuple[str, str], Experience]]:
-    """Rows decided and kept; not under a LIMIT, where some that were read are never decided."""
+    """Rows decided and kept; not under a LIMIT, where some that were read are never decided, and not of a filter that
+    passed failing rows on."""
     if any(isinstance(node.op, LimitExec) for node in dag.nodes):
         return
     for node in dag.nodes:
         if isinstance(node.op, LlmFilterExec | LlmFilterCascadeExec):
             did = profile.nodes.get(node.id, NodeMetrics())
-            if did.rows_total:
+            undecided = isinstance(node.op, LlmFilterExec) and (
+                node.op.passing or (node.op.failed is not None and did.errors)
+            )
+            if did.rows_total and not undecided:
                 call = node.op.call
                 yield (call.model, call_key(call)), Experience(rows=did.rows_total, kept=min(did.rows, did.rows_total))
 

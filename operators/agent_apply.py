@@ -7,8 +7,7 @@ from typing import Any
 
 from halo_sql.ir.physical import AgentApplyExec, PhysicalNode
 from halo_sql.operators.context import Batches, RunContext
-from halo_sql.operators.llm_map import with_answers
-from halo_sql.operators.llm_rows import answered
+from halo_sql.operators.llm_map import row_by_row
 
 
 def agent_apply(node: PhysicalNode, inputs: list[Batches], ctx: RunContext) -> AsyncIterator[Any]:
@@ -19,5 +18,4 @@ def agent_apply(node: PhysicalNode, inputs: list[Batches], ctx: RunContext) -> A
     """
     op = node.op
     assert isinstance(op, AgentApplyExec)
-    rows = answered(op.calls, op.distinct, op.lookahead, inputs[0], ctx.node_metrics(node.id), ctx)
-    return with_answers(node, op.calls, rows, ctx)
+    return row_by_row(node, op, op.distinct, inputs[0], ctx)

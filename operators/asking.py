@@ -50,6 +50,11 @@ def channel_spec(call: LlmCall, ordered: bool = True) -> ChannelSpec:
     )
 
 
+def ends_at_once(error: EngineError) -> bool:
+    """Whether an error ends the query whatever on_error says, and whichever row met it."""
+    return error.fatal or error.code in ENDING
+
+
 class _Pending:
     """The place of an answer that has not come."""
 
@@ -61,7 +66,9 @@ class Asking:
     """Answers of one call, for rows ``first … first + len`` of the rows in the window.
 
     notify   called when answers have come
-    failure  (row, error) of the earliest row known that ends the query
+    failure  (row, error) of the earliest row known that ends the query at once
+    keeps    failures of single rows are kept in ``failed`` (row -> error) until their rows leave
+    broken   the model cannot start (with ``keeps``): every row that asks it fails
     """
 
     def __init__(
@@ -69,6 +76,9 @@ class Asking:
     ) -> None:
         self.call = call
         self.failure: tuple[int, EngineError] | None = None
+        self.keeps = False
+        self.failed: dict[int, EngineError] = {}
+        self.broken: EngineError | None = None
         self.channel: Channel | None = None
         self._renderer = Renderer(call)
         self._converter = Converter(call, cast)
@@ -133,9 +143,15 @@ class Asking:
             assert self.channel is not None
             self.channel.put(requests)
 
+    def refuse(self, requests: Sequence[tuple[int, str]]) -> None:
+        """What ``admit`` gave fails: the model is broken."""
+        if requests:
+            self._metrics.errors += len(requests)
+            self._deliver([(row, Outcome(error=self.broken)) for row, _ in requests])
+
     async def open(self, lookahead: int, ctx: RunContext) -> None:
         """Open the channel once; EngineError('unavailable') when the model cannot start."""
-        if self.channel is not None:
+        if self.channel is not None or self.broken is not None:
             return
         call = self.call
         spec = channel_spec(call, ordered=lookahead >= ORDERED_FROM_ROWS)
@@ -143,7 +159,9 @@ class Asking:
             self.channel = await ctx.channels.open(spec, self._converter.validate, self._metrics, self._deliver)
         except EngineError as problem:
             problem.span = problem.span or call.span
-            raise
+            if not self.keeps or call.on_error != "fail" or ends_at_once(problem):
+                raise
+            self.broken = problem
 
     async def close(self) -> None:
         """Nothing more is wanted."""
@@ -175,9 +193,12 @@ class Asking:
 
     def _fail(self, row: int, error: EngineError) -> None:
         self._answers[row - self._first] = None
-        if self.call.on_error == "fail" or error.fatal or error.code in ENDING:
+        fails = self.call.on_error == "fail"
+        if ends_at_once(error) or (fails and not self.keeps):
             if self.failure is None or row < self.failure[0]:
                 self.failure = (row, error)
+        elif fails:
+            self.failed[row] = error
         else:
             self._errors[row] = error
 

@@ -20,6 +20,7 @@ from halo_sql.ir.physical import (
     PrefixClusterExec,
     RestoreOrderExec,
     SelectExec,
+    SettleExec,
     SinkExec,
     ToolApplyExec,
     calls_by,
@@ -39,6 +40,7 @@ from halo_sql.operators.measured import Clock, Measured
 from halo_sql.operators.prefix_cluster import prefix_cluster
 from halo_sql.operators.restore_order import restore_order
 from halo_sql.operators.select import select
+from halo_sql.operators.settle import settle
 from halo_sql.operators.sink import sink
 from halo_sql.operators.tool_apply import tool_apply
 
@@ -52,6 +54,7 @@ OPERATORS: Mapping[type, Operator] = {
     AgentApplyExec: agent_apply,
     LlmFilterExec: llm_filter,
     LlmFilterCascadeExec: llm_filter_cascade,
+    SettleExec: settle,
     LlmReduceExec: llm_reduce,
     LlmTopKExec: llm_top_k,
     DemandExec: demand,

@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 from halo_sql.duck import Duck
 from halo_sql.engines.protocol import Channels
-from halo_sql.errors import Error
+from halo_sql.errors import EngineError, Error
 from halo_sql.ir.expr import Column, literal
 from halo_sql.ir.physical import PhysicalDag, PhysicalNode
 from halo_sql.metrics import NodeMetrics
@@ -66,6 +66,7 @@ class RunContext:
     folder             where spool files are put
     dag                set by ``build``
     spooled            set by ``build``: fragments that must not keep the connection while others wait for it
+    failures           failures that wait, by the numbers in the columns of deferrals
     querying           lower-case names of the tools and agents whose calls run queries on the connection
     """
 
@@ -77,6 +78,7 @@ class RunContext:
     folder: str = field(default_factory=tempfile.gettempdir)
     dag: PhysicalDag | None = None
     spooled: frozenset[int] = frozenset()
+    failures: list[EngineError] = field(default_factory=list)
     querying: frozenset[str] = frozenset()
     text_cast: TextCast = field(default_factory=TextCast)
     main: DuckThread = field(init=False)

@@ -8,8 +8,7 @@ from typing import Any
 from halo_sql.ir.physical import LlmReduceExec, PhysicalNode
 from halo_sql.operators.context import Batches, RunContext
 from halo_sql.operators.folding import Folding
-from halo_sql.operators.llm_map import with_answers
-from halo_sql.operators.llm_rows import answered
+from halo_sql.operators.llm_map import row_by_row
 
 
 def llm_reduce(node: PhysicalNode, inputs: list[Batches], ctx: RunContext) -> AsyncIterator[Any]:
@@ -20,5 +19,4 @@ def llm_reduce(node: PhysicalNode, inputs: list[Batches], ctx: RunContext) -> As
     """
     op = node.op
     assert isinstance(op, LlmReduceExec)
-    rows = answered(op.calls, False, op.lookahead, inputs[0], ctx.node_metrics(node.id), ctx, Folding)
-    return with_answers(node, op.calls, rows, ctx)
+    return row_by_row(node, op, False, inputs[0], ctx, Folding)

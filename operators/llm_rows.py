@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from halo_sql.errors import EngineError
+from halo_sql.errors import EngineError, Error, InterruptedQueryError
 from halo_sql.ir.prompt import LlmCall
 from halo_sql.metrics import NodeMetrics
-from halo_sql.operators.asking import Asking, open_channels
+from halo_sql.operators.asking import Asking, ends_at_once, open_channels
 from halo_sql.operators.context import Batches, RunContext
 from halo_sql.operators.readahead import ReadAhead
 from halo_sql.operators.render import Renderer, excerpt
@@ -31,11 +31,13 @@ class AnsweredRows:
 
     texts   per call, the valid answers by row; None: no request, or failed
     errors  per call, row -> message of the failed ones
+    failed  row -> the failure that would have ended the query, of those that are passed on
     """
 
     batch: Any
     texts: list[list[str | None]]
     errors: list[dict[int, str]]
+    failed: Mapping[int, EngineError] = field(default_factory=dict)
 
 
 async def answered(
@@ -46,39 +48,65 @@ async def answered(
     metrics: NodeMetrics,
     ctx: RunContext,
     kind: type[Asking] = Asking,
+    by_turn: bool = False,
+    pass_on: bool = False,
 ) -> AsyncIterator[AnsweredRows]:
     """All rows of ``source`` in order, as soon as a leading run of them is finished.
 
-    Raises the EngineError of the first failing row known when ``on_error`` is 'fail' (and, whatever ``on_error``
-    says, those that end a query: refused credentials, an exhausted budget).
+    Raises the EngineError of the first failing row known when ``on_error`` is 'fail': at once, or with ``by_turn`` when
+    all rows before it have been handed on and the next is asked for, which goes for errors of ``source``, too. With
+    ``pass_on`` failing rows are handed on. Whatever is said, those that end a query (refused credentials, an
+    exhausted budget) are raised at once.
     """
     wake = asyncio.Event()
     askings = [kind(call, distinct, metrics, wake.set, ctx.text_cast) for call in calls]
+    for asking in askings:
+        asking.keeps = by_turn or pass_on
     window = _Window(max(1, lookahead))
     reader = ReadAhead(source)
+    problem: Error | None = None  # the source's, which waits for the rows before it
     try:
         while True:
             wake.clear()
+            stop = _first_failed(askings) if by_turn and not pass_on else None
             if reader.arrived():
-                batch = await reader.take()
+                try:
+                    batch = await reader.take()
+                except Error as error:
+                    if not by_turn or _is_of_all_rows(error):
+                        raise
+                    problem, batch, reader.ended = error, None, True
                 if batch is not None and batch.num_rows:
                     window.add(batch)
                     metrics.rows_total += batch.num_rows
-            if window.has_room() and not reader.ended:
+            if stop is None and window.has_room() and not reader.ended:
                 reader.start(wake.set)
-            for chunk, first in window.to_submit():
+            for chunk, first in window.to_submit() if stop is None else ():
                 asks = [asking.admit(chunk, first) for asking in askings]
                 if any(asks):
                     await open_channels(askings, lookahead, ctx)
                 for asking, requests in zip(askings, asks, strict=True):
-                    asking.put(requests)
+                    if asking.broken is None:
+                        asking.put(requests)
+                    else:
+                        asking.refuse(requests)
             _raise_failure(askings, window)
+            stop = _first_failed(askings) if by_turn and not pass_on else None
             ready = min(asking.ready() for asking in askings)
+            if stop is not None:
+                ready = min(ready, stop - window.left)
+                if stop == window.left:
+                    raise _failures(askings, window.row(stop), stop)[0]
             if ready:
+                row = window.left
                 for batch in window.leave(ready):
+                    failed = _failures(askings, batch, row) if pass_on else {}
+                    row += batch.num_rows
                     taken = [asking.take(batch.num_rows) for asking in askings]
-                    yield AnsweredRows(batch, [texts for texts, _ in taken], [errors for _, errors in taken])
+                    yield AnsweredRows(batch, [texts for texts, _ in taken], [errors for _, errors in taken], failed)
             elif reader.ended and window.empty():
+                if problem is not None:
+                    raise problem
                 return
             elif not wake.is_set():
                 await wake.wait()
@@ -89,12 +117,15 @@ async def answered(
 
 
 class _Window:
-    """The rows between reading and leaving: batches in order, and how far they were submitted."""
+    """The rows between reading and leaving: batches in order, and how far they were submitted.
+
+    left  rows handed on
+    """
 
     def __init__(self, lookahead: int) -> None:
         self._lookahead = lookahead
         self._batches: deque[Any] = deque()
-        self._left = 0  # rows handed on
+        self.left = 0
         self._submitted = 0
         self._read = 0
         self._largest = 0
@@ -109,19 +140,19 @@ class _Window:
 
         A lookahead shorter than a batch holds that batch, and reads the next when all of it has been asked.
         """
-        held = self._read - self._left
+        held = self._read - self.left
         if held == 0 or held + self._largest <= self._lookahead:
             return True
         return self._largest > self._lookahead > held and self._submitted == self._read
 
     def empty(self) -> bool:
-        return self._read == self._left
+        return self._read == self.left
 
     def to_submit(self) -> list[tuple[Any, int]]:
         """Slices of the rows that may be asked now, each with the number of its first row."""
-        until = min(self._read, self._left + self._lookahead)
+        until = min(self._read, self.left + self._lookahead)
         found = []
-        start = self._left
+        start = self.left
         for batch in self._batches:
             end = start + batch.num_rows
             low, high = max(start, self._submitted), min(end, until)
@@ -134,7 +165,7 @@ class _Window:
     def leave(self, rows: int) -> list[Any]:
         """The next ``rows`` rows as slices; they are no longer held."""
         found = []
-        self._left += rows
+        self.left += rows
         while rows:
             batch = self._batches[0]
             if batch.num_rows <= rows:
@@ -148,7 +179,7 @@ class _Window:
 
     def row(self, number: int) -> Any:
         """The held row of this number, as a batch."""
-        offset = number - self._left
+        offset = number - self.left
         for batch in self._batches:
             if offset < batch.num_rows:
                 return batch.slice(offset, 1)
@@ -166,6 +197,30 @@ def _raise_failure(askings: Sequence[Asking], window: _Window) -> None:
     raise call_failure(call, prompt, error)
 
 
+def _is_of_all_rows(error: Error) -> bool:
+    return isinstance(error, InterruptedQueryError) or (isinstance(error, EngineError) and ends_at_once(error))
+
+
+def _first_failed(askings: Sequence[Asking]) -> int | None:
+    """The first row known whose failure waits for its turn."""
+    return min((row for asking in askings for row in asking.failed), default=None)
+
+
+def _failures(askings: Sequence[Asking], batch: Any, first: int) -> dict[int, EngineError]:
+    """Place in ``batch``, whose first row has the number ``first`` -> the failure of the first call that failed."""
+    found: dict[int, EngineError] = {}
+    for asking in askings:
+        failed = [row for row in asking.failed if first <= row < first + batch.num_rows]
+        renderer = Renderer(asking.call) if failed else None
+        for row in failed:
+            error, place = asking.failed.pop(row), row - first
+            if place in found or renderer is None:
+                continue
+            prompt = renderer.prompts(batch.slice(place, 1))[0] or ""
+            found[place] = error if error is asking.broken else call_failure(asking.call, prompt, error)
+    return found
+
+
 def call_failure(call: LlmCall, prompt: str, error: EngineError) -> EngineError:
     """A failing request as the error that ends the query: the call, its prompt, its place in the statement."""
     name = call.label or call.operator
@@ -177,6 +232,7 @@ def call_failure(call: LlmCall, prompt: str, error: EngineError) -> EngineError:
         error.message if error.fatal else f'{name}, {what} "{excerpt(prompt)}": {error.message}',
         code=error.code,
         retryable=error.retryable,
+        fatal=error.fatal,
         kind=error.kind,
         span=call.span,
         remedy=remedy,

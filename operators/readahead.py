@@ -37,6 +37,10 @@ class ReadAhead:
         """Whether ``take`` returns without waiting."""
         return self._task is not None and self._task.done()
 
+    def _failed(self) -> bool:
+        task = self._task
+        return task is not None and task.done() and (task.cancelled() or task.exception() is not None)
+
     async def take(self) -> Any:
         """The next batch; None at the end."""
         self.start()
@@ -49,14 +53,17 @@ class ReadAhead:
         return batch
 
     async def take_some(self, rows: int) -> list[Any]:
-        """At least one batch, and those that are there already, up to about ``rows`` rows; [] at the end."""
+        """At least one batch, and those that are there already, up to about ``rows`` rows; [] at the end.
+
+        An error of the source is raised when the batches before it have been taken.
+        """
         taken: list[Any] = []
         size = 0
         while size < rows:
             self.start()
             if taken and not self.ended:
                 await asyncio.sleep(0)  # one turn: what is ready arrives, nothing is waited for
-                if not self.arrived():
+                if not self.arrived() or self._failed():
                     break
             batch = await self.take()
             if batch is None:

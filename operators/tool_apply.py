@@ -7,8 +7,7 @@ from typing import Any
 
 from halo_sql.ir.physical import PhysicalNode, ToolApplyExec
 from halo_sql.operators.context import Batches, RunContext
-from halo_sql.operators.llm_map import with_answers
-from halo_sql.operators.llm_rows import answered
+from halo_sql.operators.llm_map import row_by_row
 
 
 def tool_apply(node: PhysicalNode, inputs: list[Batches], ctx: RunContext) -> AsyncIterator[Any]:
@@ -18,5 +17,4 @@ def tool_apply(node: PhysicalNode, inputs: list[Batches], ctx: RunContext) -> As
     """
     op = node.op
     assert isinstance(op, ToolApplyExec)
-    rows = answered(op.calls, op.distinct, op.lookahead, inputs[0], ctx.node_metrics(node.id), ctx)
-    return with_answers(node, op.calls, rows, ctx)
+    return row_by_row(node, op, op.distinct, inputs[0], ctx)

@@ -11,8 +11,9 @@ from typing import Any
 
 from halo_sql.ir.expr import ColumnId
 from halo_sql.ir.logical import Filter, Join, LlmFilter, LlmMap, LogicalPlan
-from halo_sql.ir.walk import children, with_children
+from halo_sql.ir.walk import children, output_columns, with_children
 from halo_sql.optimizer.cardinality import Profile, derive, true_share
+from halo_sql.optimizer.comparisons import all_never_fail
 from halo_sql.optimizer.cost import llm_estimate, value
 from halo_sql.optimizer.nodes import calls_of, columns_of, is_llm, is_volatile, outputs, reads, walk_once
 from halo_sql.optimizer.plan_context import PlanContext
@@ -71,14 +72,20 @@ def _chain(node: Any) -> tuple[list[Any], Any]:
     chain, bottom = _row(node)
     if isinstance(bottom, Join) and bottom.kind == "inner":
         read, sides = columns_of(bottom.on), []
+        harmless = all_never_fail(bottom.on, output_columns(bottom))
         for side in bottom.inputs:
             above, rest = _row(side)
-            if any(isinstance(item, LlmMap) and outputs(item) & read for item in above):
+            if any(_stays(item, read, harmless) for item in above):
                 above, rest = [], side
             chain += above
             sides.append(rest)
         bottom = with_children(bottom, tuple(sides))
     return (chain, bottom) if len(chain) > 1 else ([], node)
+
+
+def _stays(node: Any, read: frozenset[ColumnId], harmless: bool) -> bool:
+    """Whether a node must stay below a join that reads these columns; ``harmless``: its conditions never fail."""
+    return bool(outputs(node) & read) if isinstance(node, LlmMap) else not harmless
 
 
 def _row(node: Any) -> tuple[list[Any], Any]:

@@ -189,6 +189,15 @@ def is_pick(project: Project) -> bool:
     return all(expr.as_column() is not None for _, expr in project.exprs)
 
 
+def passes_goal(node: Any) -> bool:
+    """Whether the node reads no more of its rows than those above it ask for: a LIMIT above it stops it."""
+    if isinstance(node, Filter):
+        return is_row_wise(node.predicate)
+    if isinstance(node, Project):
+        return all(is_row_wise(expr) for _, expr in node.exprs)
+    return isinstance(node, LlmMap | LlmFilter | Limit) or (isinstance(node, Fragment) and node.row_wise)
+
+
 def is_row_wise(expr: SqlExpr) -> bool:
     """Whether the expression looks at one row only, gives one value and needs no names rebuilt."""
     return expr.row_wise and not expr.scope

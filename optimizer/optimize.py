@@ -13,6 +13,7 @@ from halo_sql.ir.physical import Estimate, PhysicalDag, SelectExec, SinkExec, ca
 from halo_sql.optimizer.alternative import Alternative, Requirement
 from halo_sql.optimizer.bounds import bounds_of, keep_bounds
 from halo_sql.optimizer.context import EngineProfile, FragmentStats, OptimizerContext, ToolProfile
+from halo_sql.optimizer.defer import CannotWaitError, defer_failures
 from halo_sql.optimizer.dump import dump
 from halo_sql.optimizer.exactness import exact_notes
 from halo_sql.optimizer.greedy import longest_chain, order_greedily
@@ -24,9 +25,10 @@ from halo_sql.optimizer.prefixes import shared_prefixes
 from halo_sql.optimizer.properties import Order, Properties
 from halo_sql.optimizer.residency import Switch, charged, crowded, load_seconds, memory_notes, models_of, switches
 from halo_sql.optimizer.rules import RULES
+from halo_sql.optimizer.rules.implement.cascade import CASCADES
 from halo_sql.optimizer.rules.rule import Rule, Stage
 from halo_sql.optimizer.schedule import schedule
-from halo_sql.optimizer.search import Search
+from halo_sql.optimizer.search import Context, Search
 from halo_sql.optimizer.share import DagBuilder, materialize_shared
 from halo_sql.optimizer.trace import Trace
 
@@ -92,23 +94,18 @@ def optimize(
     if survey is not None:
         options = state.options = survey(plan, options)
     problem = Problem(written, columns, ctx or OptimizerContext(), options)
-    memo = Memo(options)
-    root = memo.insert(plan, stats=_measured_trees(plan, options))
-    active = _without_orders_of_long_chains(plan, root, active, memo, state)
-    search = Search(memo, active, state)
-    order = Order.INPUT if options.ordered else Order.ANY
-    winner = search.run(Requirement(root, Properties(order=order)))
     models = models_of(plan)
-    load_s = load_seconds(models, options)
-    places = crowded(models, options)
-    dag, swaps = _extract(plan, winner.requirement, search, columns, places)
-    if bounds_of(options):
-        keep_bounds(search, winner.requirement, options, load_s + sum(swap.seconds for swap in swaps))
-        dag, swaps = _extract(plan, winner.requirement, search, columns, places)
+    try:
+        search, winner, dag, swaps = _searched(plan, columns, active, models, state)
+    except CannotWaitError:
+        state.recorder.note("a failing call could not wait for the conditions before it: orders not explored")
+        fixed = tuple(rule for rule in active if rule.stage is not Stage.EXPLORE and rule.name not in CASCADES)
+        search, winner, dag, swaps = _searched(plan, columns, fixed, models, state)
     models = sorted({*models, *(call.model for node in dag.nodes for call in calls_by(node.op) if call.model)})
     for note in [*memory_notes(models, options, swaps), *exact_notes(dag.nodes, options)]:
         state.recorder.note(note)
     dag = replace(dag, notes=tuple(state.recorder.notes))
+    memo = search.memo
     counters = (
         ("groups", len(memo.groups)),
         ("expressions", memo.expression_count),
@@ -127,6 +124,26 @@ def optimize(
     engines = {model: options.engine(model) for model in models}
     tools = dict(sorted(options.tools.items()))
     return Optimized(problem, plan, dag, trace, winner.best_value, engines, tools, tuple(swaps))
+
+
+def _searched(
+    plan: Any, columns: tuple[Column, ...], active: tuple[Rule, ...], models: list[str], state: PlanContext
+) -> tuple[Search, Context, PhysicalDag, list[Switch]]:
+    """The best DAG that these rules give; CannotWaitError when it may fail where the plan does not."""
+    options = state.options
+    memo = Memo(options)
+    root = memo.insert(plan, stats=_measured_trees(plan, options))
+    active = _without_orders_of_long_chains(plan, root, active, memo, state)
+    search = Search(memo, active, state)
+    order = Order.INPUT if options.ordered else Order.ANY
+    winner = search.run(Requirement(root, Properties(order=order)))
+    places = crowded(models, options)
+    dag, swaps = _extract(plan, winner.requirement, search, columns, places)
+    if bounds_of(options):
+        load_s = load_seconds(models, options) + sum(swap.seconds for swap in swaps)
+        keep_bounds(search, winner.requirement, options, load_s)
+        dag, swaps = _extract(plan, winner.requirement, search, columns, places)
+    return search, winner, dag, swaps
 
 
 def _active(rules: tuple[Rule, ...], state: PlanContext) -> tuple[Rule, ...]:
@@ -192,7 +209,8 @@ def _extract(
             op, inputs = SelectExec(tuple((column, sources[column.id]) for column in columns)), below.inputs
             builder.nodes.pop()
         top = builder.add(op, inputs, columns, Estimate(rows))
-    nodes, top = materialize_shared(builder.nodes, top)
+    nodes, top = defer_failures(plan, builder.nodes, top, search.ctx.fresh(1))
+    nodes, top = materialize_shared(nodes, top)
     ordered, top = schedule(nodes, top, places)
     swaps = switches(ordered, places, search.ctx.options)
     prefixes = shared_prefixes(ordered, search.ctx.options)

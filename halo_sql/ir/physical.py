@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 
-from halo_sql.ir.expr import Column, ColumnId
+from halo_sql.ir.expr import Column, ColumnId, SqlExpr
 from halo_sql.ir.logical import Ask, DemandPart, LogicalPlan
 from halo_sql.ir.prompt import LlmCall
 
@@ -46,18 +46,36 @@ class SelectExec:
 
 
 @dataclass(frozen=True, slots=True)
+class Deferral:
+    """What the failures of an operator's calls wait for: conditions that, as written, come before the calls.
+
+    column   BIGINT column that the operator adds: the number of the row's failure in the run; NULL where none failed
+    filters  calls of LLM filters above the operator
+    conditions  predicates of relational filters and joins above it
+    """
+
+    column: Column
+    filters: tuple[LlmCall, ...] = ()
+    conditions: tuple[SqlExpr, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class LlmMapExec:
     """Streams batches through LLM calls: one request per distinct rendered prompt, rows leave in input order.
 
     distinct    rows with equal arguments are grouped before prompts are rendered
     lookahead   rows that may be read ahead of the first unfinished one (bounds the calls under a LIMIT)
     worker      engine worker, as placed by the schedule
+    by_turn     a failing row ends the query when all rows before it have been handed on (under a LIMIT), not at once
+    failed      rows whose call with on_error 'fail' failed are passed on, marked; None: they end the query
     """
 
     calls: tuple[LlmCall, ...]
     distinct: bool = False
     lookahead: int = 4096
     worker: str = ""
+    by_turn: bool = False
+    failed: Deferral | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +105,7 @@ class LlmReduceExec:
     fan_in     items expected per request
     levels     levels of requests expected
     lookahead  groups that may be read ahead of the first unfinished one
+    by_turn, failed  as in LlmMapExec
     """
 
     calls: tuple[LlmCall, ...]
@@ -96,6 +115,8 @@ class LlmReduceExec:
     levels: int = 1
     lookahead: int = 4096
     worker: str = ""
+    by_turn: bool = False
+    failed: Deferral | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +141,31 @@ class LlmTopKExec:
 
 @dataclass(frozen=True, slots=True)
 class LlmFilterExec:
-    """Streams batches through one yes/no call and keeps the rows answered yes."""
+    """Streams batches through one yes/no call and keeps the rows answered yes.
+
+    by_turn, failed  as in LlmMapExec
+    passing          columns of deferrals: rows marked there stay, whatever is answered
+    """
 
     call: LlmCall
     distinct: bool = False
     lookahead: int = 4096
     worker: str = ""
+    by_turn: bool = False
+    failed: Deferral | None = None
+    passing: tuple[ColumnId, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SettleExec:
+    """The rows before the first whose failure waited; then that failure ends the query. Drops the columns.
+
+    deferrals  those whose conditions have all been tested, the earliest operator first
+    calls      whose failures they hold
+    """
+
+    deferrals: tuple[Deferral, ...]
+    calls: tuple[LlmCall, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +255,7 @@ PhysicalOp = (
     | AgentApplyExec
     | LlmFilterExec
     | LlmFilterCascadeExec
+    | SettleExec
     | LlmReduceExec
     | LlmTopKExec
     | DemandExec

@@ -28,6 +28,7 @@ from halo_sql.ir.logical import (
 )
 from halo_sql.ir.physical import (
     Cost,
+    Deferral,
     DuckFragmentExec,
     Estimate,
     Input,
@@ -41,6 +42,7 @@ from halo_sql.ir.physical import (
     PrefixClusterExec,
     RestoreOrderExec,
     SelectExec,
+    SettleExec,
     SinkExec,
 )
 from halo_sql.ir.prompt import Hole, LlmCall, ObjectHole, Prompt, Sampling
@@ -129,6 +131,23 @@ def test_a_cascade_says_that_it_is_approximate_and_what_it_did() -> None:
     shown = explain.to_json(plan, ran)["plan"]
     assert shown["details"] == {"sampled": 4, "accepts from": 0.8125}
     assert "details" not in shown["children"][0]
+
+
+def test_failures_that_wait_name_what_they_wait_for() -> None:
+    column = Column(ColumnId(11), "failed", BIGINT)
+    late = SqlExpr((ColumnRef(BODY.id), " = 'a'"), BOOLEAN)
+    named = LlmCall(ColumnId(10), "filter", Prompt((Hole(BODY.id),)), "smol", label="LLM_FILTER('{{ body }}')")
+    deferral = Deferral(column, (KEEP, named), (late,))
+    nodes = (
+        PhysicalNode(0, DuckFragmentExec(SCAN), (), (ID, BODY), Estimate(20)),
+        PhysicalNode(1, LlmFilterExec(named, failed=deferral), (0,), (ID, BODY, column), Estimate(10)),
+        PhysicalNode(2, SettleExec((deferral,), (named,)), (1,), (ID, BODY), Estimate(10)),
+    )
+    assert explain.render_text(PhysicalDag(nodes, 2)).startswith(
+        "Settle  failures of LLM_FILTER('{{ body }}') · ~10 rows\n"
+        '└─ LlmFilter  LLM_FILTER(smol, "{body#2}") · '
+        "failures wait for LLM_FILTER, LLM_FILTER('{{ body }}'), body#2 = 'a' · ~10 rows · "
+    )
 
 
 def profile() -> Profile:

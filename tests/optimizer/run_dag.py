@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,7 @@ from halo_sql.ir.physical import (
     PrefixClusterExec,
     RestoreOrderExec,
     SelectExec,
+    SettleExec,
     batch_name,
 )
 from halo_sql.ir.prompt import ItemsHole, LlmCall
@@ -33,15 +34,26 @@ Row = dict[ColumnId, Any]
 
 @dataclass
 class Outcome:
-    """``rows`` in order; ``prompts`` that were rendered (kind, text), once per row that reached a call."""
+    """``rows`` in order; ``prompts`` that were rendered (kind, text), once per row that reached a call.
+
+    fails   whether the model fails for a prompt
+    failed  the prompts it failed for, numbered as in the columns of deferrals
+    """
 
     rows: list[tuple[Any, ...]] = field(default_factory=list)
     prompts: list[tuple[str, str]] = field(default_factory=list)
+    fails: Callable[[str], bool] = lambda text: False
+    failed: list[str] = field(default_factory=list)
 
 
-def run_dag(dag: PhysicalDag, setup: Sequence[str]) -> Outcome:
-    """The rows of the DAG's root over a database made by ``setup``."""
-    outcome = Outcome()
+class FailedError(Exception):
+    """A failure ends the query; the prompt."""
+
+
+def run_dag(dag: PhysicalDag, setup: Sequence[str], fails: Callable[[str], bool] = lambda text: False) -> Outcome:
+    """The rows of the DAG's root over a database made by ``setup``. Raises FailedError with the prompt that the model
+    fails for."""
+    outcome = Outcome(fails=fails)
     results: dict[int, list[Row]] = {}
     with duckdb.connect() as connection:
         for statement in setup:
@@ -65,6 +77,8 @@ def answer(call: LlmCall, row: Row, outcome: Outcome) -> Any:
         pieces[-1] = "\n".join(pieces[-1])
     text = "".join(pieces)
     outcome.prompts.append((call.kind, text))
+    if outcome.fails(text):
+        raise FailedError(text)
     if call.kind == "rank":
         return zlib.crc32(text.encode()) % 5
     return zlib.crc32(text.encode()) % 3 > 0 if call.kind == "filter" else f"<{text}>"
@@ -84,9 +98,16 @@ def _run(node: PhysicalNode, dag: PhysicalDag, inputs: list[list[Row]], connecti
         end = None if op.count is None else op.offset + op.count
         return [rows[place] for place in found[op.offset : end]]
     if isinstance(op, LlmMapExec | LlmReduceExec):
-        return [{**row, **{call.output: answer(call, row, outcome) for call in op.calls}} for row in rows]
+        return [{**row, **_answers(op, op.calls, row, outcome)} for row in rows]
     if isinstance(op, LlmFilterExec):
-        return [row for row in rows if answer(op.call, row, outcome) is True]
+        return _kept(op, rows, outcome)
+    if isinstance(op, SettleExec):
+        marks = [deferral.column.id for deferral in op.deferrals]
+        for row in rows:
+            for mark in marks:
+                if row[mark] is not None:
+                    raise FailedError(outcome.failed[row[mark]])
+        return [{column: value for column, value in row.items() if column not in marks} for row in rows]
     if isinstance(op, LimitExec):
         return rows[op.offset :] if op.count is None else rows[op.offset : op.offset + op.count]
     if isinstance(op, PrefixClusterExec):
@@ -97,6 +118,33 @@ def _run(node: PhysicalNode, dag: PhysicalDag, inputs: list[list[Row]], connecti
         return [{column: value for column, value in row.items() if column != op.position} for row in ordered]
     assert isinstance(op, MaterializeExec), op
     return rows
+
+
+def _answers(op: Any, calls: Sequence[LlmCall], row: Row, outcome: Outcome) -> Row:
+    """The answers by column; with a deferral the failure's number, too."""
+    found: Row = {} if op.failed is None else {op.failed.column.id: None}
+    for call in calls:
+        try:
+            found[call.output] = answer(call, row, outcome)
+        except FailedError as problem:
+            if op.failed is None:
+                raise
+            found[call.output] = None
+            if found[op.failed.column.id] is None:
+                found[op.failed.column.id] = len(outcome.failed)
+                outcome.failed.append(str(problem))
+    return found
+
+
+def _kept(op: LlmFilterExec, rows: list[Row], outcome: Outcome) -> list[Row]:
+    kept = []
+    for row in rows:
+        found = _answers(op, (op.call,), row, outcome)
+        verdict = found.pop(op.call.output)
+        marked = [*found.values(), *(row[column] for column in op.passing)]
+        if verdict is True or any(mark is not None for mark in marked):
+            kept.append({**row, **found})
+    return kept
 
 
 def _query(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from halo_sql.ir.expr import Column, ColumnId
 from halo_sql.ir.types import BOOLEAN
 from halo_sql.ir.walk import output_columns
-from halo_sql.optimizer.context import EngineProfile
+from halo_sql.optimizer.context import EngineProfile, Limits
 from halo_sql.optimizer.rules import RULES
 from halo_sql.optimizer.rules.rule import Stage
 
@@ -50,6 +51,7 @@ SETUP = (
 STEPS = (
     "filter a",
     "filter answer",
+    "compare answer",
     "map",
     "map again",
     "map of answer",
@@ -79,6 +81,8 @@ def build(steps: list[tuple[str, int]], plan: Any = T, fresh: int = 100) -> Any:
             plan = where(plan, f"#{columns['a'].id} > {number % 4}")
         elif step == "filter answer" and answers:
             plan = where(plan, f"length(#{answers[number % len(answers)].id}) % 2 = {number % 2}")
+        elif step == "compare answer" and answers:
+            plan = where(plan, f"#{answers[number % len(answers)].id} {'<' if number % 2 else '>'} '<{number % 3}'")
         elif step in ("map", "map again", "guarded map"):
             guard = None
             text = f"{'q' if step == 'map again' else number} {{{hole.id}}}"
@@ -124,10 +128,10 @@ def build(steps: list[tuple[str, int]], plan: Any = T, fresh: int = 100) -> Any:
     return plan
 
 
-def execute(plan: Any, **options: Any) -> Outcome:
+def execute(plan: Any, fails: Callable[[str], bool] = lambda text: False, **options: Any) -> Outcome:
     done = plan_of(plan, context(**options))
     well_formed(done.dag)
-    return run_dag(done.dag, SETUP)
+    return run_dag(done.dag, SETUP, fails)
 
 
 PLANS = st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 9)), min_size=1, max_size=8)
@@ -169,6 +173,27 @@ def test_same_rows_when_clustered_and_in_any_order(steps: list[tuple[str, int]])
     assert ordered.rows == written.rows
     free = execute(plan, rows=100_000, distinct={3: 13}, chars={3: 4000}, engines=small, ordered=False)
     assert Counter(free.rows) == Counter(written.rows)
+
+
+EXPLORE = sorted(rule.name for rule in RULES if rule.stage is Stage.EXPLORE)
+
+
+ORDERED = ("llm filter", "llm filter", "map", "compare answer", "map of answer", "guarded map", "sort", "limit", "pick")
+MOVING = st.lists(st.tuples(st.sampled_from(ORDERED), st.integers(0, 9)), min_size=3, max_size=8)
+
+
+@given(MOVING, st.sampled_from(["", *EXPLORE]), st.booleans(), st.sampled_from([4, 4000]))
+@settings(max_examples=100, deadline=None)
+def test_a_plan_fails_for_no_call_that_it_does_not_make_as_written(
+    steps: list[tuple[str, int]], rule: str, greedy: bool, chars: int
+) -> None:
+    plan = build(steps)
+    written = execute(plan, enabled=False)
+    asked = {text for _, text in written.prompts}
+    # long bodies draw the calls into another order than the written one
+    options = {"limits": Limits(chain=1 if greedy else 6), "rows": 60, "chars": {3: chars}}
+    found = execute(plan, lambda text: text not in asked, disabled_rules=frozenset({rule}), **options)
+    assert found.rows == written.rows
 
 
 @pytest.mark.parametrize("step", STEPS)

@@ -18,6 +18,7 @@ RETURNS = {
     "struct": "STRUCT(k VARCHAR, n INTEGER)",
     "list": "VARCHAR[]",
 }
+LONG = "Say it as it is. " * 80
 KINDS = ("text", "int", "bool", "date", "decimal", "double", "struct", "list")
 LITERALS = {
     "text": ("'red'", "''", "'it''s'", "'žluť'", "'{{ no hole }}'", "'12'", "CAST(NULL AS VARCHAR)"),
@@ -49,16 +50,25 @@ class Col:
 class Expressions:
     """Draws expressions; every choice's first alternative is the simplest, so that shrinking finds small ones.
 
-    options   text behind every call's arguments (``, model => 'm'``)
+    options   text behind every call's arguments (``, model => 'm'``); with ``lengths`` every other call has a long
+              system message besides: prompts of different prices
     subquery  makes a sub-query of one column: (its kind, calls allowed) -> text; a hole's cannot hold calls
     """
 
     def __init__(self, rng: Random, options: str = "") -> None:
         self.rng = rng
-        self.options = options
+        self._options = options
+        self.lengths = False
         self.subquery: Callable[[str, bool], Pair] | None = None
         self._inside = 0  # calls around what is drawn now
         self._drawn: dict[tuple[str, tuple[Col, ...]], list[Pair]] = {}
+
+    @property
+    def options(self) -> str:
+        """Text behind a call's arguments."""
+        if not self.lengths or self.chance(50):
+            return self._options
+        return f"{self._options}, system => '{LONG}'"
 
     def chance(self, percent: int) -> bool:
         return self.rng.randrange(100) >= 100 - percent

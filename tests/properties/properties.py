@@ -18,6 +18,7 @@ from halo_sql.optimizer.rules import RULES
 from halo_sql.optimizer.rules.rule import Stage
 
 from .checks import Outcome, difference, name_difference, run
+from .pairs import hole, pair
 from .queries import Generator, Query
 
 #: the rules that can be disabled, and of these the ones whose alternatives the cost model chooses from
@@ -125,6 +126,70 @@ def norec(con: halo_sql.Connection, query: Query, counted: bool = True, tally: C
         told["calls too many"] += calls[""] - written.calls
         for name in fired:
             told[f"more calls by {name}"] += name in EXPLORE and calls[name] < calls[""]
+    return ""
+
+
+KEEP = "Keep? "
+
+
+class Strict:
+    """A model that repeats prompts, and answers yes or no to those that begin with KEEP. While it records it remembers
+    them; afterwards it fails for all others.
+
+    The fields of an object may come in another order: a prompt is known by its letters.
+    """
+
+    def __init__(self) -> None:
+        self.recording = False
+        self._known: set[tuple[str, ...]] = set()
+
+    @contextmanager
+    def recorded(self) -> Iterator[None]:
+        """Forget what is known and remember what is asked meanwhile."""
+        self._known.clear()
+        self.recording = True
+        try:
+            yield
+        finally:
+            self.recording = False
+
+    def __call__(self, messages: list[dict[str, str]]) -> str:
+        prompt = messages[-1]["content"]
+        key = (*(message["content"] for message in messages[:-1]), "".join(sorted(prompt)))
+        if self.recording:
+            self._known.add(key)
+        elif key not in self._known:
+            raise ValueError(f"{prompt!r} is not asked as written")
+        if prompt.startswith(KEEP):
+            return "yes" if zlib.crc32(prompt.encode()) % 3 else "no"
+        return prompt
+
+
+def priced(generator: Generator, rng: Random) -> Query:
+    """A query with prompts of very different lengths; of every other one all rows meet three LLM filters."""
+    draw = generator.draw
+    draw.lengths = True
+    if rng.randrange(2):
+        return generator.query()
+    source = generator.source()
+    columns = [source.scope[rng.randrange(len(source.scope))] for _ in range(3)]
+    conditions = [f"LLM_FILTER('{KEEP}{hole(pair(column.ref))}'{draw.options})" for column in columns]
+    items = ", ".join(dict.fromkeys(column.ref for column in source.scope))
+    generator.text = f"SELECT {items} FROM {source.sql.halo} WHERE {' AND '.join(conditions)}"
+    return Query(pair(generator.text), source.scope)
+
+
+def unwritten(con: halo_sql.Connection, model: Strict, query: Query, rng: Random) -> str:
+    """Optimised, whatever order is taken, no call ends the statement that the statement as written does not make."""
+    with setting(con, "optimizer", "off"), model.recorded():
+        written = run(con, query.sql.halo)
+    if written.error:
+        raise InvalidError(written.error)
+    for name in ("", EXPLORE[rng.randrange(len(EXPLORE))]):
+        with setting(con, "disabled_rules", name):
+            problem = difference(run(con, query.sql.halo), written, query.ordered)
+        if problem:
+            return f"without {name or 'nothing'}: {problem}"
     return ""
 
 

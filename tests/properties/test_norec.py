@@ -14,7 +14,7 @@ import halo_sql
 
 from .checks import connect
 from .profile import holds, sometimes
-from .properties import FREE, norec, wobbly
+from .properties import FREE, Strict, norec, priced, unwritten, wobbly
 from .queries import Generator
 
 
@@ -55,3 +55,22 @@ def test_each_rule_is_off_once_and_no_plan_runs_twice(con: halo_sql.Connection) 
     assert 2 * tally["statements"] < tally["plans"] <= (2 + len(FREE)) * tally["statements"]
     assert tally["statements"] <= tally["runs"] < tally["plans"]
     assert tally["calls"] <= tally["calls as written"] + tally["calls too many"]
+
+
+@pytest.fixture(scope="module")
+def strict() -> Iterator[tuple[halo_sql.Connection, Strict]]:
+    model = Strict()
+    with connect("strict") as connection:
+        connection.create_model("strict", model)
+        yield connection, model
+
+
+@given(rng=st.randoms(use_true_random=False))
+@sometimes(20)
+def test_no_call_fails_a_statement_that_does_not_make_it_as_written(
+    strict: tuple[halo_sql.Connection, Strict], rng: Random
+) -> None:
+    con, model = strict
+    query = priced(Generator(rng, depth=1, size=2), rng)
+    problem = holds(unwritten, con, model, query, rng)
+    assert not problem, f"{problem}\n{query.sql.halo}"

@@ -14,8 +14,9 @@ from halo_sql.optimizer.plan_context import PlanContext
 def llm_filter_past_filter(expr: Any, memo: Memo, ctx: PlanContext) -> list[LogicalPlan]:
     """``LlmFilter(Filter[p](LlmMap(X))) => Filter[p](LlmMap(LlmFilter(X)))`` when the LLM filter reads no answer.
 
-    Safe: a conjunction has no order. It pays when the LLM filter keeps fewer rows for its price than map and p
-    together. Not past a predicate over the source alone: that one is free and stays below::
+    Safe: a conjunction has no order, and failures of the LLM filter wait for p (``defer.py``). It pays when the LLM
+    filter keeps fewer rows for its price than map and p together. Not past a predicate over the source alone: that one
+    is free and stays below::
 
         SELECT * FROM t WHERE a > 1 AND LLM_FILTER('c {{ b }}')
     """

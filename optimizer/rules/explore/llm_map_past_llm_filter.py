@@ -6,6 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from halo_sql.ir.logical import Filter, LlmFilter, LlmMap, LogicalPlan
+from halo_sql.ir.walk import output_columns
+from halo_sql.optimizer.comparisons import never_fails
 from halo_sql.optimizer.memo import Memo
 from halo_sql.optimizer.nodes import is_volatile, outputs
 from halo_sql.optimizer.plan_context import PlanContext
@@ -14,12 +16,14 @@ from halo_sql.optimizer.plan_context import PlanContext
 def llm_map_past_llm_filter(expr: Any, memo: Memo, ctx: PlanContext) -> list[LogicalPlan]:
     """``Filter[p](LlmMap(LlmFilter(X))) => LlmFilter(Filter[p](LlmMap(X)))`` when p reads the map's answer.
 
-    Safe: a conjunction has no order. It pays when the map is cheap and p keeps few rows. Not without a p that reads
-    the answer (more rows would be mapped for nothing), and not for volatile nodes::
+    Safe: a conjunction has no order, and failures of the map wait for the filter (``defer.py``). It pays when the map
+    is cheap and p keeps few rows. Not without a p that reads the answer (more rows would be mapped for nothing), not
+    for volatile nodes, and not for a p that looks at other rows or could fail on a row that the filter takes out::
 
         SELECT LLM_MAP('a {{ b }}') FROM t WHERE LLM_FILTER('c {{ b }}')
+        SELECT * FROM t WHERE LLM_FILTER('is {{ b }} a number?') AND CAST(LLM_MAP('double {{ b }}') AS INTEGER) > 3
     """
-    if not isinstance(expr, Filter) or expr.predicate.volatile:
+    if not isinstance(expr, Filter) or not never_fails(expr.predicate, output_columns(expr.input)):
         return []
     found: list[LogicalPlan] = []
     for below in memo.expressions(expr.input):

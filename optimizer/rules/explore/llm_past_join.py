@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from halo_sql.ir.logical import Filter, Join, LlmMap, LogicalPlan
+from halo_sql.ir.logical import Filter, Join, LlmFilter, LlmMap, LogicalPlan
+from halo_sql.ir.walk import output_columns
+from halo_sql.optimizer.comparisons import all_never_fail
 from halo_sql.optimizer.memo import Memo
 from halo_sql.optimizer.nodes import column_ids, columns_of, is_llm, is_row_wise, is_volatile, outputs
 from halo_sql.optimizer.plan_context import PlanContext
@@ -17,9 +19,11 @@ def llm_past_join(expr: Any, memo: Memo, ctx: PlanContext) -> list[LogicalPlan]:
 
     Safe: an answer depends on its row's columns only, and equal ones are asked once; so the calls are those of the rows
     that the join keeps, at most as many as before, and an error can come from these rows only. It pays when the
-    join drops rows of X. Not when the join's conditions read an answer, for volatile calls (a row with two partners
-    would be asked twice), and on the right of a left join, whose rows may come back as NULLs::
+    join drops rows of X. Not when the join's conditions read an answer, or could fail on a row that a filter takes out
+    before the join, for volatile calls (a row with two partners would be asked twice), and on the right of a left join,
+    whose rows may come back as NULLs::
 
+        SELECT * FROM (SELECT * FROM t WHERE LLM_FILTER('is {{ b }} a number?')) JOIN u ON CAST(b AS INTEGER) = u.k
         SELECT * FROM t JOIN (SELECT *, LLM_CLASSIFY('{{ b }}', ['x', 'y']) AS c FROM u) v ON t.c = v.c
         SELECT * FROM t LEFT JOIN (SELECT * FROM u WHERE LLM_FILTER('a {{ b }}')) v USING (k)
     """
@@ -27,8 +31,11 @@ def llm_past_join(expr: Any, memo: Memo, ctx: PlanContext) -> list[LogicalPlan]:
         return []
     found: list[LogicalPlan] = []
     read = columns_of(expr.on)
+    harmless = all_never_fail(expr.on, [column for side in expr.inputs for column in output_columns(side)])
     for place, side in enumerate(expr.inputs if expr.kind == "inner" else expr.inputs[:1]):
         for below in memo.expressions(side):
+            if not harmless and isinstance(below, Filter | LlmFilter):
+                continue
             if isinstance(below, Filter) and not below.predicate.volatile and is_row_wise(below.predicate):
                 for lowest in memo.expressions(below.input):
                     if isinstance(lowest, LlmMap) and _may_pass(lowest, read):

@@ -14,9 +14,9 @@ from halo_sql.optimizer.plan_context import PlanContext
 def order_llm_filters(expr: Any, memo: Memo, ctx: PlanContext) -> list[LogicalPlan]:
     """``LlmFilter[a](LlmFilter[b](X)) => LlmFilter[b](LlmFilter[a](X))``.
 
-    Safe: a conjunction has no order, and each call reads X. Which order wins is the cost model's: the least
-    cost ÷ (1 − selectivity) first (Hellerstein and Stonebraker, "Predicate Migration", SIGMOD 1993). Not for volatile
-    filters, whose calls would be made for other rows::
+    Safe: a conjunction has no order, each call reads X, and failures of a wait for b (``defer.py``). Which order wins
+    is the cost model's: the least cost ÷ (1 − selectivity) first (Hellerstein and Stonebraker, "Predicate Migration",
+    SIGMOD 1993). Not for volatile filters, whose calls would be made for other rows::
 
         … WHERE LLM_FILTER('a {{ x }}', temperature => 1) AND LLM_FILTER('b {{ x }}')
     """

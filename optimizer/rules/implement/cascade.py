@@ -19,6 +19,8 @@ from halo_sql.optimizer.memo import Memo
 from halo_sql.optimizer.plan_context import PlanContext
 from halo_sql.optimizer.properties import Form, Properties
 
+#: The rules.
+CASCADES = frozenset({"llm_filter_cascade", "classify_join"})
 #: Part of the prompts on which proxies are assumed not to decide.
 UNDECIDED = 0.2
 

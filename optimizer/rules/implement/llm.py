@@ -55,7 +55,7 @@ def llm_alternatives(
     own = cpu(OPERATOR_S + read * CALLER_ROW_S)
     estimate = replace(estimate, rows=memo.group(group).profile.rows, cost=estimate.cost + own)
     below = Properties(Form.ROWS, required.order, required.clustered, goal)
-    op = replace(op, lookahead=lookahead(calls, goal, ctx))
+    op = replace(op, lookahead=lookahead(calls, goal, ctx), by_turn=goal is not None)
     rule = _RULES[type(op)]
     return [Alternative(op, (Requirement(child.id, below),), estimate, rule)]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, inf
 from typing import Any
 
@@ -69,9 +69,8 @@ def reduce_alternatives(
     for call, fold in zip(expr.calls, folds, strict=True):
         estimate += _call(call, fold, child.profile, read, ctx)
     largest = max(folds, key=lambda fold: fold.requests)
-    op = LlmReduceExec(
-        expr.calls, variant, largest.items, largest.fan_in, largest.levels, lookahead(expr.calls, goal, ctx)
-    )
+    shape = LlmReduceExec(expr.calls, variant, largest.items, largest.fan_in, largest.levels)
+    op = replace(shape, lookahead=lookahead(expr.calls, goal, ctx), by_turn=goal is not None)
     below = Requirement(child.id, Properties(Form.ROWS, required.order, None, goal))
     return [Alternative(op, (below,), estimate, f"llm_reduce_{variant.replace(' ', '_')}")]
 

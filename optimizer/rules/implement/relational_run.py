@@ -5,14 +5,14 @@ from __future__ import annotations
 from math import log2
 from typing import Any
 
-from halo_sql.ir.logical import Distinct, Filter, Fragment, Join, Limit, Project, Sort
+from halo_sql.ir.logical import Distinct, Filter, Fragment, Join, Limit, Sort
 from halo_sql.ir.physical import Estimate
 from halo_sql.ir.walk import children
 from halo_sql.optimizer.alternative import Alternative, Requirement, Tree
 from halo_sql.optimizer.cardinality import FILTER_SELECTIVITY
 from halo_sql.optimizer.cost import ROW_S, SORT_ROW_S, cpu
 from halo_sql.optimizer.memo import Memo
-from halo_sql.optimizer.nodes import RELATIONAL, is_row_wise
+from halo_sql.optimizer.nodes import RELATIONAL, is_llm, passes_goal
 from halo_sql.optimizer.plan_context import PlanContext
 from halo_sql.optimizer.properties import Form, Order, Properties
 
@@ -22,11 +22,14 @@ def relational_run(expr: Any, group: int, required: Properties, memo: Memo, ctx:
 
     Safe: DuckDB runs what the user wrote. A row goal passes through row-wise filters, projections and unnesting only
     (they are streamed); everything else reads its inputs whole. Not for LLM nodes and CTE readings: they are leaves of
-    the tree::
+    the tree. Nor for a limit that stops LLM nodes: read whole, they would call for rows that nobody asks for, and
+    fail for them::
 
-        SELECT s || '!' FROM (SELECT LLM_MAP('a {{ b }}') AS s FROM t) WHERE s <> ''
+        SELECT body FROM t WHERE LLM_FILTER('a {{ b }}') LIMIT 3
     """
     if required.form is not Form.RUN or not isinstance(expr, RELATIONAL):
+        return []
+    if isinstance(expr, Limit) and expr.count is not None and _stops_calls(expr.input, memo):
         return []
     inputs = tuple(
         Requirement(
@@ -51,13 +54,22 @@ def _order(expr: Any, required: Properties) -> Order:
 
 
 def _goal(expr: Any, required: Properties, memo: Memo) -> float | None:
-    if required.row_goal is None:
+    if required.row_goal is None or not passes_goal(expr):
         return None
-    if isinstance(expr, Filter) and is_row_wise(expr.predicate):
+    if isinstance(expr, Filter):
         return required.row_goal / FILTER_SELECTIVITY
-    if isinstance(expr, Project) and all(is_row_wise(item) for _, item in expr.exprs):
-        return required.row_goal
-    if isinstance(expr, Fragment) and expr.row_wise:
+    if isinstance(expr, Fragment):
         each = 0.0 if expr.unnested is None else memo.group(expr.inputs[0]).profile.known(expr.unnested).items
         return required.row_goal / (each or 1.0)
-    return None
+    return required.row_goal
+
+
+def _stops_calls(group: Any, memo: Memo) -> bool:
+    """Whether rows that are read as far as wanted come from LLM nodes."""
+    while True:
+        node = memo.expressions(group)[0]
+        if is_llm(node):
+            return True
+        if not passes_goal(node) or not children(node):
+            return False
+        group = node.input if not isinstance(node, Fragment) else node.inputs[0]
