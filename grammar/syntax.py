@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,7 +112,9 @@ def analyse(sql: str, offset: int = 0) -> Syntax:
     tables: list[TableName] = []
     opaque: set[int] = set()
     selects: list[tuple[int, int, Any]] = []
-    for node in tree.walk():
+    nodes = list(tree.walk())
+    extents = _extents(nodes, offset)
+    for node in nodes:
         if isinstance(node, exp.Column):
             names = [_name(part, offset, sql) for part in node.parts]
             known = tuple(part for part in names if part is not None)
@@ -132,10 +135,9 @@ def analyse(sql: str, offset: int = 0) -> Syntax:
         elif isinstance(node, exp.Dot) and isinstance(node.this, exp.Identifier):
             opaque.update(_leaves(node, offset))  # x.function(): the first part is no Column node
         elif isinstance(node, exp.Select):
-            clauses = (child for child in node.iter_expressions() if not isinstance(child, exp.With))
-            leaves = [leaf for clause in clauses for leaf in _leaves(clause, offset)]
-            if leaves:
-                selects.append((min(leaves), max(leaves), node))
+            extent = extents.get(id(node))
+            if extent is not None:
+                selects.append((*extent, node))
     columns.sort(key=lambda parts: parts[0].start)
     tables.sort(key=lambda table: table.start)
     return Syntax(True, tuple(columns), frozenset(aliases), tuple(tables), tuple(sorted(opaque)), tuple(selects))
@@ -152,6 +154,28 @@ def _name(node: Any, offset: int, sql: str) -> Name | None:
 
 def _modified(star: Any) -> bool:
     return any(star.args.get(key) for key in ("except_", "except", "replace", "rename"))
+
+
+def _extents(nodes: Sequence[Any], offset: int) -> dict[int, tuple[int, int]]:
+    """Identity of a node -> first and last position of the leaves in it, of a SELECT without its WITH. ``nodes`` has
+    parents before their children."""
+    whole: dict[int, tuple[int, int]] = {}
+    own: dict[int, tuple[int, int]] = {}
+    for node in reversed(nodes):
+        start = node.meta.get("start")
+        if start:
+            _widen(whole, node, (start + offset, start + offset))
+        extent, above = whole.get(id(node)), node.parent
+        if extent is not None and above is not None:
+            _widen(whole, above, extent)
+            if node.arg_key != "with_":
+                _widen(own, above, extent)
+    return own
+
+
+def _widen(extents: dict[int, tuple[int, int]], node: Any, by: tuple[int, int]) -> None:
+    known = extents.get(id(node), by)
+    extents[id(node)] = min(known[0], by[0]), max(known[1], by[1])
 
 
 def _leaves(node: Any, offset: int) -> list[int]:

@@ -79,13 +79,15 @@ def test_errors_point_into_the_users_text(bound: Any, query: str, place: str) ->
 
 
 class CountingDuck(Duck):
-    """Counts what it is asked."""
+    """Counts the questions it is asked, and their characters."""
 
     asked = 0
+    characters = 0
 
-    def describe(self, query: str, params: Any = None) -> Any:
+    def probe(self, query: str) -> Any:
         self.asked += 1
-        return super().describe(query, params)
+        self.characters += len(query)
+        return super().probe(query)
 
 
 @pytest.fixture
@@ -115,6 +117,31 @@ def test_a_chain_of_ctes_is_described_together(counting: CountingDuck) -> None:
 def test_arms_of_a_set_operation_are_described_together(counting: CountingDuck) -> None:
     arms = [f"SELECT id, {CALL} FROM t" for _ in range(60)]
     assert _asked(counting, " UNION ALL ".join(arms)) < 10
+
+
+def test_the_tables_of_a_join_are_described_together(counting: CountingDuck) -> None:
+    def joined(ctes: int) -> str:
+        parts = [f"q{n} AS (SELECT id, {CALL} AS m{n} FROM t)" for n in range(ctes)]
+        joins = " ".join(f"JOIN q{n} USING (id)" for n in range(1, ctes))
+        return f"WITH {', '.join(parts)} SELECT * FROM q0 {joins}"
+
+    assert _asked(counting, joined(20)) == _asked(counting, joined(10)) < 8
+
+
+def test_a_join_of_which_one_side_is_not_visible_is_described_part_by_part(bound: Any, duck: Duck) -> None:
+    query = (
+        f"SELECT {CALL} AS m, * FROM t SEMI JOIN t AS u ON t.id = u.id JOIN (SELECT id AS k FROM t) AS v ON k = t.id"
+    )
+    assert [column.type for column in bound(query).columns] == [
+        kind for _, kind in duck.describe(query.replace(CALL, CAST))
+    ]
+
+
+def test_the_calls_of_a_select_list_are_described_together(counting: CountingDuck) -> None:
+    def calls(count: int) -> str:
+        return "SELECT " + ", ".join(f"LLM_MAP('{n}: {{{{ id + {n} }}}}')" for n in range(count)) + " FROM t"
+
+    assert _asked(counting, calls(50)) == _asked(counting, calls(5)) < 6
 
 
 def test_words_of_a_text_with_quotes_of_all_kinds() -> None:
