@@ -267,9 +267,10 @@ def _scope(
 
 def _only_name(binding: Binding, clause: Range) -> str:
     """The name of a lone table, when sqlglot does not tell: ``t``, ``t x``, ``t AS x``."""
+    if clause[1] - clause[0] > 3:
+        return ""
     words = [binding.lexed.text(index) for index in range(*clause)]
-    alone = len(words) < 4 and all(word.isidentifier() or word.startswith('"') for word in words)
-    return identifier(words[-1]) if alone else ""
+    return identifier(words[-1]) if all(word.isidentifier() or word.startswith('"') for word in words) else ""
 
 
 def _flat(binding: Binding, everything: Sequence[tuple[str, SqlType]]) -> tuple[Scope, str]:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from halo_sql.deep import FRAMES
 
 #: words DuckDB takes and sqlglot does not; blanked before parsing (positions stay)
 _UNKNOWN_TO_SQLGLOT = re.compile(r"\bEXPORT_STATE\b|\bUSING\s+KEY\s*\([^()]*(\([^()]*\)[^()]*)*\)", re.IGNORECASE)
@@ -85,8 +88,12 @@ def _start(parts: tuple[Name, ...]) -> int:
     return parts[0].start
 
 
-def analyse(sql: str, offset: int = 0) -> Syntax:
-    """Facts about the query ``sql``; positions are shifted by ``offset``."""
+def analyse(sql: str, offset: int = 0, within_deep: bool = False) -> Syntax:
+    """Facts about the query ``sql``; positions are shifted by ``offset``.
+
+    Nothing is known of a query nested too deep for the stack. ``within_deep``: RecursionError for it instead while the
+    stack is an ordinary one, so that ``deep`` begins again with a long one.
+    """
     if len(sql) > LONGEST_PARSED:
         return Syntax(False)
     import sqlglot
@@ -100,7 +107,11 @@ def analyse(sql: str, offset: int = 0) -> Syntax:
         text = _UNKNOWN_TO_SQLGLOT.sub(lambda found: " " * len(found[0]), sql)
         text = _COMPARED.sub(lambda found: "_" * len(found[0]), text)
         tree = sqlglot.parse_one(text, dialect="duckdb")
-    except (SqlglotError, RecursionError, ValueError, AttributeError, TypeError):
+    except RecursionError:
+        if within_deep and sys.getrecursionlimit() < FRAMES:
+            raise
+        return Syntax(False)
+    except (SqlglotError, ValueError, AttributeError, TypeError):
         return Syntax(False)
     finally:
         logger.setLevel(level)
