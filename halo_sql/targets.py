@@ -17,7 +17,8 @@ from halo_sql.grammar.object_arguments import default_json
 from halo_sql.grammar.object_calls import value_type
 from halo_sql.ir.logical import BoundStatement
 from halo_sql.ir.prompt import LlmCall
-from halo_sql.ir.walk import calls_made, walk
+from halo_sql.ir.walk import calls_made
+from halo_sql.optimizer.nodes import walk_once
 from halo_sql.runtime import Runtime
 from halo_sql.tools.limits import acts
 from halo_sql.tools.protocol import BoundTool, Surroundings
@@ -47,7 +48,7 @@ class Targets:
 def targets_of(bound: BoundStatement, snapshot: Snapshot, settings: Settings, duck: Duck) -> Targets:
     """The targets of all calls of a plan, those of agents' agents included."""
     found = _Finder(snapshot, settings.text("halo_default_model"), duck)
-    for node in walk(bound.plan):
+    for node in walk_once(bound.plan):
         for call in calls_made(node):
             found.call(call)
     return Targets(found.models, found.tools, found.agents, found.querying())
