@@ -69,7 +69,7 @@ RULES: tuple[Rule, ...] = (
     Rule("inline_single_cte", Stage.NORMALIZE, 0, inline_single_cte, on=(CteScan,)),
     Rule("merge_projects", Stage.NORMALIZE, 0, merge_projects, on=(Project,)),
     Rule("fold_constant_prompts", Stage.NORMALIZE, 0, fold_constant_prompts, on=(LlmMap, LlmFilter, LlmTopK)),
-    Rule("push_filter_below_llm", Stage.NORMALIZE, 0, push_filter_below_llm, on=(Filter,)),
+    Rule("push_filter_below_llm", Stage.NORMALIZE, 0, push_filter_below_llm, on=(Filter,), top_down=True),
     Rule("filter_into_join", Stage.NORMALIZE, 0, filter_into_join, on=(Filter,)),
     Rule("push_join_condition_below_llm", Stage.NORMALIZE, 0, push_join_condition_below_llm, on=(Join,)),
     Rule("sort_below_llm", Stage.NORMALIZE, 0, sort_below_llm, on=(Sort,)),
