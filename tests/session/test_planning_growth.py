@@ -60,7 +60,7 @@ def test_the_memo_and_its_search_grow_with_the_statement(session: Session, shape
         assert many.counter(counter) <= 2.2 * few.counter(counter) + 8, counter
 
 
-@pytest.mark.parametrize("shape", [stacked, nested, calls, filters])
+@pytest.mark.parametrize("shape", [stacked, nested, calls, filters, siblings])
 def test_rules_are_offered_a_node_a_few_times(session: Session, shape: Callable[[int], str]) -> None:
     few, many = (
         sum(rule.tried for rule in _planned(session, shape(count)).trace.rules if rule.stage == "normalize")
