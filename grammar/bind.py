@@ -11,7 +11,7 @@ from halo_sql.catalog.objects import Snapshot
 from halo_sql.config import Settings
 from halo_sql.deep import deep
 from halo_sql.duck import Duck
-from halo_sql.errors import CatalogError, Error, NotSupportedError, ParserError, Span
+from halo_sql.errors import CatalogError, Error, InterruptedQueryError, NotSupportedError, ParserError, Span
 from halo_sql.grammar.bind_query import QueryBinder
 from halo_sql.grammar.bind_upsert import bind_upsert, upserts
 from halo_sql.grammar.bind_write import bind_write, writes
@@ -21,7 +21,7 @@ from halo_sql.grammar.calls import CallReader
 from halo_sql.grammar.collations import reads_collations
 from halo_sql.grammar.constants import ConstantNeededError, needed_constant
 from halo_sql.grammar.expanded import Expanded
-from halo_sql.grammar.learn import learn_ctes
+from halo_sql.grammar.learn import learn_ctes, learn_subqueries
 from halo_sql.grammar.lex import Lexed, lex
 from halo_sql.grammar.parameters import splice_parameters
 from halo_sql.grammar.row_calls import with_row_calls
@@ -126,7 +126,8 @@ def _bind_text(
     write = bind_write if writes(lexed) else bind_upsert if upserts(lexed) else None
     kind, query = ("write", (0, len(lexed.tokens))) if write is not None else statement_query(lexed)
     span = lexed.span(*query)
-    source = Source(lexed, analyse(for_sqlglot(lexed, span.start, span.end), span.start), lambda part: part)
+    syntax = analyse(for_sqlglot(lexed, span.start, span.end), span.start, within_deep=True)
+    source = Source(lexed, syntax, lambda part: part)
     reader = CallReader(duck, snapshot, settings)
 
     try:
@@ -171,8 +172,9 @@ def _bind_shadow(binding: Binding, query: Range, answers: bool) -> None:
     if parsed.ctes and not parsed.recursive:  # the CTEs by one question, the rest over what they look like
         learn_ctes(binding, parsed.ctes, context)
         context, first = CteContext(parsed.ctes), parsed.arms[0].range[0]
+    learn_subqueries(binding, (first, query[1]), context)
     try:
-        binding.describe(binding.shadow(first, query[1]), context)
+        _describe_whole(binding, (first, query[1]), context)
     except Error as refused:
         problem = refused
     site = needed_constant(binding, query, problem) if answers else None
@@ -181,6 +183,20 @@ def _bind_shadow(binding: Binding, query: Range, answers: bool) -> None:
     if problem is not None:
         raise problem
     binding.bound = True
+
+
+def _describe_whole(binding: Binding, part: Range, context: CteContext) -> None:
+    """DuckDB's opinion of a query over stubs of its sub-queries; when it refuses, of the whole text."""
+    over_stubs = bool(binding.blocks.within(*part))
+    try:
+        binding.describe(binding.shadow(*part), context)
+    except InterruptedQueryError:
+        raise
+    except Error:
+        if not over_stubs:
+            raise
+        binding.blocks.clear()
+        binding.describe(binding.shadow(*part), context)
 
 
 def statement_query(lexed: Lexed) -> tuple[str, Range]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
-from halo_sql.errors import Error, NotSupportedError, Span
+from halo_sql.errors import Error, InterruptedQueryError, NotSupportedError, Span
 from halo_sql.grammar.bind_join import joined
-from halo_sql.grammar.binding import Binding, BoundQuery, CteContext, plain
+from halo_sql.grammar.binding import Binding, BoundQuery, Columns, CteContext, plain
 from halo_sql.grammar.join_conditions import inner_join_conditions
 from halo_sql.grammar.names import Scope, Table
 from halo_sql.grammar.skeleton import Range, identifier, starts_query
@@ -19,6 +20,8 @@ from halo_sql.grammar.texts import FragmentText, alias, merged, visible
 from halo_sql.ir.expr import Column, ColumnId, quote
 from halo_sql.ir.logical import CteScan, Fragment, LogicalPlan
 from halo_sql.ir.types import BIGINT, SqlType
+
+PART = "__halo_part"  # the column between what belongs to one relation and to the next, where several are asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,25 +245,26 @@ def _scope(
     binding: Binding, clause: Range, items: Sequence[tuple[str, bool]], context: CteContext
 ) -> tuple[Scope, str]:
     """The tables of the clause with fresh columns, and the SELECT list that yields exactly these."""
-    everything = _describe(binding, "*", clause, context)
     merged_names = _merged(binding, clause)
-    if len(items) <= 1 and not merged_names:
-        name = items[0][0] if items else _only_name(binding, clause)
+    names = [name for name, _ in items]
+    distinct = all(names) and len({name.lower() for name in names}) == len(names)
+    single = len(items) <= 1 and not merged_names
+    asked = [] if single or not distinct else [*(f"{quote(name)}.*" for name in names), *map(quote, merged_names)]
+    everything, *parts = _describe_all(binding, ["*", *asked], clause, context)
+    assert everything is not None, "DuckDB has bound the statement with this clause"
+    if single:
+        name = names[0] if items else _only_name(binding, clause)
         columns = tuple(binding.new_column(column, kind) for column, kind in everything)
         return Scope((Table(name or "__halo_table", columns),)), "*"
+    if not distinct:
+        return _flat(binding, everything)
     tables: list[Table] = []
-    seen: set[str] = set()
-    for name, _ in items:
-        if not name or name.lower() in seen:
-            return _flat(binding, everything)
-        seen.add(name.lower())
-        try:
-            columns_of = _describe(binding, f"{quote(name)}.*", clause, context)
-        except Error:
-            continue  # the right side of a semi or anti join is not visible
-        columns = tuple(binding.new_column(column, kind) for column, kind in columns_of)
-        tables.append(Table(name, columns))
+    for name, columns_of in zip(names, parts, strict=False):
+        if columns_of is not None:  # the right side of a semi or anti join is not visible
+            columns = tuple(binding.new_column(column, kind) for column, kind in columns_of)
+            tables.append(Table(name, columns))
     shared = Counter(column.name.lower() for table in tables for column in table.columns)
+    kinds = dict(zip(merged_names, parts[len(names) :], strict=True))
     if any(binding.lexed.word(index) == "NATURAL" for index in binding.lexed.level(*clause)):
         merged_names += [name for name, count in shared.items() if count > 1 and name not in merged_names]
     merged_twice = sum(shared[name.lower()] - 1 for name in merged_names if shared[name.lower()] > 1)
@@ -268,7 +272,7 @@ def _scope(
         return _flat(binding, everything)  # sqlglot saw other tables than DuckDB
     merged_columns: dict[str, Column] = {}
     for name in merged_names:
-        kind = _describe(binding, quote(name), clause, context)[0][1]
+        [(_, kind)] = kinds.get(name) or _describe(binding, quote(name), clause, context)
         merged_columns[name.lower()] = binding.new_column(name, kind)
     shown = [f"{quote(table.alias)}.*" for table in tables] + [quote(name) for name in merged_names]
     return Scope(tuple(tables), merged_columns), ", ".join(shown)
@@ -276,9 +280,10 @@ def _scope(
 
 def _only_name(binding: Binding, clause: Range) -> str:
     """The name of a lone table, when sqlglot does not tell: ``t``, ``t x``, ``t AS x``."""
+    if clause[1] - clause[0] > 3:
+        return ""
     words = [binding.lexed.text(index) for index in range(*clause)]
-    alone = len(words) < 4 and all(word.isidentifier() or word.startswith('"') for word in words)
-    return identifier(words[-1]) if alone else ""
+    return identifier(words[-1]) if all(word.isidentifier() or word.startswith('"') for word in words) else ""
 
 
 def _flat(binding: Binding, everything: Sequence[tuple[str, SqlType]]) -> tuple[Scope, str]:
@@ -287,10 +292,36 @@ def _flat(binding: Binding, everything: Sequence[tuple[str, SqlType]]) -> tuple[
     return Scope((Table("__halo_table", columns),)), "*"
 
 
-def _describe(binding: Binding, what: str, clause: Range, context: CteContext) -> list[tuple[str, SqlType]]:
+def _describe(binding: Binding, what: str, clause: Range, context: CteContext) -> Columns:
     pieces = [plain(f"SELECT {what} FROM "), *binding.shadow(*clause)]
     shadow: list[Piece] = pieces
     return binding.describe(shadow, context)
+
+
+def _describe_all(binding: Binding, wanted: Sequence[str], clause: Range, context: CteContext) -> list[Columns | None]:
+    """The columns of each SELECT item over the clause, by one question; one by one, None for what is refused, when
+    DuckDB refuses that. The first item must be there."""
+    first, *rest = wanted
+    if not rest:
+        return [_describe(binding, first, clause, context)]
+    try:
+        found = _describe(binding, f", NULL AS {quote(PART)}, ".join(wanted), clause, context)
+    except InterruptedQueryError:
+        raise
+    except Error:
+        found = []
+    cuts = [place for place, (name, _) in enumerate(found) if name == PART]
+    if len(cuts) == len(rest):
+        return [found[start + 1 : end] for start, end in pairwise([-1, *cuts, len(found)])]
+    parts: list[Columns | None] = [_describe(binding, first, clause, context)]
+    for what in rest:
+        try:
+            parts.append(_describe(binding, what, clause, context))
+        except InterruptedQueryError:
+            raise
+        except Error:
+            parts.append(None)
+    return parts
 
 
 def _merged(binding: Binding, clause: Range) -> list[str]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from halo_sql.grammar.bind_rank import ranked_first, top_k
 from halo_sql.grammar.binding import BoundQuery
-from halo_sql.grammar.block import Block, Described, has_grouping, lift, reads_waiting, resolve
+from halo_sql.grammar.block import Block, Described, has_grouping, lift, lift_alike, reads_waiting, resolve
 from halo_sql.grammar.expressions import typed
 from halo_sql.grammar.skeleton import Range, identifier
 from halo_sql.ir.expr import SqlExpr, column_expr
@@ -77,12 +77,13 @@ def _outputs(block: Block) -> list[SqlExpr] | None:
     """The items' expressions, their calls lifted; an item may read the aliases of earlier ones."""
     exprs: list[SqlExpr] = []
     complete = True
-    for item in block.items:
+    for place, item in enumerate(block.items):
         if item.star is not None:
             columns = block.hoister.scope.star(item.star or None)
             complete = complete and columns is not None
             exprs += [column_expr(column) for column in columns or ()]
             continue
+        lift_alike(block, place)
         lift(block, item.range)
         expr = resolve(block, item.range)
         if expr is None:

@@ -14,7 +14,7 @@ from halo_sql.grammar.call_site import CallSite
 from halo_sql.grammar.checked import checked_fragment, fragment_columns
 from halo_sql.grammar.demand import bind_demand
 from halo_sql.grammar.hoist import Hoister
-from halo_sql.grammar.learn import learn_arms, learn_ctes
+from halo_sql.grammar.learn import learn_arms, learn_ctes, learn_subqueries
 from halo_sql.grammar.names import Scope, Table
 from halo_sql.grammar.skeleton import Arm, Query, Range, identifier, parse_query
 from halo_sql.grammar.subqueries import bound_subqueries
@@ -107,6 +107,8 @@ class QueryBinder:
             return self.bind(first + 1, end - 1, context)
         if not binding.tainted(first, end, context):
             return self._own(parse_query(binding.lexed, first, end), context)
+        if arm.range not in binding.learned:
+            learn_subqueries(binding, arm.range, context)
         described = binding.learned.get(arm.range) or binding.describe(binding.shadow(first, end), context)
         warned = len(binding.warnings)
         try:

@@ -18,7 +18,7 @@ from halo_sql.grammar.operators_table import ROW_OPERATORS
 from halo_sql.grammar.skeleton import Cte
 from halo_sql.grammar.source import Source
 from halo_sql.grammar.splice import Piece, Spliced, assemble, pieces_of
-from halo_sql.grammar.stubs import Stubs, may_read_stubs, stub, words_of
+from halo_sql.grammar.stubs import Blocks, Stubs, may_read_stubs, stub, words_of
 from halo_sql.ir.expr import Column, ColumnId, literal, quote
 from halo_sql.ir.logical import LogicalPlan
 from halo_sql.ir.prompt import LlmCall, Prompt, Segment
@@ -75,6 +75,7 @@ class Binding:
         self.place = place  # a span of the bound text -> the span of the user's text (before parameters)
         self.warnings: list[str] = []
         self.stubs = Stubs()
+        self.blocks = Blocks()
         self.tried: set[int] = set()  # first tokens of CTEs that were asked for together
         self.learned: dict[tuple[int, int], Columns] = {}  # token range of a block -> its columns
         self._described: dict[str, Columns] = {}
@@ -171,10 +172,17 @@ class Binding:
         ]
 
     def shadow(self, first: int, end: int) -> list[Piece]:
-        """The pieces of a token range's shadow."""
+        """The pieces of a token range's shadow, with stubs for the sub-queries in it that are known."""
         span = self.lexed.span(first, end)
-        calls = [(call.span, shadow_of(call)) for call in self.calls_in(first, end)]
-        return pieces_of(self.lexed.sql, span.start, span.end, calls)
+        replaced: list[tuple[Span, list[Piece]]] = []
+        at = first
+        for start, stop, text in self.blocks.within(first, end):
+            replaced += [(call.span, shadow_of(call)) for call in self.calls_in(at, start)]
+            inner = self.lexed.span(start, stop)
+            replaced.append((inner, [Piece(text, inner)]))
+            at = stop
+        replaced += [(call.span, shadow_of(call)) for call in self.calls_in(at, end)]
+        return pieces_of(self.lexed.sql, span.start, span.end, replaced)
 
     def describe(self, pieces: Sequence[Piece], context: CteContext | None = None) -> Columns:
         """Names and types of a shadow query's columns; DuckDB's errors point into the statement."""
@@ -182,7 +190,7 @@ class Binding:
             return self.describe_text(assemble(pieces))
         if any(piece.text.lstrip()[:4].upper() == "WITH" for piece in pieces[:1]):
             pieces = [plain("SELECT * FROM ("), *pieces, plain("\n)")]
-        known = self._over_stubs("".join(piece.text for piece in pieces), context)
+        known = self.over_stubs("".join(piece.text for piece in pieces), context)
         return self.describe_text(assemble([*self._with(context), *pieces])) if known is None else known
 
     def describe_text(self, spliced: Spliced) -> Columns:
@@ -204,7 +212,7 @@ class Binding:
         self._described[spliced.text] = found
         return found
 
-    def _over_stubs(self, text: str, context: CteContext) -> Columns | None:
+    def over_stubs(self, text: str, context: CteContext) -> Columns | None:
         """Names and types of a query over stubs of the CTEs it reads; None when only the full text can tell."""
         try:
             prefix = self._stubs_for(text, context)
@@ -218,6 +226,8 @@ class Binding:
         """The WITH clause of stubs for a text; None when stubs do not do for it."""
         if not may_read_stubs(text):
             return None
+        if not context.ctes:
+            return ""
         found = []
         words = words_of(text)
         for place, cte in enumerate(context.ctes):

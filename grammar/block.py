@@ -17,6 +17,7 @@ from halo_sql.grammar.splice import Piece, assemble, pieces_of
 from halo_sql.grammar.standalone import standalone_queries
 from halo_sql.grammar.syntax import Name
 from halo_sql.ir.expr import ColumnId, SqlExpr
+from halo_sql.ir.logical import APPLIES, LlmMap
 from halo_sql.ir.types import SqlType
 
 Described = Sequence[tuple[str, SqlType]]
@@ -136,6 +137,27 @@ def learn_aliases(block: Block) -> None:
 def lift(block: Block, part: Range) -> None:
     """Lift the calls of a range, and before them those of the aliases it reads."""
     lift_calls(block, part, row_calls(block, part))
+
+
+def lift_alike(block: Block, place: int) -> None:
+    """Lift the calls of the items from ``place`` on together, as long as each is one call of the same kind that waits
+    for no other: they are one node then, which is what rules would make of them."""
+    found: dict[int, tuple[CallSite, Range]] = {}
+    kind: object = None
+    for item in block.items[place:]:
+        calls = row_calls(block, item.range)
+        if len(calls) != 1 or id(calls[0]) in block.hoister.outputs or any(calls[0].nested()):
+            break
+        if reads_waiting(block, item.range, calls) or kind not in (None, _kind_of(calls[0])):
+            break
+        kind = _kind_of(calls[0])
+        found[id(calls[0])] = calls[0], item.range
+    if len(found) > 1:
+        block.hoister.lift([call for call, _ in found.values()], lambda call: found[id(call)][1])
+
+
+def _kind_of(call: CallSite) -> object:
+    return APPLIES.get(call.kind, LlmMap), call.deterministic
 
 
 def lift_calls(block: Block, part: Range, calls: Sequence[CallSite]) -> None:

@@ -1,7 +1,9 @@
-"""Names and types of many blocks by one question to DuckDB: the CTEs of a WITH, the arms of a UNION.
+"""Names and types of many blocks by few questions to DuckDB: the CTEs of a WITH, the arms of a UNION, and the
+sub-queries in FROM, innermost first, so that each is asked for over stubs of those within it.
 
-A row of each is asked for as a whole, and its STRUCT type tells. When DuckDB refuses the question nothing is learned:
-the blocks are then described one by one, and the one that is wrong says so in the words of the user's own text.
+Of CTEs and arms a row is asked for as a whole, and its STRUCT type tells. When DuckDB refuses a question nothing is
+learned by it: the blocks are then described one by one, and the one that is wrong says so in the words of the user's
+own text.
 """
 
 from __future__ import annotations
@@ -10,7 +12,8 @@ from collections.abc import Sequence
 
 from halo_sql.errors import Error, InterruptedQueryError
 from halo_sql.grammar.binding import Binding, Columns, CteContext
-from halo_sql.grammar.skeleton import Arm, Cte
+from halo_sql.grammar.lex import Lexed
+from halo_sql.grammar.skeleton import Arm, Cte, Range, parse_query, parse_select, starts_query
 from halo_sql.grammar.stubs import may_read_stubs
 from halo_sql.ir.expr import quote
 
@@ -41,6 +44,50 @@ def learn_arms(binding: Binding, arms: Sequence[Arm], context: CteContext) -> No
         found = _rows(binding, texts, names, context)
         for arm, columns in zip(asked, found, strict=False):
             binding.learned[arm.range] = columns
+
+
+def learn_subqueries(binding: Binding, part: Range, context: CteContext) -> None:
+    """What the sub-queries with calls look like that stand in FROM of the query in ``part``, and in FROM of theirs.
+
+    One that cannot be bound alone (it reads its neighbours) is not learned.
+    """
+    found: list[Range] = []
+    waiting = [part]
+    while waiting:
+        inner = _subqueries(binding, waiting.pop(), context)
+        found += inner
+        waiting += inner
+    for inner_part in reversed(found):
+        text = _text(binding, *inner_part)
+        known = binding.over_stubs(text, context) if may_read_stubs(text) else None
+        if known is not None:
+            binding.learned[inner_part] = known
+            binding.blocks.add(*inner_part, known)
+
+
+def _subqueries(binding: Binding, part: Range, context: CteContext) -> list[Range]:
+    lexed, found = binding.lexed, []
+    query = parse_query(lexed, *part)
+    clauses = [
+        parse_select(lexed, *arm.range).clauses.get("FROM", (0, 0))
+        for arm in query.arms
+        if arm.kind == "select" and not query.ctes
+    ]
+    for first, end in clauses:
+        for index in lexed.level(first, end):
+            inner = (index + 1, lexed.partner.get(index, index))
+            if not _reads_from(lexed, index, first) or not starts_query(lexed, index + 1):
+                continue
+            if inner not in binding.learned and binding.tainted(*inner, context):
+                found.append(inner)
+    return found
+
+
+def _reads_from(lexed: Lexed, index: int, first: int) -> bool:
+    """Whether a bracket stands where a relation is read."""
+    return lexed.text(index) == "(" and (
+        index == first or lexed.word(index - 1) in ("JOIN", "LATERAL") or lexed.text(index - 1) == ","
+    )
 
 
 def _text(binding: Binding, first: int, end: int) -> str:

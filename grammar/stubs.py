@@ -8,6 +8,7 @@ it. What DuckDB refuses over stubs is asked again in full: errors are those of t
 from __future__ import annotations
 
 import re
+from bisect import bisect_left, insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -41,8 +42,42 @@ def may_read_stubs(text: str) -> bool:
 
 def stub(name: str, columns: Names) -> str:
     """A CTE of this name with columns of these names and types."""
-    items = ", ".join(f"CAST(NULL AS {kind.text}) AS {quote(column)}" for column, kind in columns)
-    return f"{quote(name)} AS (SELECT {items})"
+    return f"{quote(name)} AS ({stub_query(columns)})"
+
+
+def stub_query(columns: Names) -> str:
+    """A query with columns of these names and types."""
+    return "SELECT " + ", ".join(f"CAST(NULL AS {kind.text}) AS {quote(column)}" for column, kind in columns)
+
+
+class Blocks:
+    """Sub-queries of one statement whose names and types are known, by their tokens (brackets aside)."""
+
+    def __init__(self) -> None:
+        self._starts: list[int] = []
+        self._known: dict[int, tuple[int, str]] = {}  # first token -> (token behind the last, the stub)
+
+    def add(self, first: int, end: int, columns: Names) -> None:
+        """From now on a stub may stand for this one."""
+        insort(self._starts, first)
+        self._known[first] = end, stub_query(columns)
+
+    def clear(self) -> None:
+        """Forget them all."""
+        self._starts.clear()
+        self._known.clear()
+
+    def within(self, first: int, end: int) -> list[tuple[int, int, str]]:
+        """First token, token behind the last and stub of those inside a range, the outermost only."""
+        found = []
+        place = bisect_left(self._starts, first + 1)
+        while place < len(self._starts) and self._starts[place] < end:
+            start = self._starts[place]
+            stop, text = self._known[start]
+            if stop < end:
+                found.append((start, stop, text))
+            place = bisect_left(self._starts, stop)
+        return found
 
 
 @dataclass(slots=True)

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from halo_sql.deep import FRAMES
 
 #: words DuckDB takes and sqlglot does not; blanked before parsing (positions stay)
 _UNKNOWN_TO_SQLGLOT = re.compile(r"\bEXPORT_STATE\b|\bUSING\s+KEY\s*\([^()]*(\([^()]*\)[^()]*)*\)", re.IGNORECASE)
@@ -84,8 +88,12 @@ def _start(parts: tuple[Name, ...]) -> int:
     return parts[0].start
 
 
-def analyse(sql: str, offset: int = 0) -> Syntax:
-    """Facts about the query ``sql``; positions are shifted by ``offset``."""
+def analyse(sql: str, offset: int = 0, within_deep: bool = False) -> Syntax:
+    """Facts about the query ``sql``; positions are shifted by ``offset``.
+
+    Nothing is known of a query nested too deep for the stack. ``within_deep``: RecursionError for it instead while the
+    stack is an ordinary one, so that ``deep`` begins again with a long one.
+    """
     if len(sql) > LONGEST_PARSED:
         return Syntax(False)
     import sqlglot
@@ -99,7 +107,11 @@ def analyse(sql: str, offset: int = 0) -> Syntax:
         text = _UNKNOWN_TO_SQLGLOT.sub(lambda found: " " * len(found[0]), sql)
         text = _COMPARED.sub(lambda found: "_" * len(found[0]), text)
         tree = sqlglot.parse_one(text, dialect="duckdb")
-    except (SqlglotError, RecursionError, ValueError, AttributeError, TypeError):
+    except RecursionError:
+        if within_deep and sys.getrecursionlimit() < FRAMES:
+            raise
+        return Syntax(False)
+    except (SqlglotError, ValueError, AttributeError, TypeError):
         return Syntax(False)
     finally:
         logger.setLevel(level)
@@ -111,7 +123,9 @@ def analyse(sql: str, offset: int = 0) -> Syntax:
     tables: list[TableName] = []
     opaque: set[int] = set()
     selects: list[tuple[int, int, Any]] = []
-    for node in tree.walk():
+    nodes = list(tree.walk())
+    extents = _extents(nodes, offset)
+    for node in nodes:
         if isinstance(node, exp.Column):
             names = [_name(part, offset, sql) for part in node.parts]
             known = tuple(part for part in names if part is not None)
@@ -132,10 +146,9 @@ def analyse(sql: str, offset: int = 0) -> Syntax:
         elif isinstance(node, exp.Dot) and isinstance(node.this, exp.Identifier):
             opaque.update(_leaves(node, offset))  # x.function(): the first part is no Column node
         elif isinstance(node, exp.Select):
-            clauses = (child for child in node.iter_expressions() if not isinstance(child, exp.With))
-            leaves = [leaf for clause in clauses for leaf in _leaves(clause, offset)]
-            if leaves:
-                selects.append((min(leaves), max(leaves), node))
+            extent = extents.get(id(node))
+            if extent is not None:
+                selects.append((*extent, node))
     columns.sort(key=lambda parts: parts[0].start)
     tables.sort(key=lambda table: table.start)
     return Syntax(True, tuple(columns), frozenset(aliases), tuple(tables), tuple(sorted(opaque)), tuple(selects))
@@ -152,6 +165,28 @@ def _name(node: Any, offset: int, sql: str) -> Name | None:
 
 def _modified(star: Any) -> bool:
     return any(star.args.get(key) for key in ("except_", "except", "replace", "rename"))
+
+
+def _extents(nodes: Sequence[Any], offset: int) -> dict[int, tuple[int, int]]:
+    """Identity of a node -> first and last position of the leaves in it, of a SELECT without its WITH. ``nodes`` has
+    parents before their children."""
+    whole: dict[int, tuple[int, int]] = {}
+    own: dict[int, tuple[int, int]] = {}
+    for node in reversed(nodes):
+        start = node.meta.get("start")
+        if start:
+            _widen(whole, node, (start + offset, start + offset))
+        extent, above = whole.get(id(node)), node.parent
+        if extent is not None and above is not None:
+            _widen(whole, above, extent)
+            if node.arg_key != "with_":
+                _widen(own, above, extent)
+    return own
+
+
+def _widen(extents: dict[int, tuple[int, int]], node: Any, by: tuple[int, int]) -> None:
+    known = extents.get(id(node), by)
+    extents[id(node)] = min(known[0], by[0]), max(known[1], by[1])
 
 
 def _leaves(node: Any, offset: int) -> list[int]:

@@ -51,11 +51,10 @@ def _tokens(sql: str) -> list[Token]:
         at[byte] = len(plain)
         starts = [at[offset] for offset, _ in raw]
     ends = [*starts[1:], len(plain)] if starts else []
-    names = {kind: kind.name for _, kind in raw}
+    kinds = {id(kind): kind for _, kind in raw}  # members of an enum, whose own hashes are slow
+    names = {key: kind.name for key, kind in kinds.items()}
     tokens = []
     for (_, kind), start, end in zip(raw, starts, ends, strict=True):
-        stop = end
-        while stop > start and plain[stop - 1].isspace():
-            stop -= 1
-        tokens.append(Token(start, stop, names[kind], sql[start:stop]))
+        stop = start + len(plain[start:end].rstrip())
+        tokens.append(Token(start, stop, names[id(kind)], sql[start:stop]))
     return tokens

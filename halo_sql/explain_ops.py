@@ -49,8 +49,9 @@ from halo_sql.ir.physical import (
     calls_by,
 )
 from halo_sql.ir.prompt import Hole, ItemsHole, LlmCall, ObjectHole, Prompt, Sampling
-from halo_sql.ir.walk import children, output_columns, walk
+from halo_sql.ir.walk import children, output_columns
 from halo_sql.optimizer.context import NEVER
+from halo_sql.optimizer.nodes import walk_once
 
 Names = Callable[[ColumnId], str]
 Properties = list[tuple[str, str]]  # (key, value); an empty key: the value speaks for itself
@@ -71,9 +72,9 @@ def _names(plans: list[Any]) -> Names:
     """``name#id`` for every column of these trees or nodes; ``llm#id`` for the answers of calls (their names are
     whole call texts)."""
     known: dict[ColumnId, str] = {}
-    for node in (node for plan in plans for node in walk(plan)):
+    for node in (node for plan in plans for node in walk_once(plan)):
         known.update((column.id, str(column)) for column in output_columns(node))
-    for node in (node for plan in plans for node in walk(plan)):
+    for node in (node for plan in plans for node in walk_once(plan)):
         known.update((call.output, f"llm#{call.output}") for call in getattr(node, "calls", ()))
     return lambda column: known.get(column, f"#{column}")
 

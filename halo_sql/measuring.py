@@ -40,6 +40,8 @@ def measure(
     if EXACT_ROWS < touched_rows <= SKETCH_ROWS:
         values = [*_of_columns(columns, "approx_count_distinct({})"), *(_sketch(key, lists) for key in keys)]
         query = f"SELECT {', '.join(values)} FROM ({source})"
+    elif len(columns) == 1 and list(keys) == [_key_of(columns[0])] and not lists:
+        query = _alone(columns[0], source)
     else:
         parts = [f"(SELECT {', '.join(_of_columns(columns, 'count(DISTINCT {})'))} FROM r)"]
         parts += [_groups(key, lists) for key in keys]
@@ -54,6 +56,23 @@ def measure(
     rest = found[1 + 3 * len(columns) :]
     inputs = {key: _input(rest[4 * place : 4 * place + 4], scale) for place, key in enumerate(keys)}
     return FragmentStats(seen * scale, stats, inputs)
+
+
+def _key_of(column: Column) -> InputKey:
+    """What the calls ask whose prompts hold this column alone."""
+    return InputKey(frozenset([column.id]), frozenset([column.id]), None)
+
+
+def _alone(column: Column, source: str) -> str:
+    """The numbers of a column and of the calls that ask for it alone, by grouping once."""
+    value, chars = f"hash_{column.id}", f"chars_{column.id}"
+    groups = f"SELECT {value} AS v, count(*) AS n, any_value({chars}) AS chars FROM ({source}) GROUP BY {value}"
+    asking = "FILTER (v IS NOT NULL)"
+    return (
+        "SELECT coalesce(sum(n), 0), sum(n * chars) / sum(n), NULL, count(v), "
+        f"coalesce(sum(n) {asking}, 0), count(v), avg(chars) {asking}, count(*) FILTER (v IS NOT NULL AND n = 1) "
+        f"FROM ({groups})"
+    )
 
 
 def _facts(columns: Sequence[Column], keys: Sequence[InputKey]) -> str:

@@ -34,7 +34,7 @@ from halo_sql.measuring import SKETCH_ROWS, measure
 from halo_sql.optimizer.cardinality import input_key
 from halo_sql.optimizer.context import FragmentStats, InputKey
 from halo_sql.optimizer.nodes import calls_of, is_row_wise, pick, relational_trees, walk_once
-from halo_sql.steady import is_steady
+from halo_sql.steady import LONGEST, is_steady
 
 MEASURED_COLUMNS = 16  # of a tree
 MEASURED_KEYS = 12
@@ -71,7 +71,7 @@ class Surveyor:
         self._duck = duck
         self._closely = closely
         self._expected: dict[str, Expected | None] = {}  # many places of a statement read the same source
-        self._measured: dict[str, FragmentStats] = {}
+        self._steady: dict[str, bool] = {}
 
     def survey(self, plan: LogicalPlan) -> dict[LogicalPlan, FragmentStats]:
         """Statistics of the plan's sources and, when taken closely, of the trees that its calls read."""
@@ -104,7 +104,7 @@ class Surveyor:
         if any(isinstance(node, Fragment) and node.volatile for node in walk_once(tree)):
             return None
         expected = self._expect_tree(tree, sql)
-        if expected is None or not expected.own or not is_steady(duck, sql, strict=True):
+        if expected is None or not expected.own or not self._is_steady(duck, tree, sql):
             return None
         read = {column for key in keys for column in key.columns}
         texts = [column for column in output_columns(tree) if column.id in read and _is_text(column)]
@@ -117,6 +117,19 @@ class Surveyor:
             raise
         except Error:
             return None  # it will be raised, with its position, when the statement runs
+
+    def _is_steady(self, duck: Duck, tree: LogicalPlan, sql: str) -> bool:
+        """Whether the tree may be run once more: its sources, each asked for once, where the rest is row by row."""
+        nodes = list(walk_once(tree))
+        sources = [node for node in nodes if isinstance(node, Fragment)]
+        plain = all(is_row_wise(expr) and not expr.volatile for node in nodes for expr in _exprs(node))
+        if not plain or len(sql) > LONGEST or any(source.inputs for source in sources):
+            return is_steady(duck, sql, strict=True)
+        for source in sources:
+            text = _text(source)
+            if text not in self._steady:
+                self._steady[text] = is_steady(duck, render(source, []), strict=True)
+        return all(self._steady[_text(source)] for source in sources)
 
     @contextmanager
     def _connection(self) -> Iterator[Duck]:
@@ -144,8 +157,7 @@ class Surveyor:
         return Expected(touched, touched, all(expected.own for expected in found if expected is not None), False)
 
     def _expect_source(self, source: Fragment) -> Expected | None:
-        text = "".join(part for part in source.parts if isinstance(part, str))
-        return self._expect(text, render(source, []))
+        return self._expect(_text(source), render(source, []))
 
     def _expect(self, key: str, sql: str) -> Expected | None:
         if key not in self._expected:
@@ -154,15 +166,18 @@ class Surveyor:
 
 
 def has_choice(plan: LogicalPlan, approximate: bool = False) -> bool:
-    """Whether rows and values decide between plans: not when all there is above the data are maps, or one filter, and
-    what passes rows on, no tables are joined (calls may come before or after that), and no calls may be fused.
-
-    ``approximate``: filters may have a plan that is approximate."""
+    """Whether rows and values decide between plans: not when all there is above the data are maps, or one filter below
+    all maps, and what passes rows on, no tables are joined (calls may come before or after that), and no calls may be
+    fused. ``approximate``: filters may have a plan that is approximate."""
     trees = {id(tree) for tree in relational_trees(plan)}
-    stack: list[Any] = [plan]
-    filters = maps = 0
+    stack: list[tuple[Any, bool]] = [(plan, False)]  # a node, and whether a filter stands above it
+    seen: set[tuple[int, bool]] = set()
+    filters: set[int] = set()
     while stack:
-        node = stack.pop()
+        node, filtered = stack.pop()
+        if (id(node), filtered) in seen:
+            continue
+        seen.add((id(node), filtered))
         if id(node) in trees:
             if any(isinstance(part, Join) for part in walk_once(node)):
                 return True
@@ -171,12 +186,14 @@ def has_choice(plan: LogicalPlan, approximate: bool = False) -> bool:
             return True
         if isinstance(node, LlmMap) and sum(call.fuse for call in node.calls) > 1:
             return True
-        filters += isinstance(node, LlmFilter)
         if approximate and isinstance(node, LlmFilter) and node.call.quality:
             return True
-        maps += isinstance(node, LlmMap)
-        stack += children(node)
-    return filters > 1 or (filters == 1 and maps > 0)
+        if isinstance(node, LlmFilter):
+            filters.add(id(node))
+        if len(filters) > 1 or (filtered and isinstance(node, LlmMap)):
+            return True
+        stack += [(child, filtered or isinstance(node, LlmFilter)) for child in children(node)]
+    return False
 
 
 def read_by_calls(plan: LogicalPlan) -> list[tuple[LogicalPlan, LogicalPlan, list[InputKey]]]:
@@ -237,12 +254,25 @@ def _filtered(plan: LogicalPlan, predicates: list[SqlExpr]) -> LogicalPlan:
     return Filter(plan, SqlExpr(join_text(["true", *parts]), BOOLEAN))
 
 
+def _text(source: Fragment) -> str:
+    """What tells a source from others, whatever its columns are called in the plan."""
+    return "".join(part for part in source.parts if isinstance(part, str))
+
+
+def _exprs(node: Any) -> list[SqlExpr]:
+    """The expressions of a relational node."""
+    if isinstance(node, Filter):
+        return [node.predicate]
+    if isinstance(node, Project):
+        return [expr for _, expr in node.exprs]
+    if isinstance(node, Sort):
+        return [key.expr for key in node.keys]
+    return list(node.on) if isinstance(node, Join) else []
+
+
 def _texts(node: Any) -> Iterator[str]:
     """The user's text in the expressions of a relational node."""
-    exprs = [node.predicate] if isinstance(node, Filter) else []
-    exprs += [expr for _, expr in node.exprs] if isinstance(node, Project) else []
-    exprs += [key.expr for key in node.keys] if isinstance(node, Sort) else []
-    for expr in exprs:
+    for expr in _exprs(node):
         yield from (part if isinstance(part, str) else " " for part in expr.parts)
         yield " "
 

@@ -17,7 +17,8 @@ from halo_sql.grammar.object_arguments import default_json
 from halo_sql.grammar.object_calls import value_type
 from halo_sql.ir.logical import BoundStatement
 from halo_sql.ir.prompt import LlmCall
-from halo_sql.ir.walk import calls_made, walk
+from halo_sql.ir.walk import calls_made
+from halo_sql.optimizer.nodes import walk_once
 from halo_sql.runtime import Runtime
 from halo_sql.tools.limits import acts
 from halo_sql.tools.protocol import BoundTool, Surroundings
@@ -49,12 +50,12 @@ class Targets:
 def targets_of(bound: BoundStatement, snapshot: Snapshot, settings: Settings, duck: Duck) -> Targets:
     """The targets of all calls of a plan, those of agents' agents included."""
     found = _Finder(snapshot, settings.text("halo_default_model"), duck)
-    for node in walk(bound.plan):
+    for node in walk_once(bound.plan):
         for call in calls_made(node):
             found.call(call)
     proxies: dict[str, ModelDef] = {}
     if settings.flag("halo_approximate") and settings.text("halo_optimizer") == "on":
-        calls = (call for node in walk(bound.plan) for call in calls_made(node))
+        calls = (call for node in walk_once(bound.plan) for call in calls_made(node))
         proxies = {call.proxy: snapshot.models[call.proxy.lower()] for call in calls if call.proxy}
     models = {**proxies, **found.models}
     return Targets(models, found.tools, found.agents, found.querying(), proxies.keys() - found.models.keys())

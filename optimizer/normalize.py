@@ -1,6 +1,7 @@
 """The normalize stage: rewrites that are always good, to a fixpoint.
 
-Node rules are offered every node, inputs first; what a rule returns is normalized again at once. Rules over
+Node rules are offered every node, inputs first (some before the inputs, too, so that what sinks does so at once and
+not step by step); what a rule returns is normalized again at once. Rules over
 the whole plan come before that (promise above 0) or after it, and when anything changed all is repeated. No
 recursion: deep plans are planned like shallow ones.
 """
@@ -69,6 +70,7 @@ class _Fixpoint:
 
     def __init__(self, rules: Sequence[Rule], ctx: PlanContext) -> None:
         self._rules = RulesByClass(rules)
+        self._top_down = RulesByClass([rule for rule in rules if rule.top_down])
         self._ctx = ctx
         self._fuel = 0  # rewrites left + 1, for all passes together (plans may grow meanwhile); 0: not started
         self._clean: dict[int, tuple[Any, Any]] = {}  # id -> (node, its normal form); nodes are kept alive
@@ -83,17 +85,16 @@ class _Fixpoint:
         if not self._fuel:
             self._fuel = self.FIRINGS_PER_NODE * sum(1 for _ in walk_once(plan))
         # a frame: [the node a parent waits for, the current form of it]
-        stack: list[list[Any]] = [[plan, plan]]
+        stack: list[list[Any]] = [[plan, self._before_inputs(plan)]]
         while stack:
             original, current = stack[-1]
             waiting = [child for child in children(current) if id(child) not in self._clean]
             if waiting:
-                stack += [[child, child] for child in waiting]
+                stack += [[child, self._before_inputs(child)] for child in waiting]
                 continue
             current = with_children(current, tuple(self._clean[id(child)][1] for child in children(current)))
-            rewritten = self._apply(current) if self._fuel > 1 else None
+            rewritten = self._apply(self._rules, current)
             if rewritten is not None:
-                self._fuel -= 1
                 stack[-1][1] = rewritten
                 continue
             stack.pop()
@@ -103,9 +104,19 @@ class _Fixpoint:
             self._ctx.recorder.note("optimizer limit reached: rewrites by the normalize rules")
         return self._clean[id(plan)][1]
 
-    def _apply(self, node: Any) -> LogicalPlan | None:
-        for rule in self._rules.of(node):
+    def _before_inputs(self, node: Any) -> Any:
+        """The node as the rules leave it that are offered nodes before their inputs."""
+        while (rewritten := self._apply(self._top_down, node)) is not None:
+            node = rewritten
+        return node
+
+    def _apply(self, rules: RulesByClass, node: Any) -> LogicalPlan | None:
+        """What the first rule makes of the node that applies, as long as rewrites are left."""
+        if self._fuel <= 1:
+            return None
+        for rule in rules.of(node):
             result = _offer(rule, node, self._ctx)
             if result is not None:
+                self._fuel -= 1
                 return result
         return None

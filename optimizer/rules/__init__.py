@@ -77,7 +77,7 @@ RULES: tuple[Rule, ...] = (
     Rule("inline_single_cte", Stage.NORMALIZE, 0, inline_single_cte, on=(CteScan,)),
     Rule("merge_projects", Stage.NORMALIZE, 0, merge_projects, on=(Project,)),
     Rule("fold_constant_prompts", Stage.NORMALIZE, 0, fold_constant_prompts, on=(LlmMap, LlmFilter, LlmTopK)),
-    Rule("push_filter_below_llm", Stage.NORMALIZE, 0, push_filter_below_llm, on=(Filter,)),
+    Rule("push_filter_below_llm", Stage.NORMALIZE, 0, push_filter_below_llm, on=(Filter,), top_down=True),
     Rule("push_filter_into_arms", Stage.NORMALIZE, 0, push_filter_into_arms, on=(Filter,)),
     Rule("lift_llm_above_fragment", Stage.NORMALIZE, 0, lift_llm_above_fragment, on=(Fragment,)),
     Rule("filter_into_join", Stage.NORMALIZE, 0, filter_into_join, on=(Filter,)),

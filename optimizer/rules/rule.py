@@ -44,6 +44,7 @@ class Rule:
     function   see the types above, by stage
     on         the node classes it can apply to, those it is offered (none: all classes)
     plan_wide  a normalize rule that is offered the whole plan only
+    top_down   a normalize rule that is offered a node before its inputs too: it moves what it finds there at once
     essential  without it some statements have no plan: cannot be disabled
     """
 
@@ -53,6 +54,7 @@ class Rule:
     function: Callable[..., Any]
     on: tuple[type, ...] = ()
     plan_wide: bool = False
+    top_down: bool = False
     essential: bool = False
 
 

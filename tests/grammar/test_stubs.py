@@ -40,6 +40,16 @@ QUERIES = [
     f"a AS (SELECT {CALL} AS m, n FROM t, r) FROM a",
     f"WITH v AS (VALUES (1, 'x')), a AS (SELECT {CALL} AS m, v.* FROM t, v), b AS (FROM a), c AS (FROM b) FROM c",
     f"WITH g AS (PIVOT t ON id IN (1, 2) USING max(a) GROUP BY body), a AS (SELECT *, {CALL} AS m FROM g) FROM a",
+    # sub-queries in FROM within each other: stars, doubled names, neighbours they read, names of their own
+    f"SELECT *, {CALL} AS n FROM (SELECT *, {CALL} AS m FROM (SELECT id, id, body, {CALL} FROM t) AS a) AS b, "
+    "range(1) AS c(x)",
+    f"SELECT m, k FROM (SELECT id, {CALL} AS m FROM t) AS q, "
+    f"LATERAL (SELECT {CALL} AS k FROM t WHERE t.id = q.id) AS b",
+    f"WITH c AS (SELECT 1 AS one) SELECT * FROM (SELECT one, m FROM (SELECT {CALL} AS m FROM t), c) JOIN "
+    f"(WITH c AS (SELECT 'x' AS one) SELECT {CALL} AS k, c.one AS o FROM t, c) ON m = k",
+    f"SELECT * FROM (FROM (SELECT {CALL} AS m, id FROM t UNION SELECT 'x', 2) AS u ORDER BY id) AS a "
+    "SEMI JOIN t USING (id)",
+    f"SELECT (SELECT max(m) FROM (SELECT {CALL} AS m FROM t) AS a) FROM (SELECT {CALL} AS m FROM t) AS b",
     # arms of set operations, three and more, some of them without calls
     " UNION ALL ".join(f"SELECT id, {CALL} AS m FROM t WHERE id = {n}" for n in range(4)) + " UNION SELECT 1, 'x'",
     f"WITH a AS (SELECT 1 AS k) SELECT k, {CALL} FROM a, t UNION SELECT 2.5, {CALL} FROM t "
@@ -55,6 +65,9 @@ ERRORS = [
     (f"WITH a AS (SELECT {CALL} AS m FROM t) SELECT m FROM a WHERE nope = {CALL}", "nope"),
     (f"WITH a AS (SELECT {CALL} AS m FROM t) SELECT m + {{'k': 1}} FROM a, t WHERE {CALL} > ''", "+"),
     (f"SELECT {CALL} FROM t UNION SELECT {CALL} FROM t UNION SELECT {CALL}, nope FROM t", "nope"),
+    (f"SELECT nope FROM (SELECT {CALL} AS m FROM (SELECT {CALL} AS body FROM t))", "nope"),
+    (f"SELECT m FROM (SELECT {CALL} AS m FROM (SELECT nope, {CALL} AS body FROM t))", "nope"),
+    (f"SELECT m + {{'k': 1}} FROM (SELECT {CALL} AS m FROM (SELECT {CALL} AS body FROM t))", "+"),
     (f"SELECT id, {CALL} FROM t UNION SELECT 1, {CALL} FROM t AS x UNION SELECT x.id, {CALL} FROM t", "x.id"),
 ]
 
@@ -79,13 +92,15 @@ def test_errors_point_into_the_users_text(bound: Any, query: str, place: str) ->
 
 
 class CountingDuck(Duck):
-    """Counts what it is asked."""
+    """Counts the questions it is asked, and their characters."""
 
     asked = 0
+    characters = 0
 
-    def describe(self, query: str, params: Any = None) -> Any:
+    def probe(self, query: str) -> Any:
         self.asked += 1
-        return super().describe(query, params)
+        self.characters += len(query)
+        return super().probe(query)
 
 
 @pytest.fixture
@@ -115,6 +130,47 @@ def test_a_chain_of_ctes_is_described_together(counting: CountingDuck) -> None:
 def test_arms_of_a_set_operation_are_described_together(counting: CountingDuck) -> None:
     arms = [f"SELECT id, {CALL} FROM t" for _ in range(60)]
     assert _asked(counting, " UNION ALL ".join(arms)) < 10
+
+
+def test_the_tables_of_a_join_are_described_together(counting: CountingDuck) -> None:
+    def joined(ctes: int) -> str:
+        parts = [f"q{n} AS (SELECT id, {CALL} AS m{n} FROM t)" for n in range(ctes)]
+        joins = " ".join(f"JOIN q{n} USING (id)" for n in range(1, ctes))
+        return f"WITH {', '.join(parts)} SELECT * FROM q0 {joins}"
+
+    assert _asked(counting, joined(20)) == _asked(counting, joined(10)) < 8
+
+
+def test_a_join_of_which_one_side_is_not_visible_is_described_part_by_part(bound: Any, duck: Duck) -> None:
+    query = (
+        f"SELECT {CALL} AS m, * FROM t SEMI JOIN t AS u ON t.id = u.id JOIN (SELECT id AS k FROM t) AS v ON k = t.id"
+    )
+    assert [column.type for column in bound(query).columns] == [
+        kind for _, kind in duck.describe(query.replace(CALL, CAST))
+    ]
+
+
+def test_sub_queries_are_described_from_the_inside_out(counting: CountingDuck) -> None:
+    def nested(levels: int) -> str:
+        query = "SELECT id, body AS v0 FROM t"
+        for level in range(1, levels + 1):
+            query = f"SELECT id, LLM_MAP('{{{{ v{level - 1} }}}}') AS v{level} FROM ({query}) AS s{level}"
+        return query
+
+    def characters(levels: int) -> int:
+        before = counting.characters
+        assert _asked(counting, nested(levels)) <= levels + 3
+        return counting.characters - before
+
+    few, many = characters(10), characters(40)
+    assert many < 4.5 * few
+
+
+def test_the_calls_of_a_select_list_are_described_together(counting: CountingDuck) -> None:
+    def calls(count: int) -> str:
+        return "SELECT " + ", ".join(f"LLM_MAP('{n}: {{{{ id + {n} }}}}')" for n in range(count)) + " FROM t"
+
+    assert _asked(counting, calls(50)) == _asked(counting, calls(5)) < 6
 
 
 def test_words_of_a_text_with_quotes_of_all_kinds() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from halo_sql.ir.expr import SqlExpr
@@ -13,7 +14,7 @@ from halo_sql.optimizer.plan_context import PlanContext
 
 def push_filter_below_llm(node: Any, ctx: PlanContext) -> LogicalPlan | None:
     """``Filter[p](LLM(X)) => LLM(Filter[p](X))`` when p reads no answer; on the way also past
-    Project (by substitution), Sort and other filters.
+    Project (by substitution), Sort and other filters. The filters further down the row of such nodes move with it.
 
     Safe: LLM nodes keep rows and order, and a conjunction has no order in SQL. Not past a Limit or a Distinct
     of rows (other rows would be cut), not for volatile predicates, not into a fragment or a CTE read twice, and
@@ -24,8 +25,42 @@ def push_filter_below_llm(node: Any, ctx: PlanContext) -> LogicalPlan | None:
     """
     if not isinstance(node, Filter) or node.predicate.volatile:
         return None
-    found: LogicalPlan | None = sunk(node.predicate, node.input)
-    return found
+    chain: list[Any] = []
+    current: Any = node
+    while isinstance(current, Filter | LlmMap | LlmFilter | Sort | Project):
+        chain.append(current)
+        current = current.input
+    own = _landing(node.predicate, chain, 1) if any(map(is_llm, chain)) else None
+    if own is None:
+        return None
+    landed = {own[0]: [own[1]]}  # place in the chain -> predicates that come to stand right above it
+    moved = {0}
+    for place, other in enumerate(chain[1:], 1):
+        if isinstance(other, Filter) and not other.predicate.volatile:
+            landing = _landing(other.predicate, chain, place + 1)
+            if landing is not None:
+                landed.setdefault(landing[0], []).append(landing[1])
+                moved.add(place)
+    for place in range(len(chain), -1, -1):
+        if place < len(chain) and place not in moved:
+            current = with_children(chain[place], (current,))
+        for predicate in reversed(landed.get(place, ())):
+            current = Filter(current, predicate)
+    rewritten: LogicalPlan = current
+    return rewritten
+
+
+def _landing(predicate: SqlExpr, chain: Sequence[Any], start: int) -> tuple[int, SqlExpr] | None:
+    """The place right above which the predicate may come at best, and how it reads there."""
+    deepest: tuple[int, SqlExpr] | None = None
+    for place in range(start, len(chain)):
+        passed = _past(predicate, chain[place])
+        if passed is None:
+            break
+        predicate = passed
+        if is_llm(chain[place]):
+            deepest = (place + 1, predicate)
+    return deepest
 
 
 def sunk(predicate: SqlExpr, node: Any) -> Any:
