@@ -23,6 +23,7 @@ from .plans import (
     col,
     context,
     cte,
+    first_rows,
     groups,
     holes,
     join,
@@ -35,6 +36,7 @@ from .plans import (
     sample,
     sql,
     top_k,
+    union,
     where,
 )
 
@@ -56,27 +58,6 @@ def two_readings(plan: Any) -> Fragment:
         for index, reader in enumerate(readers)
     )
     return Fragment(("SELECT l.id FROM ", refs[0], " l, ", refs[1], " r"), (col(60, "id"),), readers)
-
-
-def first_rows(plan: Any, *carried: int, order: int = 1) -> Fragment:
-    """One row per ``a``: the first in the order of a column; ``carried`` columns of the plan come out untouched."""
-    columns = {column.id: column for column in output_columns(plan)}
-    ref = InputRef(0, tuple((f"c{column}", column) for column in (order, *carried)))
-    items = ", ".join(f"c{column}" for column in carried)
-    text = f"SELECT {items or '1'} FROM "
-    out = tuple(replace(columns[ColumnId(column)], id=ColumnId(60 + at)) for at, column in enumerate(carried))
-    places = tuple((place, ColumnId(column)) for place, column in enumerate(carried) if column != order)
-    tail = f" QUALIFY row_number() OVER (ORDER BY c{order}) = 1"
-    return Fragment((text, ref, tail), out or (col(60, "one"),), (plan,), "Select", carried=places)
-
-
-def union(plan: Any) -> Fragment:
-    """The plan's rows and a row of text: columns 60, 61, …"""
-    columns = output_columns(plan)
-    ref = InputRef(0, tuple((f"c{column.id}", column.id) for column in columns))
-    row = ", ".join(f"CAST(NULL AS {column.type.text})" for column in columns)
-    out = tuple(replace(column, id=ColumnId(60 + at)) for at, column in enumerate(columns))
-    return Fragment(("(SELECT * FROM ", ref, f") UNION ALL SELECT {row}"), out, (plan,), by_position=True)
 
 
 #: rule -> (plan, its shape afterwards)
