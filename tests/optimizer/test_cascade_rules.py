@@ -9,8 +9,8 @@ import pytest
 from halo_sql.ir.physical import LlmFilterCascadeExec
 from halo_sql.optimizer.context import EngineProfile
 
+from .memo_cases import APPROXIMATE, CASCADE, LABELS, PAIRS, SLOW
 from .plans import T, U, context, join, limit, llm_filter, operators, plan_of
-from .test_memo_rules import APPROXIMATE, CASCADE, LABELS, PAIRS, SLOW
 
 
 @pytest.mark.parametrize(

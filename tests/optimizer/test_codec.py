@@ -18,9 +18,9 @@ from halo_sql.optimizer import context as contexts
 from halo_sql.optimizer.codec import CLASSES, DamagedError, decode, encode
 from halo_sql.optimizer.context import CallProfile, EngineProfile, OptimizerContext
 
+from .memo_cases import GIVES, GIVES_NOT, MAPPED, over_cte
 from .normalize_cases import FIRES, KNOWN
 from .plans import BODIES, TITLES, T, call, context, llm_map, plan_of, sample, where
-from .test_memo_rules import GIVES, GIVES_NOT, MAPPED, over_cte
 from .test_same_rows import PLANS, build
 
 

@@ -15,7 +15,7 @@ from .checks import connect, difference, run
 from .expressions import RETURNS, Col, Expressions
 from .pairs import Pair, pair
 from .profile import sometimes
-from .properties import rules_of, setting
+from .properties import FREE, setting
 from .queries import Generator, Query
 
 TYPES = {"text": "VARCHAR", **RETURNS}
@@ -98,7 +98,6 @@ def test_two_hundred_expressions_in_one_row_each(con: halo_sql.Connection, part:
     scope = tuple(
         Col(name, name, kind) for name, kind in (("word", "text"), ("id", "int"), ("flag", "bool"), ("day", "date"))
     )
-    rules = rules_of(con).names
     refused = 0
     for seed in range(50 * part, 50 * part + 50):
         rng = Random(seed)
@@ -106,9 +105,7 @@ def test_two_hundred_expressions_in_one_row_each(con: halo_sql.Connection, part:
         text = Pair(f"TOOL(same_text, {inner.halo})", f"CAST({inner.plain} AS VARCHAR)")
         sql = pair("SELECT id, ", text, " AS x FROM t WHERE ", text, " IS NOT NULL ORDER BY ", text, ", id")
         query = Query(sql, (), ordered=True)
-        name, value = (("optimizer", "on"), ("optimizer", "off"), ("disabled_rules", rules[seed % len(rules)]))[
-            seed % 3
-        ]
+        name, value = (("optimizer", "on"), ("optimizer", "off"), ("disabled_rules", FREE[seed % len(FREE)]))[seed % 3]
         with setting(con, name, value):
             problem = unlike(con, query)
         assert not problem, f"{name} = {value}: {problem}\n{sql.halo}\n{sql.plain}"
@@ -118,8 +115,7 @@ def test_two_hundred_expressions_in_one_row_each(con: halo_sql.Connection, part:
 
 @pytest.mark.parametrize("part", range(2))
 def test_every_rule_off_gives_the_same_rows(con: halo_sql.Connection, part: int) -> None:
-    rules = rules_of(con).names
-    for rule in rules[part::2]:
+    for rule in FREE[part::2]:
         query = drawn(Random(rule), depth=1, size=2)
         with setting(con, "optimizer", "off"):
             written = unlike(con, query)
