@@ -189,6 +189,11 @@ def is_pick(project: Project) -> bool:
     return all(expr.as_column() is not None for _, expr in project.exprs)
 
 
+def leaves_out(project: Project) -> bool:
+    """Whether the projection passes columns on under their own ids, and computes nothing."""
+    return all(expr.as_column() == column.id for column, expr in project.exprs)
+
+
 def passes_goal(node: Any) -> bool:
     """Whether the node reads no more of its rows than those above it ask for: a LIMIT above it stops it."""
     if isinstance(node, Filter):

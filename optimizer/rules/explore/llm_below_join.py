@@ -10,7 +10,7 @@ from halo_sql.ir.expr import ColumnId
 from halo_sql.ir.logical import Filter, Join, LogicalPlan, Project
 from halo_sql.ir.walk import output_columns
 from halo_sql.optimizer.memo import Memo
-from halo_sql.optimizer.nodes import column_ids, columns_of, is_llm, is_volatile, pick, reads
+from halo_sql.optimizer.nodes import column_ids, columns_of, is_llm, is_volatile, leaves_out, pick, reads
 from halo_sql.optimizer.plan_context import PlanContext
 from halo_sql.optimizer.rules.explore.reducing import narrowed, readable_twice
 
@@ -43,8 +43,7 @@ def llm_below_join(expr: Any, memo: Memo, ctx: PlanContext) -> list[LogicalPlan]
 def _joins(group: Any, memo: Memo) -> Iterator[tuple[Join, frozenset[ColumnId]]]:
     """The inner joins that are a group's rows, and the columns of them that it keeps or they read."""
     for expr in memo.expressions(group):
-        picks = isinstance(expr, Project) and all(column.id == value.as_column() for column, value in expr.exprs)
-        for join in memo.expressions(expr.input) if picks else (expr,):
+        for join in memo.expressions(expr.input) if isinstance(expr, Project) and leaves_out(expr) else (expr,):
             if isinstance(join, Join) and join.kind == "inner":
                 yield join, column_ids(group) | columns_of(join.on)
 
