@@ -16,7 +16,7 @@ CHEAP = (
     *("limits.py", "plain_sql.py", "planning.py", "estimates.py", "startup.py", "echo_throughput.py"),
     *("agent_steps.py", "tools.py"),
 )
-WITH_MODEL = ("prefix_sharing.py", "field_order.py", "optimizer_costs.py")
+WITH_MODEL = ("prefix_sharing.py", "choices.py", "field_order.py", "optimizer_costs.py")
 STATEMENTS = "200"
 
 

@@ -14,7 +14,7 @@ from halo_sql.errors import Error, InterruptedQueryError
 from halo_sql.grammar.binding import Binding, Columns, CteContext
 from halo_sql.grammar.lex import Lexed
 from halo_sql.grammar.skeleton import Arm, Cte, Range, parse_query, parse_select, starts_query
-from halo_sql.grammar.stubs import may_read_stubs
+from halo_sql.grammar.stubs import have_stub, may_read_stubs
 from halo_sql.ir.expr import quote
 
 FEWEST, MOST = 3, 32  # blocks per question
@@ -60,7 +60,7 @@ def learn_subqueries(binding: Binding, part: Range, context: CteContext) -> None
     for inner_part in reversed(found):
         text = _text(binding, *inner_part)
         known = binding.over_stubs(text, context) if may_read_stubs(text) else None
-        if known is not None:
+        if known is not None and have_stub(known):
             binding.learned[inner_part] = known
             binding.blocks.add(*inner_part, known)
 

@@ -40,6 +40,11 @@ def may_read_stubs(text: str) -> bool:
     return _LOOKS_INSIDE.search(text) is None
 
 
+def have_stub(columns: Names) -> bool:
+    """Whether a stub can have columns of these types: values of them can be written. Not the state of an aggregate."""
+    return not any("AGGREGATE_STATE" in kind.text for _, kind in columns)
+
+
 def stub(name: str, columns: Names) -> str:
     """A CTE of this name with columns of these names and types."""
     return f"{quote(name)} AS ({stub_query(columns)})"

@@ -111,6 +111,10 @@ class ChatTokenizer:
         """See ``PlainText.yes_no``."""
         return self._plain.yes_no
 
+    def deciding(self, choices: tuple[str, ...]) -> dict[int, int]:
+        """See ``PlainText.deciding``."""
+        return self._plain.deciding(choices)
+
     def count(self, request: GenRequest) -> int:
         """Tokens of the rendered prompt, exact; estimated for one that is refused."""
         return len(self.render_batch([request])[0]) or estimate_prompt_tok(request)

@@ -3,7 +3,8 @@
 To the worker:
     {op: start, args: {engine argument: value}, hub: bool}     first frame, once
     {op: generate, params: [sampling map, …], items: [[seq, index into params, priority, token bytes], …]}
-        a sampling map has keys temperature, top_p, max_tokens, seed, stop, json, choice; or only
+        a sampling map has keys temperature, top_p, max_tokens, seed, stop, json, choice, first ([[id of a token
+        that a choice begins with, place of the choice], …]: the first token decides; empty: it does not); or only
         score: [ids of yes, ids of no]; or only embed: dimensions to shorten vectors to, 0 for their own length
     {op: abort, seqs: [seq, …]}
     {op: call, call: n, name: stats | reset_prefix_cache | sleep | wake}

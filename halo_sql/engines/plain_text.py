@@ -28,6 +28,8 @@ class PlainText:
         # "unknown" is what the model makes of letters it does not have, not a token that a text may spell
         self._control = self.added - {_unknown(data["model"], self.standard)}
         self._plain = Tokenizer.from_str(json.dumps(_without_control_tokens(data)))
+        self._letters = _letters_of_bytes() if _is_byte_level(data) else {}
+        self._deciding: dict[tuple[str, ...], dict[int, int]] = {}
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         """Ids of texts in which nothing is a control token."""
@@ -67,6 +69,43 @@ class PlainText:
             heads = [ids[:1] for ids in self.encode(["yes", "no"])]
             found = dict(zip(found, heads if heads[0] != heads[1] else [[], []], strict=True))
         return sorted(found["yes"])[:_MAX_SPELLINGS], sorted(found["no"])[:_MAX_SPELLINGS]
+
+    def deciding(self, choices: tuple[str, ...]) -> dict[int, int]:
+        """Id of each token that an answer out of ``choices`` may begin with -> which of them it then is, by position.
+
+        Empty when a first token does not always decide (``ne`` of negative and neutral), or when the vocabulary does
+        not spell bytes as byte-level BPE does.
+        """
+        known = self._deciding.get(choices)
+        if known is None:
+            known = self._deciding[choices] = self._first_tokens(choices)
+        return known
+
+    def _first_tokens(self, choices: tuple[str, ...]) -> dict[int, int]:
+        found: dict[int, int] = {}
+        for place, choice in enumerate(choices):
+            spelled = "".join(self._letters.get(byte, "") for byte in choice.encode("utf-8", "surrogatepass"))
+            for end in range(1, len(spelled) + 1):
+                token = self.standard.token_to_id(spelled[:end])
+                if token is None or token in self.added:
+                    continue
+                if found.setdefault(token, place) != place:
+                    return {}
+        return found if len(set(found.values())) == len(choices) else {}
+
+
+def _is_byte_level(data: dict[str, Any]) -> bool:
+    """Whether the vocabulary spells bytes as letters (GPT-2)."""
+    decoder = data.get("decoder") or {}
+    steps = [decoder, *decoder.get("decoders", ())]
+    return data["model"].get("type") == "BPE" and any(step.get("type") == "ByteLevel" for step in steps)
+
+
+def _letters_of_bytes() -> dict[int, str]:
+    """Byte -> its letter in byte-level BPE (Radford et al., 2019): itself if that is visible, else one above 255."""
+    seen = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    rest = [byte for byte in range(256) if byte not in seen]
+    return {byte: chr(byte) for byte in seen} | {byte: chr(256 + place) for place, byte in enumerate(rest)}
 
 
 def _unknown(model: dict[str, Any], tokenizer: Any) -> int | None:

@@ -14,7 +14,11 @@ from halo_sql.ir.prompt import Sampling
 
 
 def worker_params(sampling: Sampling, answer: Answer, model: VllmModel) -> dict[str, Any]:
-    """What is asked, as the worker takes it (``frames``)."""
+    """What is asked, as the worker takes it (``frames``).
+
+    A choice that its first token decides takes one step, and no grammar: the tokens that it may begin with are those
+    that the grammar would allow, so that the same one is taken; behind it the grammar leaves no choice.
+    """
     if answer.kind == "embedding":
         return {"embed": model.dimensions or 0}
     if answer.kind == "score":
@@ -31,6 +35,8 @@ def worker_params(sampling: Sampling, answer: Answer, model: VllmModel) -> dict[
         spec["json"] = answer.schema
     elif answer.kind == "choice":
         spec["choice"] = list(answer.choices)
+        if isinstance(model.tokenizer, ChatTokenizer) and not sampling.stop:
+            spec["first"] = sorted(model.tokenizer.deciding(answer.choices).items())
     return spec
 
 

@@ -89,7 +89,7 @@ class Worker:
             async for output in ask(prompt, params.clone(), str(seq), priority=priority):
                 last = output
             assert last is not None, "vLLM ended a request without an output"
-            self._emit(self._vector(seq, last) if "embed" in spec else self._result(seq, last, spec.get("score")))
+            self._emit(self._vector(seq, last) if "embed" in spec else self._result(seq, last, spec))
         except asyncio.CancelledError:
             if seq not in self._aborted:
                 raise
@@ -125,8 +125,8 @@ class Worker:
             return [seq, "", "error", prompt_tok, cached_tok, 0, "engine", f"vLLM gave no vector: {problem}"]
         return [seq, text, "stop", prompt_tok, cached_tok, 0, None, ""]
 
-    def _result(self, seq: int, output: Any, sides: list[list[int]] | None) -> list[Any]:
-        """``sides``: the token ids of yes and of no when a score is asked for."""
+    def _result(self, seq: int, output: Any, spec: dict[str, Any]) -> list[Any]:
+        """What was asked for by ``spec``: a text, a score, a choice by its first token."""
         from halo_sql.engines.scores import score
 
         completion = output.outputs[0]
@@ -136,9 +136,12 @@ class Worker:
         if finish not in ("stop", "length"):
             message = f"vLLM ended the request with {finish!r}"
             return [seq, "", "error", prompt_tok, cached_tok, output_tok, "engine", message]
-        if sides is not None:
+        if spec.get("first"):
+            text = spec["choice"][dict(spec["first"])[completion.token_ids[0]]]
+            return [seq, text, "stop", prompt_tok, cached_tok, output_tok, None, ""]
+        if spec.get("score"):
             logs = completion.logprobs[0]
-            yes, no = ([logs[token].logprob for token in ids if token in logs] for ids in sides)
+            yes, no = ([logs[token].logprob for token in ids if token in logs] for ids in spec["score"])
             found = score(yes, no)
             if found is None:
                 message = "vLLM gave no log-probability of yes or no"
@@ -194,15 +197,16 @@ def sampling_params(spec: dict[str, Any]) -> Any:
     structured = None
     if spec.get("json"):
         structured = StructuredOutputsParams(json=spec["json"])
-    elif spec.get("choice"):
+    elif spec.get("choice") and not spec.get("first"):
         structured = StructuredOutputsParams(choice=list(spec["choice"]))
     return SamplingParams(
         temperature=spec["temperature"],
         top_p=spec["top_p"],
-        max_tokens=spec["max_tokens"],
+        max_tokens=1 if spec.get("first") else spec["max_tokens"],
         seed=spec.get("seed"),
         stop=list(spec.get("stop") or ()),
         structured_outputs=structured,
+        allowed_token_ids=[token for token, _ in spec["first"]] if spec.get("first") else None,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
 

@@ -104,3 +104,29 @@ def test_the_tokens_of_a_vocabulary_that_spell_yes_and_no() -> None:
 def test_a_vocabulary_without_the_words_gives_how_they_begin() -> None:
     assert spelled(vocabulary(["ye"])) == (["ye"], ["n"])
     assert spelled(vocabulary(["Ġyes"])) == (["y"], ["n"])  # both sides are measured alike
+
+
+def byte_level(pieces: list[str], added: str = "") -> PlainText:
+    model = {"type": "BPE", "vocab": {piece: number for number, piece in enumerate(pieces)}, "merges": []}
+    special = [{"id": pieces.index(added), "content": added, "special": True, **_AS_IS}] if added else []
+    data = {"version": "1.0", "added_tokens": special, "model": model, "decoder": {"type": "ByteLevel", **_BYTES}}
+    return PlainText(json.dumps(data))
+
+
+_AS_IS = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+_BYTES = {"add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+
+
+def test_a_first_token_decides_when_no_choice_shares_it() -> None:
+    text = byte_level(["y", "yes", "n", "no", "not", "Ġno", "red", "redĠ", "t", "æ", "æĹ"])
+    assert text.deciding(("yes", "no")) == {0: 0, 1: 0, 2: 1, 3: 1}
+    assert text.deciding(("red wine", "tea")) == {6: 0, 7: 0, 8: 1}  # a space is a letter of its own
+    assert text.deciding(("日", "tea")) == {9: 0, 10: 0, 8: 1}  # the first bytes of a character
+    assert text.deciding(("no", "not")) == {}  # the one begins like the other
+    assert text.deciding(("yes", "blue")) == {}  # no token begins the other
+    assert text.deciding(("yes", "")) == {}
+
+
+def test_control_tokens_and_other_vocabularies_decide_nothing() -> None:
+    assert byte_level(["y", "yes", "n"], added="yes").deciding(("yes", "n")) == {0: 0, 2: 1}
+    assert vocabulary(["yes", "no"]).deciding(("yes", "no")) == {}

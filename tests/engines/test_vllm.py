@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from halo_sql.engines.chat import ChatTokenizer
 from halo_sql.engines.process_group import members
 from halo_sql.engines.protocol import YES_NO, Answer, Dialogue, GenRequest, GenResult
 from halo_sql.engines.vllm import VllmEngine, check_options
@@ -63,6 +64,29 @@ def test_structured_answers_are_valid(real_engine: Any) -> None:
     assert results[3].error.code == "rejected"
     assert [result.finish for result in results] == ["stop", "stop", "stop", "error", "length"]
     assert results[4].output_tok == 3
+
+
+@pytest.mark.vllm
+def test_a_choice_by_its_first_token_is_the_one_that_the_grammar_gives(
+    real_engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = [YES_NO, *(Answer("choice", choices=choices) for choices in (("spam", "ham"), ("A", "B", "C")))]
+    subjects = ("a fox", "the moon", "tax law", "an offer of money", "rain", "a song")
+    requests = [
+        GenRequest(
+            number, f"Is this about {subject}? {other} and more.", answer=answer, sampling=Sampling(max_tokens=8)
+        )
+        for number, (subject, other, answer) in enumerate(
+            (subject, other, answer) for subject in subjects for other in subjects[:3] for answer in answers
+        )
+    ]
+    first = real_engine.ask(requests)
+    monkeypatch.setattr(ChatTokenizer, "deciding", lambda self, choices: {})
+    whole = real_engine.ask(requests)
+    assert [result.text for result in first] == [result.text for result in whole]
+    assert len({result.text for result in whole}) > 2
+    assert {(result.finish, result.output_tok) for result in first} == {("stop", 1)}
+    assert all(result.finish == "stop" and result.output_tok > 1 for result in whole)
 
 
 @pytest.mark.vllm

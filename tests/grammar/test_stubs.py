@@ -50,6 +50,10 @@ QUERIES = [
     f"SELECT * FROM (FROM (SELECT {CALL} AS m, id FROM t UNION SELECT 'x', 2) AS u ORDER BY id) AS a "
     "SEMI JOIN t USING (id)",
     f"SELECT (SELECT max(m) FROM (SELECT {CALL} AS m FROM t) AS a) FROM (SELECT {CALL} AS m FROM t) AS b",
+    # a type of which no value can be written
+    "SELECT id FROM t WHERE {'a': id::BIGINT} IN (SELECT finalize(combine_aggr(s)) FROM ("
+    f"SELECT min({{'a': length({CALL})}}) EXPORT_STATE AS s FROM t UNION ALL "
+    "SELECT min({'a': 1::BIGINT}) EXPORT_STATE FROM t) AS a)",
     # arms of set operations, three and more, some of them without calls
     " UNION ALL ".join(f"SELECT id, {CALL} AS m FROM t WHERE id = {n}" for n in range(4)) + " UNION SELECT 1, 'x'",
     f"WITH a AS (SELECT 1 AS k) SELECT k, {CALL} FROM a, t UNION SELECT 2.5, {CALL} FROM t "
