@@ -171,7 +171,7 @@ def _join(node: Join, inputs: Sequence[Profile]) -> Profile:
 def _side(column: ColumnId, inputs: Sequence[Profile], together: Profile) -> tuple[Known, float, Profile]:
     """A column's values, how many they were before filters, and the input it belongs to."""
     source = next((one for one in inputs if column in one.columns), together)
-    return source.known(column), source.domain(column).distinct, source
+    return source.known(column), max(1.0, source.domain(column).distinct), source
 
 
 def equated(condition: SqlExpr) -> tuple[ColumnId, ColumnId] | None:

@@ -27,7 +27,7 @@ UNDECIDED = 0.2
 
 def may_approximate(expr: Any, required: Properties, ctx: PlanContext) -> bool:
     """Whether a filter may be decided by a proxy in part: the user has said so twice, and equal calls have equal
-    answers. The cascade delivers plain rows only."""
+    answers. The cascade delivers plain rows only, and reads all: under a LIMIT it could fail for one behind it."""
     options = ctx.options
     return (
         isinstance(expr, LlmFilter)
@@ -37,6 +37,7 @@ def may_approximate(expr: Any, required: Properties, ctx: PlanContext) -> bool:
         and expr.call.deterministic
         and required.form is Form.ROWS
         and required.clustered is None
+        and (required.row_goal is None or expr.call.on_error != "fail")
     )
 
 
