@@ -10,8 +10,8 @@ from halo_sql.grammar.grouped import is_grouped
 from halo_sql.grammar.skeleton import Range, identifier
 from halo_sql.ir.expr import ColumnId
 
-_MANY_ROWS = frozenset({"UNNEST", "UNLIST", "GENERATE_SUBSCRIPTS"})
-_ALL_COLUMNS = frozenset({"COLUMNS", "ALL"})
+#: what makes more rows, and what reads columns that are not named
+_UNNAMED = frozenset({"UNNEST", "UNLIST", "GENERATE_SUBSCRIPTS", "COLUMNS", "ALL"})
 _BEHIND_STAR = frozenset({"EXCLUDE", "REPLACE", "RENAME", "LIKE", "ILIKE", "NOT", "SIMILAR", "GLOB"})
 
 
@@ -45,7 +45,7 @@ def _unnamed(block: Block, index: int) -> bool:
     lexed = block.binding.lexed
     if lexed.text(index) == "*":
         return lexed.word(index + 1) in _BEHIND_STAR
-    return lexed.word(index) in _MANY_ROWS | _ALL_COLUMNS or lexed.text(index) == "#"
+    return lexed.word(index) in _UNNAMED or lexed.text(index) == "#"
 
 
 def _bare(block: Block) -> Iterator[tuple[ColumnId | None, Range]]:

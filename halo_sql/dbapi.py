@@ -42,7 +42,6 @@ from halo_sql.errors import (
     ProgrammingError,
     Warning,
 )
-from halo_sql.explain import to_json
 from halo_sql.result import Description, Result, Row
 from halo_sql.result_counts import only_counts
 from halo_sql.session import Session
@@ -329,6 +328,8 @@ class Connection(Cursor):
 
     def last_profile(self) -> dict[str, Any] | None:
         """What the last statement with LLM calls did, as in EXPLAIN ANALYZE (FORMAT json); None before the first."""
+        from halo_sql.explain import to_json
+
         profile = self._link.open().last_profile()
         return None if profile is None else to_json(profile.dag, profile)
 
