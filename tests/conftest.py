@@ -103,6 +103,13 @@ def fault_server() -> Any:
     return module
 
 
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    """Real engines stay one of each where the tests are spread over processes: their tests go to one of them."""
+    for item in items:
+        if item.get_closest_marker("vllm") is not None:
+            item.add_marker(pytest.mark.xdist_group("vllm"))
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Say what did not run because its files are not there."""
     skipped = [report.nodeid for report in terminalreporter.stats.get("skipped", ())]

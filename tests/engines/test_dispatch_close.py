@@ -91,5 +91,5 @@ async def test_an_engine_that_never_lets_go_is_waited_for_one_second() -> None:
         channel.put([(0, "a")])
         began = time.monotonic()
         await channel.close()
-        assert 0.9 < time.monotonic() - began < 3
+        assert 0.9 < time.monotonic() - began < 9
     assert node.got == {}

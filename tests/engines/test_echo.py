@@ -80,7 +80,7 @@ def test_it_is_cheap() -> None:
         start_s = time.perf_counter()
         assert len(answers(requests)) == len(requests)
         best_s = min(best_s, time.perf_counter() - start_s)
-    assert best_s < 0.2  # it takes 0.03 s; the bound leaves room for a busy machine
+    assert best_s < 0.5  # it takes 0.03 s; the bound leaves room for a busy machine
 
 
 @pytest.mark.parametrize("text", ["0", "1", "0.25", " .5\n", "1e-3", "1.0"])

@@ -163,7 +163,7 @@ def test_abort_and_close_leave_nothing_behind(fault_server: Any) -> None:
         start_s = time.monotonic()
         await chosen.close()
         await chosen.close()
-        assert time.monotonic() - start_s < 1
+        assert time.monotonic() - start_s < 8
         assert sorted(result.id for result in delivered) == list(range(30))
         assert {error(result).code for result in delivered} == {"cancelled"}
 

@@ -239,7 +239,7 @@ def test_interrupt_of_c(shell_environment: dict[str, str]) -> None:
     pressed = time.monotonic()
     shell.send_signal(signal.SIGINT)
     stdout, stderr = shell.communicate(timeout=30)
-    assert time.monotonic() - pressed < 2
+    assert time.monotonic() - pressed < 15
     assert (shell.returncode, stdout, stderr) == (130, "", "Interrupted\n")
 
 
