@@ -18,7 +18,7 @@ from .tool_deeds import DEEDS, deed
 
 def test_a_tool_that_fails_is_told_to_the_agent_in_one_line_and_it_goes_on() -> None:
     with connect() as con:
-        con.create_tool("t", _deed_of, timeout_s=0.5, max_retries=0, egress=False)
+        con.create_tool("t", _deed_of, timeout_s=1, max_retries=0, egress=False)
         model = add_model(con, lambda messages: calls(("t", {"what": data(messages)["what"]})), answer("went on"))
         con.execute("CREATE TEMP AGENT g WITH (tools = [t])")
         con.execute("CREATE TABLE t AS SELECT unnest(?::VARCHAR[]) AS what", [[*DEEDS]])

@@ -151,7 +151,7 @@ def test_55_a_megabyte_and_a_deadline() -> None:
             "SELECT n, length(r.value), r.error FROM (SELECT n, TOOL(page, n, on_error => 'struct') AS r "
             "FROM (VALUES (10), (1048574), (1048577), (3000000), (-1)) v(n))",
         )
-        assert time.monotonic() - began < 8
+        assert time.monotonic() - began < 20
         assert [(size, length) for size, length, error in found if error is None] == [(10, 10), (1048574, 1048574)]
         assert [bool(re.search("larger|longer than|1048576|timeout_s", error)) for *_, error in found[2:]] == [
             True

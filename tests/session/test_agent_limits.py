@@ -178,7 +178,7 @@ def test_max_seconds_ends_a_row_whose_tool_or_model_hangs_and_no_other(con: halo
     con.execute("CREATE TEMP AGENT g RETURNS INTEGER WITH (model = m, tools = [look], max_seconds = 0.5)")
     began = time.monotonic()
     found = rows(con, "SELECT id, AGENT(g, 'For {{ id }}', on_error => 'struct') FROM t ORDER BY id")
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 25
     for number, item in found:
         if number % 10 in (3, 7):
             assert "reached max_seconds = 0.5" in item["error"]
@@ -203,7 +203,7 @@ def test_max_seconds_ends_a_conversation_that_goes_on_and_on(con: halo_sql.Conne
     )
     began = time.monotonic()
     _, errors = ended(con, "g")
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 25
     assert errors == {'agent "g" reached max_seconds = 0.4 without an answer'}
     seen = sum(steps.values())
     time.sleep(0.1)
@@ -244,7 +244,7 @@ def test_54_time_processor_and_memory(con: halo_sql.Connection) -> None:
     con.execute(ASK.format(", timeout_s = 0.5"))
     began = time.monotonic()
     found = asked(con, endless, "SELECT count(*) AS n FROM t", "SELECT length(repeat('x', 4000000000)) AS n")
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 25
     assert "took longer than timeout_s = 0.5" in found[0]["error"]
     assert found[1]["value"] == f'[{{"n":{ROWS}}}]'
     assert found[2]["value"] is None
@@ -252,7 +252,7 @@ def test_54_time_processor_and_memory(con: halo_sql.Connection) -> None:
     began = time.monotonic()
     (found_late,) = asked(con, endless)
     assert "5 s of processor time" in found_late["error"]
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 60
     assert children() <= before
 
 

@@ -180,7 +180,7 @@ def test_what_may_have_acted_is_in_doubt_and_not_repeated(home: Path) -> None:
     with served(handler) as server, connect() as con:
         con.execute(
             f"CREATE TOOL act(what VARCHAR) RETURNS INTEGER AS HTTP POST '{server.url}/act' "
-            "WITH (loopback = true, side_effects = true, timeout_s = 0.5, max_retries = 5)"
+            "WITH (loopback = true, side_effects = true, timeout_s = 2, max_retries = 5)"
         )
         for _ in range(2):
             with pytest.raises(halo_sql.Error):

@@ -82,7 +82,7 @@ def test_cancelling_while_tools_are_in_flight(
             assert (
                 len(rows(con, f"SELECT x FROM (SELECT {called} AS x FROM range(50)) WHERE x IS NOT NULL LIMIT 1")) == 1
             )
-            assert time.monotonic() - began < 20  # servers and processes take their time to start
+            assert time.monotonic() - began < 40  # servers and processes take their time to start
         else:
             statement = f"SELECT {called} FROM range(1, 200)"
             failed: list[BaseException] = []
@@ -94,10 +94,10 @@ def test_cancelling_while_tools_are_in_flight(
             began = time.monotonic()
             con.interrupt() if way == "interrupt" else con.close()
             thread.join(10)
-            assert time.monotonic() - began < 9, "it does not wait for them"
+            assert time.monotonic() - began < 20, "it does not wait for them"
             assert failed
         seen = len(begun)
-        until(lambda: children() <= before, 5)
+        until(lambda: children() <= before, 20)
         time.sleep(0.1)
         assert len(begun) == seen
         release.set()

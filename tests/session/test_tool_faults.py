@@ -30,7 +30,7 @@ def test_functions(way: str, on_error: str, tmp_path: Path) -> None:
     def in_thread(what: str) -> int:
         note(what)
         if what == "hangs":
-            time.sleep(1.5)
+            time.sleep(2.5)
         found: int = deed(what)
         return found
 
@@ -47,12 +47,12 @@ def test_functions(way: str, on_error: str, tmp_path: Path) -> None:
             sys.path.insert(0, str(tmp_path))
             con.execute(
                 "CREATE TOOL t(what VARCHAR) RETURNS INTEGER AS PYTHON 'deeds_of_a_child:act' "
-                "WITH (timeout_s = 0.5, max_retries = 1)"
+                "WITH (timeout_s = 4, max_retries = 1)"
             )
             con.execute("SELECT TOOL(t, 'ok')").fetchall()  # a process takes its time to start
             called.unlink()
         else:
-            con.create_tool("t", in_thread if way == "thread" else on_loop, timeout_s=0.5, max_retries=1)
+            con.create_tool("t", in_thread if way == "thread" else on_loop, timeout_s=1, max_retries=1)
         con.execute("CREATE TABLE t AS SELECT unnest(?::VARCHAR[]) AS what", [[*DEEDS, "ok"]])
         statement = f"SELECT what, TOOL(t, what, on_error => '{on_error}') FROM t"
         try:

@@ -59,7 +59,7 @@ def test_http_servers_that_fail_in_every_way() -> None:
     with served(handler) as server, connect() as con:
         con.execute(
             f"CREATE TOOL t(what VARCHAR) RETURNS INTEGER AS HTTP GET '{server.url}/{{{{ what }}}}' "
-            "WITH (loopback = true, timeout_s = 0.5, max_retries = 2)"
+            "WITH (loopback = true, timeout_s = 1, max_retries = 2)"
         )
         con.execute("CREATE TABLE t AS SELECT unnest(?::VARCHAR[]) AS what", [[*SERVER, "ok"]])
         found = rows(con, "SELECT what, TOOL(t, what, on_error => 'struct') FROM t")
@@ -99,7 +99,7 @@ def test_refused_credentials_end_the_statement_whatever_on_error_says() -> None:
         began = time.monotonic()
         with pytest.raises(halo_sql.OperationalError, match="401"):
             con.execute("SELECT TOOL(t, range, on_error => 'null') FROM range(500)").fetchall()
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 20
         assert len(server.seen) <= 8
 
 
@@ -134,7 +134,7 @@ def test_mcp_servers_that_do_not_begin(way: str) -> None:
         )
         began = time.monotonic()
         found = rows(con, "SELECT TOOL(t, range, on_error => 'struct') FROM range(10)")
-        assert time.monotonic() - began < 12
+        assert time.monotonic() - began < 60  # it takes 2; the bound leaves room for a busy machine
         assert all(item["value"] is None and item["error"] for (item,) in found)
         assert rows(con, "SELECT LLM_MAP('{{ 1 + 1 }}')") == [("2",)]
         until(lambda: children() <= before)
@@ -149,7 +149,7 @@ def test_a_wait_for_an_mcp_server_that_says_nothing_can_be_interrupted(way: str)
         threading.Thread(target=_interrupt_at_server, args=(con, before)).start()
         with pytest.raises(halo_sql.OperationalError, match="Interrupted"):
             con.execute("SELECT TOOL(t, range, on_error => 'struct') FROM range(10)").fetchall()
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20
         until(lambda: children() <= before)
 
 

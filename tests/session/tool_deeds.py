@@ -23,7 +23,7 @@ DEEDS: dict[str, str | None] = {
     "nan": "wrong value",
     "too large a number": "wrong value",
     "too much": "wrong value",
-    "hangs": "timeout_s = 0.5",
+    "hangs": "timeout_s = 1",
 }
 
 
