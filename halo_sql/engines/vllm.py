@@ -11,7 +11,7 @@ import importlib.util
 import itertools
 import sys
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,6 +22,7 @@ from halo_sql.engines import bundled, frames
 from halo_sql.engines.kinds import admitted
 from halo_sql.engines.model_dir import fingerprint
 from halo_sql.engines.protocol import Deliver, EngineInfo, GenRequest, GenResult, estimate_prompt_tok, failure
+from halo_sql.engines.shares import ALONE, Share
 from halo_sql.engines.vllm_model import VllmModel
 from halo_sql.engines.vllm_options import (
     VLLM_OPTIONS,
@@ -63,6 +64,8 @@ class VllmEngine:
     options   WITH (…) options, see VLLM_OPTIONS
     python    interpreter that has vLLM; default this one
     progress  gets a line per step when a bundled model is fetched
+    share     its part of the machine, as one of several workers
+    on_lost   set: called when the worker has died and its requests have failed; it is not started again by itself
     Raises CatalogError for a wrong option.
     """
 
@@ -73,9 +76,12 @@ class VllmEngine:
         *,
         python: str = sys.executable,
         progress: bundled.Progress = bundled.to_stderr,
+        share: Share = ALONE,
     ) -> None:
         self.source = source
         self.restarts = 0
+        self.on_lost: Callable[[EngineError], None] | None = None
+        self._share = share
         self._options = check_options(options or {})
         self._model = VllmModel(source, self._options, progress)
         self._python = python
@@ -115,8 +121,10 @@ class VllmEngine:
         model = self._model
         folder = await asyncio.to_thread(model.folder)
         cpu = await asyncio.to_thread(cpu_build)
-        environment = worker_environment(self._options, cpu, folder is not None)
-        arguments = engine_arguments(str(folder) if folder else self.source, self._options, cpu, model.kind)
+        environment = worker_environment(self._options, cpu, folder is not None, share=self._share)
+        arguments = engine_arguments(
+            str(folder) if folder else self.source, self._options, cpu, model.kind, self._share
+        )
         spawning = asyncio.ensure_future(
             WorkerProcess.spawn(
                 self._python,
@@ -266,6 +274,11 @@ class VllmEngine:
         """The worker died. Start another one and send again what is unfinished, a limited number of times."""
         worker, self._worker, self._starting = self._worker, None, None
         if worker is None or self._closed:
+            return
+        if self.on_lost is not None:
+            error = EngineError(f"the vLLM worker died: {worker.trouble()}", code="unavailable")
+            self._fail_all(error)
+            self.on_lost(error)
             return
         if self.restarts >= _MAX_RESTARTS:
             remedy = f"It was restarted {self.restarts} times; the log is in {worker.log}."
