@@ -21,11 +21,15 @@ _PROBE_BYTES = 8 << 20
 
 
 class Storage:
-    """A folder of KV blocks that a model's workers share; removed when it is closed or forgotten."""
+    """A folder of KV blocks that a model's workers share; removed when it is closed or forgotten.
+
+    limit_bytes  what they may leave there together: a quarter of what is free
+    """
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="halo-kv-", dir=_memory_folder()))
         self._end = weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+        self.limit_bytes = shutil.disk_usage(self.folder).free // 4
         self._bytes_per_s = 0.0
 
     def bytes_per_s(self) -> float:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from halo_sql.engines import bundled, frames
-from halo_sql.engines.kinds import admitted
+from halo_sql.engines.kinds import GENERATE, admitted
 from halo_sql.engines.model_dir import fingerprint
 from halo_sql.engines.protocol import Deliver, EngineInfo, GenRequest, GenResult, estimate_prompt_tok, failure
 from halo_sql.engines.shares import ALONE, Share
@@ -33,7 +33,7 @@ from halo_sql.engines.vllm_options import (
     worker_environment,
 )
 from halo_sql.engines.vllm_process import WorkerProcess
-from halo_sql.engines.vllm_requests import fitted, worker_params
+from halo_sql.engines.vllm_requests import fitted, kept_tok, worker_params
 from halo_sql.errors import EngineError
 
 __all__ = ["VLLM_OPTIONS", "VllmEngine", "check_options"]
@@ -94,6 +94,12 @@ class VllmEngine:
         self._pump_task: asyncio.Task[None] | None = None
         self._closed = False
         self._encoder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="halo-encode")
+
+    @property
+    def can_sleep(self) -> bool:
+        """Whether it can leave its device without ending: on a GPU, with the option ``sleep_mode``."""
+        info = self._model.info
+        return bool(self._options["sleep_mode"]) and info is not None and info.device != "cpu"
 
     @property
     def worker_pid(self) -> int | None:
@@ -226,7 +232,10 @@ class VllmEngine:
             pending.sent = True
             pending.attempts += 1
             index = params.setdefault((request.sampling, request.answer), len(params))
-            items.append([number, index, request.priority, frames.pack_tokens(outcome)])
+            keep_tok, fetch = 0, False
+            if self._share.storage is not None and self._model.kind == GENERATE:
+                keep_tok, fetch = kept_tok(request, len(outcome)), request.fetch
+            items.append([number, index, request.priority, frames.pack_tokens(outcome), keep_tok, fetch])
         if items:
             specs = [worker_params(sampling, answer, self._model) for sampling, answer in params]
             worker.send({"op": "generate", "params": specs, "items": items})
@@ -234,14 +243,22 @@ class VllmEngine:
 
     def _on_results(self, items: list[list[Any]]) -> None:
         results: list[tuple[int, GenResult]] = []
-        for number, text, finish, prompt_tok, cached_tok, output_tok, code, message in items:
+        for number, text, finish, prompt_tok, cached_tok, output_tok, code, message, moved_tok in items:
             pending = self._pending.get(number)
             if pending is None:
                 continue
             error = EngineError(message, code=code, retryable=code == "engine") if code else None
             retries = pending.attempts - 1
             result = GenResult(
-                pending.request.id, text, finish, prompt_tok, cached_tok, output_tok, max(0, retries), error
+                pending.request.id,
+                text,
+                finish,
+                prompt_tok,
+                cached_tok,
+                output_tok,
+                max(0, retries),
+                error,
+                prompt_tok_moved=moved_tok,
             )
             results.append((number, result))
         self._deliver(results)

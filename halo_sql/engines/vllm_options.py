@@ -159,7 +159,10 @@ def engine_arguments(
             "kv_connector_module_path": "halo_sql.engines.vllm_blocks",
             "kv_role": "kv_both",
             "kv_load_failure_policy": "recompute",
-            "kv_connector_extra_config": {"folder": str(share.storage.folder)},
+            "kv_connector_extra_config": {
+                "folder": str(share.storage.folder),
+                "limit_bytes": share.storage.limit_bytes // share.count,
+            },
         }
     return arguments
 

@@ -427,7 +427,8 @@ def test_shared_storage_is_a_folder_that_goes() -> None:
     assert list(storage.folder.iterdir()) == []
     arguments = engine_arguments("m", check_options({"kv_sharing": "storage"}), cpu=True, share=Share(0, 2, storage))
     extra = arguments["kv_transfer_config"]["kv_connector_extra_config"]
-    assert extra == {"folder": str(storage.folder)}
+    assert extra["folder"] == str(storage.folder)
+    assert 0 < extra["limit_bytes"] == storage.limit_bytes // 2
     storage.close()
     storage.close()
     assert not storage.folder.exists()
