@@ -164,8 +164,7 @@ async def simulate(
     for worker in group.workers:
         worker.meter = Meter(clock=lambda: clock.now)
     await group.start()
-    while any(worker.state != "ready" for worker in group.workers):
-        await asyncio.sleep(0)
+    await group.all_ready()
     results: list[GenResult] = []
     waiting: list[GenRequest] = []
 
@@ -312,8 +311,8 @@ async def on_model(options: dict[str, object], requests: Sequence[GenRequest]) -
     engine = create(ModelDef("m", "bundled:smollm2", "vllm", options))
     try:
         await engine.start()
-        while isinstance(engine, WorkerGroup) and any(worker.state != "ready" for worker in engine.workers):
-            await asyncio.sleep(0.2)
+        if isinstance(engine, WorkerGroup):
+            await engine.all_ready()
         warm = [GenRequest(90_000 + n, f"{n} Hello", sampling=SHORT, workers=(n % 2,)) for n in range(4)]
         await ask(engine, warm)
         return await ask(engine, requests)

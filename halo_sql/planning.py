@@ -257,7 +257,7 @@ async def start_run(
         for model, engine in held.items():
             for number, did in engine.worker_counts().items():
                 known = before[model].get(number, {})
-                profile.workers[f"{model}/{number}"] = {key: did[key] - known.get(key, 0.0) for key in did}
+                profile.workers[f"{model}/{number}"] = {key: max(0.0, did[key] - known.get(key, 0.0)) for key in did}
         if well:
             await desks.finish()
             if knowledge is not None:

@@ -119,8 +119,7 @@ class EnginePool:
         entry = self._entries.get(name)
         if entry is not None and entry.key == key and not entry.spent(again):
             return entry
-        pinned, devices = _flag(model.options.get("pinned")), read_devices(_text(model.options.get("devices")))
-        fresh = Entry(key, partial(self._create, model, self.functions), self.residency, devices, pinned)
+        fresh = _new(key, model, partial(self._create, model, self.functions), self.residency)
         self._entries[name] = fresh
         if entry is not None:
             self._retire(entry)
@@ -171,9 +170,11 @@ def _started(entry: Entry) -> bool:
     return entry.there and entry.load_s > 0.0
 
 
-def _flag(value: object) -> bool:
-    return str(value).lower() == "true"
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
+def _new(key: Key, model: registry.Definition, make: Callable[[], Engine], residency: Residency) -> Entry:
+    """An entry of a model that stands where its options say; without devices, on the first that it needs."""
+    options = {name.lower(): value for name, value in model.options.items()}
+    workers, devices = registry.worker_count(model), options.get("devices")
+    each = options.get("tensor_parallel_size", 1)
+    needed = range(workers * (each if isinstance(each, int) else 1))
+    places = read_devices(devices) if isinstance(devices, str) else list(needed)
+    return Entry(key, make, residency, places, workers, pinned=str(options.get("pinned")).lower() == "true")

@@ -33,12 +33,14 @@ class Entry:
         make: Callable[[], Engine],
         residency: Residency,
         devices: Sequence[int] = (),
+        workers: int = 1,
         pinned: bool = False,
     ) -> None:
         self.key = key
         self.name = key[0]
         self.engine = make()
         self.devices = devices
+        self.workers = workers
         self.pinned = pinned
         self.info: EngineInfo | None = None
         self.start: Shared[EngineInfo] = Shared(self._started)

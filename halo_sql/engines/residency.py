@@ -26,6 +26,7 @@ class Occupant(Protocol):
 
     info       its sizes; None: unknown until it has started
     devices    what it stands on, by number; empty: the first one (or the machine's memory)
+    workers    that it has; each brings its devices' memory
     pinned     it is never put out
     there      it has its place, or is about to fill it
     leaving    it gets no new requests until it has left and come back
@@ -37,6 +38,7 @@ class Occupant(Protocol):
     name: str
     info: EngineInfo | None
     devices: Sequence[int]
+    workers: int
     pinned: bool
     there: bool
     leaving: bool
@@ -276,7 +278,7 @@ def _memory(occupant: Occupant) -> float:
     """Of one of its devices."""
     info = occupant.info
     assert info is not None
-    return info.memory_bytes / (1 if info.device == "cpu" else len(_places(occupant)))
+    return info.memory_bytes / (1 if info.device == "cpu" else occupant.workers)
 
 
 def _places(occupant: Occupant) -> frozenset[str]:

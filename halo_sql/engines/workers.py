@@ -84,6 +84,12 @@ class WorkerGroup:
             await self._changed.wait()
         return self.together(self._one)
 
+    async def all_ready(self) -> None:
+        """Wait until every worker is ready, or given up."""
+        while any(worker.state not in ("ready", "lost") for worker in self.workers):
+            self._changed.clear()
+            await self._changed.wait()
+
     async def describe(self) -> EngineInfo | None:
         """What can be said without a start, see ``Engine.describe``."""
         one = self._one or await self.workers[0].engine.describe()

@@ -326,6 +326,19 @@ async def test_models_on_different_devices_do_not_mind_each_other(machine: Machi
     assert machine.there() == {"a", "b"}
 
 
+def test_workers_stand_on_the_devices_that_they_need() -> None:
+    def on(**options: object) -> tuple[list[int], int, bool]:
+        pool = EnginePool(asyncio.new_event_loop(), create=lambda model, functions: Sized(1))
+        entry = pool._entry(ModelDef("m", "m", "sized", options))
+        pool.loop.close()
+        return list(entry.devices), entry.workers, entry.pinned
+
+    assert on() == ([0], 1, False)
+    assert on(workers=2, pinned=True) == ([0, 1], 2, True)
+    assert on(workers=2, tensor_parallel_size=2) == ([0, 1, 2, 3], 2, False)
+    assert on(Workers=2, devices="4-5") == ([4, 5], 2, False)
+
+
 def test_many_models_in_turns_lose_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(residency, "PATIENCE_S", 0.01)
     sizes = {"a": 3, "b": 4, "c": 5, "d": 9}

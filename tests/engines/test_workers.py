@@ -299,7 +299,8 @@ async def test_another_model_behind_a_worker_is_refused() -> None:
     made = [FakeWorker(), FakeWorker(start_s=0.005, info=EngineInfo("other"))]
     group, inbox = WorkerGroup(made), Inbox()
     await group.start()
-    await until(lambda: group.workers[1].state == "lost")
+    await group.all_ready()
+    assert group.workers[1].state == "lost"
     group.submit(asking(10), inbox)
     await inbox.holds(10)
     assert {result.worker for result in inbox.results.values()} == {0}
@@ -351,7 +352,7 @@ async def test_all_sleep_and_wake_together() -> None:
     made = [FakeWorker(can_sleep=True), FakeWorker(can_sleep=True)]
     group = WorkerGroup(made)
     await group.start()
-    await until(lambda: all(worker.state == "ready" for worker in group.workers))
+    await group.all_ready()
     assert group.can_sleep
     await group.sleep()
     assert all(worker.asleep for worker in made)
