@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from halo_sql.engines.meter import Meter
-from halo_sql.engines.protocol import Deliver, Engine, GenRequest
+from halo_sql.engines.protocol import Deliver, Engine, EngineInfo, GenRequest
 from halo_sql.engines.router import DECODE_TOK, Route
 from halo_sql.errors import EngineError
 
 MAX_ATTEMPTS = 3  # of a request that its workers die of
 LEARN_FROM = 16  # answers from which on their pace counts
+ASSUMED_TOK_PER_S = 5_000.0  # of a model of unknown size
+CPU_FLOPS = 1e11
+GPU_FLOPS = 4e14
 
 
 class Link(Protocol):
@@ -74,6 +77,15 @@ class Worker:
 def suspect(item: Pending) -> bool:
     """Whether it is sent alone: if its last worker dies, too, then of nothing else."""
     return item.lost == MAX_ATTEMPTS - 1
+
+
+def assumed_tok_per_s(info: EngineInfo) -> float:
+    """Prompt tokens that a worker computes per second before anything was measured: two operations per parameter and
+    token (Kaplan et al., 2020), at what a few CPU cores or half of a large GPU give."""
+    if not info.weight_bytes:
+        return ASSUMED_TOK_PER_S
+    parameters = info.weight_bytes / (4 if info.dtype == "float32" else 2)
+    return (CPU_FLOPS if info.device == "cpu" else GPU_FLOPS) / (2 * parameters)
 
 
 def tok_per_s(workers: Sequence[Worker], assumed: float) -> float:

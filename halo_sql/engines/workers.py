@@ -12,7 +12,7 @@ from functools import partial
 from halo_sql.engines.protocol import Deliver, Engine, EngineInfo, GenRequest, GenResult
 from halo_sql.engines.router import Router
 from halo_sql.engines.tasks import Shared, cancelled
-from halo_sql.engines.worker import MAX_ATTEMPTS, Link, Pending, Worker, suspect, tok_per_s
+from halo_sql.engines.worker import MAX_ATTEMPTS, Link, Pending, Worker, assumed_tok_per_s, suspect, tok_per_s
 from halo_sql.errors import EngineError
 
 MAX_RESTARTS = 2  # of a worker, one after the other, before it is given up
@@ -25,7 +25,7 @@ class WorkerGroup:
     engines    one per worker, with the same answers
     alike      refuse a worker that says it has another model than the first one
     storage    through which a worker gets what another one computed; None: they share nothing. Closed with the group
-    prefill_tok_per_s  of a worker, assumed until measured: what fetching is compared with
+    prefill_tok_per_s  of a worker, until measured: what fetching is compared with; None: by the model's size
 
     The first worker that is ready begins; the others join when they are. A worker that dies is started again, at most
     ``MAX_RESTARTS`` times in a row, and its unfinished requests go to the others meanwhile (each at most
@@ -38,7 +38,7 @@ class WorkerGroup:
         *,
         alike: bool = True,
         storage: Link | None = None,
-        prefill_tok_per_s: float = 5_000.0,
+        prefill_tok_per_s: float | None = None,
     ) -> None:
         self.workers = [Worker(number, engine) for number, engine in enumerate(engines)]
         self.router = Router(len(engines))
@@ -393,4 +393,5 @@ class WorkerGroup:
         one = self._one
         if self._storage is None or one is None or not one.kv_tok_bytes:
             return None
-        return one.kv_tok_bytes / self._storage.bytes_per_s() * tok_per_s(self.workers, self._prefill_tok_per_s)
+        assumed = self._prefill_tok_per_s or assumed_tok_per_s(one)
+        return one.kv_tok_bytes / self._storage.bytes_per_s() * tok_per_s(self.workers, assumed)
