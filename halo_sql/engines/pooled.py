@@ -55,6 +55,7 @@ class Entry:
         self._asleep = False
         self._held: list[tuple[Sequence[GenRequest], Deliver]] = []  # for it to be there
         self._coming = False
+        self._at_start = False
 
     # --- coming and going
 
@@ -77,6 +78,7 @@ class Entry:
         await self.describe()
         await self._residency.admit(self)
         began = time.perf_counter()
+        self._at_start = True
         try:
             if self._asleep:
                 await self.engine.wake()  # type: ignore[attr-defined]
@@ -91,8 +93,10 @@ class Entry:
                 info = await self.engine.start()
         except BaseException:
             self.there = False
-            self._residency.changed()
             raise
+        finally:
+            self._at_start = False
+            self._residency.changed()
         self.load_s = time.perf_counter() - began
         self.info = info
         await self._residency.settle(self)
@@ -117,8 +121,8 @@ class Entry:
 
     @property
     def busy(self) -> bool:
-        """Whether it works on requests, or is about to."""
-        return self.in_flight > 0 or (bool(self._held) and not self.leaving)
+        """Whether it starts, works on requests, or is about to."""
+        return self.in_flight > 0 or self._at_start or (bool(self._held) and not self.leaving)
 
     def idle(self) -> bool:
         """Whether nobody holds it."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from halo_sql.engines.meter import Meter
-from halo_sql.engines.protocol import Deliver, Engine, EngineInfo, GenRequest
+from halo_sql.engines.protocol import Deliver, Engine, EngineInfo, GenRequest, GenResult
 from halo_sql.engines.router import DECODE_TOK, Route
 from halo_sql.errors import EngineError
 
@@ -77,6 +77,29 @@ class Worker:
 def suspect(item: Pending) -> bool:
     """Whether it is sent alone: if its last worker dies, too, then of nothing else."""
     return item.lost == MAX_ATTEMPTS - 1
+
+
+def together(one: EngineInfo, count: int) -> EngineInfo:
+    """What ``count`` workers are together. On a CPU they share its memory, each GPU brings its own."""
+    return replace(
+        one,
+        window_tok=one.window_tok * count,
+        window_requests=one.window_requests * count,
+        batch_requests=one.batch_requests * count,
+        kv_capacity_tok=one.kv_capacity_tok * count,
+        weight_bytes=one.weight_bytes * count,
+        memory_bytes=one.memory_bytes * (1 if one.device == "cpu" else count),
+    )
+
+
+def hand_over(groups: Mapping[Deliver, Sequence[GenResult]]) -> None:
+    """Results to those who asked; one caller's mistake does not stop the others'."""
+    for deliver, group in groups.items():
+        try:
+            deliver(group)
+        except Exception as error:
+            context = {"message": "a result could not be delivered", "exception": error}
+            asyncio.get_running_loop().call_exception_handler(context)
 
 
 def assumed_tok_per_s(info: EngineInfo) -> float:

@@ -12,7 +12,17 @@ from functools import partial
 from halo_sql.engines.protocol import Deliver, Engine, EngineInfo, GenRequest, GenResult
 from halo_sql.engines.router import Router
 from halo_sql.engines.tasks import Shared, cancelled
-from halo_sql.engines.worker import MAX_ATTEMPTS, Link, Pending, Worker, assumed_tok_per_s, suspect, tok_per_s
+from halo_sql.engines.worker import (
+    MAX_ATTEMPTS,
+    Link,
+    Pending,
+    Worker,
+    assumed_tok_per_s,
+    hand_over,
+    suspect,
+    together,
+    tok_per_s,
+)
 from halo_sql.errors import EngineError
 
 MAX_RESTARTS = 2  # of a worker, one after the other, before it is given up
@@ -82,7 +92,7 @@ class WorkerGroup:
                 raise self.workers[0].error or EngineError("no worker could be started", code="unavailable")
             self._changed.clear()
             await self._changed.wait()
-        return self.together(self._one)
+        return together(self._one, len(self.workers))
 
     async def all_ready(self) -> None:
         """Wait until every worker is ready, or given up."""
@@ -93,20 +103,7 @@ class WorkerGroup:
     async def describe(self) -> EngineInfo | None:
         """What can be said without a start, see ``Engine.describe``."""
         one = self._one or await self.workers[0].engine.describe()
-        return None if one is None else self.together(one)
-
-    def together(self, one: EngineInfo) -> EngineInfo:
-        """What all workers are together. On a CPU they share its memory, each GPU brings its own."""
-        count = len(self.workers)
-        return replace(
-            one,
-            window_tok=one.window_tok * count,
-            window_requests=one.window_requests * count,
-            batch_requests=one.batch_requests * count,
-            kv_capacity_tok=one.kv_capacity_tok * count,
-            weight_bytes=one.weight_bytes * count,
-            memory_bytes=one.memory_bytes * (1 if one.device == "cpu" else count),
-        )
+        return None if one is None else together(one, len(self.workers))
 
     def _begin_all(self) -> None:
         for worker in self.workers:
@@ -230,27 +227,26 @@ class WorkerGroup:
     def _feed(self, worker: Worker) -> int:
         """Send what its window has room for; how many were sent."""
         assert self._one is not None
-        batches: dict[Deliver, list[GenRequest]] = {}
-        count = 0
+        requests: list[GenRequest] = []
+        alone = any(map(suspect, worker.in_flight.values()))
         while worker.queue and len(worker.in_flight) < self._one.window_requests:
-            if worker.in_flight and (suspect(worker.queue[0]) or any(map(suspect, worker.in_flight.values()))):
+            if worker.in_flight and (alone or suspect(worker.queue[0])):
                 break
             item = worker.queue.popleft()
             if item.aborted:
                 continue
+            alone = suspect(item)
             assert item.route is not None
             worker.in_flight[item.request.id] = item
             item.sent = True
             request = item.request
             if item.route.keep_chars or item.route.fetch:
                 request = replace(request, keep_chars=item.route.keep_chars, fetch=item.route.fetch)
-            batches.setdefault(item.deliver, []).append(request)
-            count += 1
-        if count:
-            worker.meter.change(count)
-            requests = [request for batch in batches.values() for request in batch]
+            requests.append(request)
+        if requests:
+            worker.meter.change(len(requests))
             worker.engine.submit(requests, partial(self._on_results, worker))
-        return count
+        return len(requests)
 
     def _on_results(self, worker: Worker, results: Sequence[GenResult]) -> None:
         groups: dict[Deliver, list[GenResult]] = {}
@@ -282,8 +278,7 @@ class WorkerGroup:
         self._waiting.extendleft(reversed(back))
         if died is not None:
             self._died(worker, died)
-        for deliver, group in groups.items():
-            deliver(group)
+        hand_over(groups)
         self.pump()
 
     def _died(self, worker: Worker, error: EngineError) -> None:

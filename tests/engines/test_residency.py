@@ -224,6 +224,18 @@ def test_a_model_that_cannot_fit_says_what_would(weights: float, kv: float, reme
     scenario()
 
 
+@on_machine(a=lambda: Sized(6, start_s=0.02), b=lambda: Sized(6))
+async def test_one_that_is_starting_is_not_put_out(machine: Machine) -> None:
+    machine.pool.start(machine.model("a"))
+    await asyncio.sleep(0.005)
+    await machine.ask(machine.get("b"))
+    assert machine.made["a"][0].starts == 1
+    assert machine.made["a"][0].closed
+    assert machine.there() == {"b"}
+    await machine.ask(machine.get("a"))
+    assert machine.there() == {"a"}
+
+
 @on_machine(a=lambda: Sized(6), b=lambda: Sized(6), c=lambda: Sized(3))
 async def test_background_starts_put_nobody_out(machine: Machine) -> None:
     machine.pool.start(machine.model("a"))

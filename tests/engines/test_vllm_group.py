@@ -129,6 +129,7 @@ def group_of(count: int, storage: Storage | None = None) -> WorkerGroup:
 async def test_workers_answer_together() -> None:
     group, inbox = group_of(2), Inbox()
     info = await group.start()
+    await group.all_ready()
     assert (info.kv_capacity_tok, info.batch_requests, info.memory_bytes) == (8000, 8, 1 << 34)
     group.submit(asking(30), inbox)
     await inbox.holds(30)

@@ -69,6 +69,7 @@ async def test_rows_are_split_and_say_who_answered() -> None:
     made = [FakeWorker(), FakeWorker()]
     group, inbox = WorkerGroup(made), Inbox()
     info = await group.start()
+    await group.all_ready()
     assert (info.window_requests, info.identity) == (16, "fake")
     group.submit(asking(100), inbox)
     await inbox.holds(100)
@@ -125,6 +126,7 @@ async def test_a_dead_worker_is_restarted_and_only_its_rows_are_sent_again() -> 
     made = [FakeWorker(0.01), FakeWorker(0.01)]
     group, inbox = WorkerGroup(made), Inbox()
     await group.start()
+    await group.all_ready()
     group.submit(asking(16), inbox)
     lost = set(made[0].running)
     made[0].start_s = 0.1
@@ -226,6 +228,7 @@ async def test_an_idle_worker_that_dies_is_replaced_before_it_is_asked() -> None
     made = [FakeWorker(), FakeWorker()]
     group, inbox = WorkerGroup(made), Inbox()
     await group.start()
+    await group.all_ready()
     made[0].die()
     assert group.workers[0].state == "starting"
     await until(lambda: group.workers[0].state == "ready")
@@ -241,6 +244,7 @@ async def test_workers_that_cannot_be_restarted_end_the_query() -> None:
     made = [FakeWorker(0.01), FakeWorker(0.01)]
     group, inbox = WorkerGroup(made), Inbox()
     await group.start()
+    await group.all_ready()
     group.submit(asking(4), inbox)
     for worker in made:
         worker.fail_starts = 100
@@ -330,6 +334,7 @@ async def test_a_prefix_computed_by_one_worker_is_fetched_by_the_other() -> None
     group = WorkerGroup(made, storage=Wire(), prefill_tok_per_s=1000.0)
     inbox, system = Inbox(), "rules and facts " * 200
     await group.start()
+    await group.all_ready()
     group.submit([GenRequest(0, "first", system)], inbox)
     await inbox.holds(1)
     group.submit([GenRequest(n, f"row {n}", system) for n in range(1, 41)], inbox)
@@ -338,6 +343,23 @@ async def test_a_prefix_computed_by_one_worker_is_fetched_by_the_other() -> None
     assert computed <= 800 + 41 * 10  # the system message once
     assert {result.worker for result in inbox.results.values()} == {0, 1}
     assert sum(counts["prompt_tok_moved"] for counts in group.worker_stats()) >= 700
+    await group.close()
+
+
+@on_loop
+async def test_a_callers_mistake_is_reported_and_the_others_get_theirs() -> None:
+    group, inbox = WorkerGroup([FakeWorker(), FakeWorker()]), Inbox()
+    reported: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: reported.append(context))
+
+    def broken(results: Sequence[GenResult]) -> None:
+        raise ValueError("mine")
+
+    group.submit(asking(2, 100), broken)
+    group.submit(asking(4), inbox)
+    await inbox.holds(4)
+    await until(lambda: len(reported) == 2)
+    assert "could not be delivered" in str(reported[0]["message"])
     await group.close()
 
 
