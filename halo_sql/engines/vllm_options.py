@@ -67,6 +67,8 @@ def check_options(options: Mapping[str, object]) -> dict[str, Any]:
             'options "kv_sharing" and "kv_transfer_config" of engine vllm exclude each other',
             remedy="kv_sharing = 'storage' is a KV connector of its own.",
         )
+    if values["kv_sharing"] != "off" and values["workers"] == 1:
+        raise CatalogError("kv_sharing is between workers, and there is one", remedy="Say how many, e.g. workers = 2.")
     if values["kv_sharing"] != "off" and not values["enable_prefix_caching"]:
         raise CatalogError("kv_sharing needs enable_prefix_caching", remedy="Leave that at its default, true.")
     return values

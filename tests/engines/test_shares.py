@@ -14,6 +14,7 @@ from halo_sql.engines.vllm_options import check_options, engine_arguments, worke
 from halo_sql.engines.workers import WorkerGroup
 from halo_sql.errors import CatalogError
 
+SHARED: dict[str, object] = {"kv_sharing": "storage", "workers": 2}
 URL = "http://127.0.0.1:1/v1"
 
 
@@ -38,7 +39,11 @@ def test_models_with_workers_are_groups() -> None:
         (ModelDef("o", URL, "openai", {"base_urls": "127.0.0.1"}), "base URL"),
         (ModelDef("v", "m", "vllm", {"devices": "0,x"}), "'x'"),
         (ModelDef("v", "m", "vllm", {"devices": "1,0-1"}), "twice"),
-        (ModelDef("v", "m", "vllm", {"kv_sharing": "storage", "enable_prefix_caching": False}), "enable_prefix"),
+        (
+            ModelDef("v", "m", "vllm", {"kv_sharing": "storage", "workers": 2, "enable_prefix_caching": False}),
+            "enable_prefix",
+        ),
+        (ModelDef("v", "m", "vllm", {"kv_sharing": "storage"}), "between workers"),
         (ModelDef("v", "m", "vllm", {"kv_sharing": "storage", "kv_transfer_config": {"a": 1}}), "exclude each other"),
     ],
 )
@@ -78,7 +83,7 @@ def test_shared_storage_is_a_folder_that_goes() -> None:
     assert storage.folder.is_dir()
     assert storage.bytes_per_s() > 1e6
     assert list(storage.folder.iterdir()) == []
-    arguments = engine_arguments("m", check_options({"kv_sharing": "storage"}), cpu=True, share=Share(0, 2, storage))
+    arguments = engine_arguments("m", check_options(SHARED), cpu=True, share=Share(0, 2, storage))
     extra = arguments["kv_transfer_config"]["kv_connector_extra_config"]
     assert extra["folder"] == str(storage.folder)
     assert 0 < extra["limit_bytes"] == storage.limit_bytes // 2
