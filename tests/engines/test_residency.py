@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import random
+from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar
 
 import pytest
@@ -351,25 +352,37 @@ def test_workers_stand_on_the_devices_that_they_need() -> None:
     assert on(Workers=2, devices="4-5") == ([4, 5], 2, False)
 
 
-def test_many_models_in_turns_lose_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("seed", range(8))
+def test_many_models_in_turns_lose_nothing(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(residency, "PATIENCE_S", 0.01)
+    random_ = random.Random(seed)
     sizes = {"a": 3, "b": 4, "c": 5, "d": 9}
 
     def kind(size: float, sleeper: bool) -> Callable[[], FakeWorker]:
-        return lambda: Sized(size, delay_s=0.001, can_sleep=sleeper, start_s=0.001)
+        return lambda: Sized(size, delay_s=random_.choice([0, 0.001]), can_sleep=sleeper, start_s=0.001)
 
-    @on_machine(**{name: kind(size, name in "ac") for name, size in sizes.items()})
+    @on_machine(**{name: kind(size, random_.random() < 0.5) for name, size in sizes.items()})
     async def scenario(machine: Machine) -> None:
         engines = {name: machine.get(name) for name in sizes}
+        aborted: set[int] = set()
 
-        async def user(names: Sequence[str]) -> None:
+        async def user(length: int) -> None:
+            names = random_.choices("abcd", k=length)
+            end = machine.pool.expect(names) if random_.random() < 0.5 else None
             for name in names:
-                machine.send(engines[name], 3)
-                await asyncio.sleep(0.002)
+                first = machine._ids
+                machine.send(engines[name], random_.randrange(1, 5))
+                if random_.random() < 0.2:
+                    aborted.add(first)
+                    engines[name].abort([first])
+                await asyncio.sleep(random_.choice([0, 0.002, 0.004]))
+            if end is not None:
+                end()
 
-        await asyncio.gather(user("abcd" * 3), user("dcba" * 3), user("aabbdd"))
+        await asyncio.gather(user(12), user(12), user(6))
         await machine.inbox.holds(machine._ids)
-        assert not machine.inbox.errors()
+        assert set(machine.inbox.errors()) <= {"cancelled"}
+        assert all(number in aborted for number, result in machine.inbox.results.items() if result.error)
         assert sum(sizes[name] for name in machine.there()) <= 10
 
     scenario()
