@@ -14,7 +14,7 @@ from pathlib import Path
 FOLDER = Path(__file__).parent
 CHEAP = (
     *("limits.py", "plain_sql.py", "planning.py", "estimates.py", "startup.py", "echo_throughput.py"),
-    *("agent_steps.py", "tools.py"),
+    *("agent_steps.py", "tools.py", "workers.py"),
 )
 WITH_MODEL = ("prefix_sharing.py", "choices.py", "field_order.py", "optimizer_costs.py")
 STATEMENTS = "200"

@@ -29,6 +29,7 @@ class CallRecord(NamedTuple):
     error     code of the error; with texts also its message
     started   UTC
     prompt, answer  only with ``halo_trace_text``
+    worker    number of the model's worker that answered; None: it has but one, or none did
     """
 
     query: int
@@ -47,6 +48,7 @@ class CallRecord(NamedTuple):
     seconds: float
     prompt: str | None
     answer: str | None
+    worker: int | None = None
 
 
 class CallLog:
@@ -100,6 +102,7 @@ class RunLog:
         kind: str = "llm",
         agent: str | None = None,
         step: int | None = None,
+        worker: int | None = None,
     ) -> None:
         """One call; ``started_s`` (Unix time) 0: it was not sent."""
         now_s = time.time()
@@ -122,5 +125,6 @@ class RunLog:
                 round(now_s - started_s, 6) if started_s else 0.0,
                 prompt if self._texts else None,
                 answer if self._texts and error is None else None,
+                worker,
             )
         )

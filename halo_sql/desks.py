@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 from halo_sql.agents.desk import AgentDesk
@@ -30,6 +31,12 @@ from halo_sql.tools.protocol import BoundTool, Runner, Surroundings
 CLOSE_S = 2.0  # how long a run waits for its tools to let go
 
 
+def workers_of(placed: str, model: str) -> tuple[int, ...]:
+    """The numbers of a model's workers in ``model/number, …``, in order; none: any may answer."""
+    found = (part.strip().rpartition("/") for part in placed.split(","))
+    return tuple(sorted({int(number) for name, _, number in found if name == model}))
+
+
 class OnConnection(Protocol):
     """Runs a function on the user's connection, on its thread."""
 
@@ -42,6 +49,7 @@ class Desks:
     """``engines.protocol.Channels`` for one run: sends each spec to whom it concerns. On the session's loop.
 
     join_from  lower-case name of a query -> how many calls that are there together are joined
+    placed     id of a node's counters -> the workers that the plan put it on, ``model/number, …``
     """
 
     def __init__(
@@ -57,6 +65,7 @@ class Desks:
         statement: str,
         cast: TextCast,
         join_from: Mapping[str, int] | None = None,
+        placed: Mapping[int, str] | None = None,
     ) -> None:
         self.on_connection: OnConnection | None = None  # set when the run's context is there
         self._dispatcher = dispatcher
@@ -69,6 +78,7 @@ class Desks:
         self._statement = statement
         self._cast = cast
         self._join_from = join_from or {}
+        self._placed = placed or {}
         self._readers: dict[str, Callable[[str], Any]] = {}
         self._runners: list[Runner] = []
         self._sessions: Any = None  # of MCP servers, shared by their tools
@@ -83,6 +93,9 @@ class Desks:
             return await self._tool_desk().open(spec, validate, metrics, deliver)
         if spec.agent:
             return await self._agent_desk().open(spec, validate, metrics, deliver)
+        placed = self._placed.get(id(metrics))
+        if placed and not spec.workers:
+            spec = replace(spec, workers=workers_of(placed, spec.model))
         return await self._dispatcher.open(spec, validate, metrics, deliver)
 
     def tool_experience(self) -> dict[str, Experience]:

@@ -102,6 +102,8 @@ def _actuals(node: PhysicalNode, did: NodeMetrics) -> list[str]:
     shown = [f"rows ~{_count(node.estimate.rows)}/{did.rows}"]
     if _is_llm(node):
         shown += _llm_actuals(as_dict(did), node.estimate, only_tools=isinstance(node.op, ToolApplyExec))
+    if did.workers:
+        shown.append("answered by " + ", ".join(f"{name}: {calls:,}" for name, calls in sorted(did.workers.items())))
     shown += [", ".join(f"{words} {number:g}" for words, number in did.details.items())] if did.details else []
     shown += [f"self {did.self_s:.3f} s", f"wait {did.wait_s:.3f} s"]
     return [*shown, *_shown_errors(node_q_errors(node, did))]
@@ -151,12 +153,22 @@ def _foot(dag: PhysicalDag, profile: Profile | None) -> list[str]:
         if profile.status not in ("done", "running"):
             found.append(f"Status: {profile.status}")
         found += [f"Engine {name}: {said}" for name, said in sorted(profile.engines.items())]
+        found += [f"Worker {name}: {_worker(did)}" for name, did in sorted(profile.workers.items())]
     for prefix, calls in dag.prefixes:
         text = prefix if len(prefix) <= 60 else prefix[:59] + "…"
         found.append(
             f"Shared prefix: {json.dumps(text, ensure_ascii=False)} ({len(prefix)} characters) × ~{_count(calls)} calls"
         )
     return found + [f"Note: {note}" for note in dag.notes]
+
+
+def _worker(did: dict[str, float]) -> str:
+    moved = f", {_count(did['prompt_tok_moved'])} from another worker" if did["prompt_tok_moved"] else ""
+    return (
+        f"{_count(did['requests'])} calls · {_count(did['prompt_tok'])} prompt tok "
+        f"({_count(did['prompt_tok_cached'])} cached{moved}) · {_count(did['output_tok'])} output tok · "
+        f"busy {did['busy_s']:.3f} s"
+    )
 
 
 def _total(dag: PhysicalDag) -> Estimate:
@@ -205,6 +217,8 @@ def to_json(dag: PhysicalDag, profile: Profile | None = None, query: str = "") -
         if profile is not None:
             did = profile.nodes.get(node_id, NodeMetrics())
             made |= {key: _number(value) for key, value in as_dict(did).items() if key not in _LIVE_KEYS}
+            if did.workers:
+                made["workers"] = dict(sorted(did.workers.items()))
             if did.details:
                 made["details"] = {words: _number(number) for words, number in did.details.items()}
             made["q_error"] = _rounded(node_q_errors(node, did))
@@ -219,6 +233,11 @@ def to_json(dag: PhysicalDag, profile: Profile | None = None, query: str = "") -
         found["query"] = profile.statement
         found["status"] = profile.status
         found["engines"] = dict(profile.engines)
+        if profile.workers:
+            found["workers"] = {
+                name: {key: _number(value) for key, value in counters.items()}
+                for name, counters in sorted(profile.workers.items())
+            }
         found["totals"] = {key: _number(value) for key, value in profile.totals().items()} | sums
         found["totals"]["planning_s"] = _number(profile.planning_s)
         found["totals"]["q_error"] = _rounded(call_q_errors(total, profile.totals()))

@@ -267,6 +267,7 @@ _CALLS = (
     ("started", "TIMESTAMP"),
     ("seconds", "DOUBLE"),
     *_texts("prompt", "answer"),
+    ("worker", "INTEGER"),
 )
 
 _STATISTICS = (

@@ -21,6 +21,7 @@ class NodeMetrics:
     tool_calls, tool_calls_coalesced, tool_calls_from_store  the same of tools
     rows_total            rows expected by progress so far (rows read by an LLM node)
     conversations         begun by an agent of the statement
+    workers               ``model/number`` -> calls that this worker answered, of models with several
     details               what else the operator tells of itself, for EXPLAIN ANALYZE: words -> number
     """
 
@@ -44,6 +45,7 @@ class NodeMetrics:
     rows_total: int = 0
     in_flight: int = 0
     conversations: int = 0
+    workers: dict[str, int] = field(default_factory=dict)
     details: dict[str, float] = field(default_factory=dict)
 
 
@@ -73,8 +75,8 @@ def totals(nodes: list[NodeMetrics], elapsed_s: float) -> dict[str, float]:
 
 
 def as_dict(node: NodeMetrics) -> dict[str, float]:
-    """All counters of a node by name (``details`` are none)."""
-    return {item.name: getattr(node, item.name) for item in fields(node) if item.name != "details"}
+    """All counters of a node by name (``workers`` and ``details`` are none)."""
+    return {item.name: getattr(node, item.name) for item in fields(node) if item.name not in ("workers", "details")}
 
 
 @dataclass(slots=True)
@@ -86,6 +88,7 @@ class Profile:
     planning_s, elapsed_s  seconds from text to plan, and from the call to the last row
     engines    model name -> what the engine said of itself (identity, device)
     engine_s   model name -> seconds in which it had requests of this run
+    workers    ``model/number`` -> what this worker did meanwhile, for models with several, see ``WorkerGroup``
     number     1, 2, … in its connection
     log        where the calls are noted for ``halo_calls()``
     """
@@ -98,6 +101,7 @@ class Profile:
     status: str = "running"  # 'running' | 'done' | 'failed' | 'cancelled'
     engines: dict[str, str] = field(default_factory=dict)
     engine_s: dict[str, float] = field(default_factory=dict)
+    workers: dict[str, dict[str, float]] = field(default_factory=dict)
     number: int = 0
     log: RunLog | None = None
 

@@ -14,14 +14,15 @@ from halo_sql.duck import Duck
 from halo_sql.engines.budget import Budget
 from halo_sql.engines.dispatch import Dispatcher
 from halo_sql.engines.knowledge import Knowledge
+from halo_sql.engines.pooled import PooledEngine
 from halo_sql.engines.protocol import Engine, EngineInfo
-from halo_sql.engines.registry import price, with_secret
+from halo_sql.engines.registry import price, with_secret, worker_count
 from halo_sql.engines.secret_store import SecretStore
 from halo_sql.engines.speed import Speed
 from halo_sql.engines.store import ResponseStore
 from halo_sql.errors import Error
 from halo_sql.ir.logical import BoundStatement, Demand, Limit, LogicalPlan, Sink
-from halo_sql.ir.physical import PhysicalDag, ToolApplyExec
+from halo_sql.ir.physical import PhysicalDag, ToolApplyExec, calls_by
 from halo_sql.ir.walk import children, with_children
 from halo_sql.learning import call_profiles, lessons, tool_lessons
 from halo_sql.metrics import Profile
@@ -136,7 +137,9 @@ def check_secrets(models: Mapping[str, ModelDef], secrets: SecretStore) -> None:
 def engine_profile(model: ModelDef, info: EngineInfo | None, speed: Speed | None, resident: bool) -> EngineProfile:
     """What the cost model may know of an engine: its price, its sizes once it has run, its speed once calibrated."""
     usd = price(model)
-    known = EngineProfile(usd_per_prompt_tok=usd.prompt_usd / 1e6, usd_per_output_tok=usd.output_usd / 1e6)
+    known = EngineProfile(
+        usd_per_prompt_tok=usd.prompt_usd / 1e6, usd_per_output_tok=usd.output_usd / 1e6, workers=worker_count(model)
+    )
     info = info or (None if speed is None else speed.info)
     if info is None:
         return known
@@ -202,12 +205,14 @@ async def start_run(
     knowledge  what is added to when it has ended well
     """
     pool, models = runtime.pool, targets.models
-    held: dict[str, Engine] = {}
+    held: dict[str, PooledEngine] = {}
+    before: dict[str, dict[int, dict[str, float]]] = {}  # model -> what its workers had done
 
     async def engine_of(model: str) -> tuple[Engine, EngineInfo]:
         engine = held.get(model)
         if engine is None:
             engine = held[model] = pool.get(models[model])
+            before[model] = engine.worker_counts()
         info = runtime.infos[model] = (await engine.describe() if store is not None else None) or await engine.start()
         profile.engines[model] = f"{info.identity} ({info.device})" if info.device else info.identity
         return engine, info
@@ -233,6 +238,7 @@ async def start_run(
         statement=statement,
         cast=cast,
         join_from=_joined_from(dag),
+        placed={id(profile.nodes[node.id]): getattr(node.op, "worker", "") for node in dag.nodes},
     )
     context = RunContext(
         duck=duck,
@@ -243,9 +249,15 @@ async def start_run(
         querying=targets.querying,
     )
     desks.on_connection = context.on_connection
+    served = pool.expect([call.model for node in dag.nodes for call in calls_by(node.op) if call.model])
 
     async def close(well: bool) -> None:
+        served()
         profile.engine_s = {name: meter.busy_s for name, meter in dispatcher.meters.items()}
+        for model, engine in held.items():
+            for number, did in engine.worker_counts().items():
+                known = before[model].get(number, {})
+                profile.workers[f"{model}/{number}"] = {key: max(0.0, did[key] - known.get(key, 0.0)) for key in did}
         if well:
             await desks.finish()
             if knowledge is not None:

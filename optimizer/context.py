@@ -99,6 +99,7 @@ class EngineProfile:
     resident_bytes     weights and KV cache on the device; 0: unknown
     memory_bytes       of the device; 0: unknown
     calibrated         how the figures were measured, for EXPLAIN; '': they are assumed
+    workers            that answer side by side
     """
 
     prefill_tok_per_s: float = 5_000.0
@@ -123,6 +124,7 @@ class EngineProfile:
     resident_bytes: float = 0.0
     memory_bytes: float = 0.0
     calibrated: str = ""
+    workers: int = 1
 
 
 DEFAULT_PROFILE = EngineProfile()

@@ -211,7 +211,8 @@ def _extract(
         top = builder.add(op, inputs, columns, Estimate(rows))
     nodes, top = defer_failures(plan, builder.nodes, top, search.ctx.fresh(1))
     nodes, top = materialize_shared(nodes, top)
-    ordered, top = schedule(nodes, top, places)
+    counts = {name: profile.workers for name, profile in search.ctx.options.engines.items()}
+    ordered, top = schedule(nodes, top, places, counts)
     swaps = switches(ordered, places, search.ctx.options)
     prefixes = shared_prefixes(ordered, search.ctx.options)
     return PhysicalDag(charged(ordered, swaps), top, prefixes=prefixes), swaps

@@ -24,11 +24,15 @@ from halo_sql.ir.physical import (
 
 
 def schedule(
-    nodes: Sequence[PhysicalNode], root: int, crowded: Mapping[str, Sequence[str]] | None = None
+    nodes: Sequence[PhysicalNode],
+    root: int,
+    crowded: Mapping[str, Sequence[str]] | None = None,
+    workers: Mapping[str, int] | None = None,
 ) -> tuple[tuple[PhysicalNode, ...], int]:
     """The nodes in starting order, ids renumbered to places, workers assigned; and the root's new id.
 
     ``nodes`` stand inputs first, ids being places. ``crowded``: device -> models that do not fit it together.
+    ``workers``: model -> how many it has, 1 where nothing is said.
     """
     rest_s = _seconds_to_root(nodes)
     waiting = [len(set(node.inputs)) for node in nodes]
@@ -54,7 +58,7 @@ def schedule(
         there.update((device_of[model], model) for model in _models(node) if model in device_of)
         inputs = tuple(place[source] for source in node.inputs)
         place[chosen] = len(ordered)
-        ordered.append(replace(node, id=len(ordered), inputs=inputs, op=_placed(node.op)))
+        ordered.append(replace(node, id=len(ordered), inputs=inputs, op=_placed(node.op, workers or {})))
         for consumer in consumers[chosen]:
             waiting[consumer] -= 1
             if not waiting[consumer]:
@@ -81,9 +85,10 @@ def _seconds_to_root(nodes: Sequence[PhysicalNode]) -> list[float]:
     return longest
 
 
-def _placed(op: PhysicalOp) -> PhysicalOp:
-    """LLM operators on the worker of their model (of each model, when a node calls several)."""
+def _placed(op: PhysicalOp, workers: Mapping[str, int]) -> PhysicalOp:
+    """LLM operators on all workers of their model (of each model, when a node calls several)."""
     if isinstance(op, LlmMapExec | LlmFilterExec | LlmFilterCascadeExec | LlmReduceExec | LlmTopKExec):
         models = dict.fromkeys(call.model for call in calls_by(op) if call.model)
-        return replace(op, worker=",".join(f"{model}/0" for model in models))
+        names = (f"{model}/{number}" for model in models for number in range(workers.get(model, 1)))
+        return replace(op, worker=",".join(names))
     return op

@@ -35,8 +35,12 @@ NAMED_FILES = {
     },
     "sqlglot": {"grammar/syntax.py": "the syntax tree of a query with calls"},
     "lark": {"grammar/statements/parse.py": "our own statements"},
-    "vllm": {"halo_sql/engines/vllm_worker.py": "runs in the worker process"},
+    "vllm": {
+        "halo_sql/engines/vllm_worker.py": "runs in the worker process",
+        "halo_sql/engines/vllm_blocks.py": "a KV connector, runs in vLLM's processes",
+    },
     "torch": {
+        "halo_sql/engines/vllm_blocks.py": "a KV connector, runs in vLLM's processes",
         "halo_sql/engines/vllm_worker.py": "runs in the worker process",
         "halo_sql/engines/bundled.py": "runs in a child process, once per bundled model",
     },

@@ -21,11 +21,13 @@ from halo_sql.engines.protocol import (
     turns_of,
 )
 from halo_sql.engines.scores import read_score
+from halo_sql.engines.shares import WORKERS
 from halo_sql.engines.vectors import hashed_vector, read_vector
 
 OPTIONS: tuple[Option, ...] = (
     KIND,
     DIMENSIONS,
+    WORKERS,
     Option("max_model_len", "integer", None, "Context in tokens of 4 characters; default unlimited", 1),
 )
 

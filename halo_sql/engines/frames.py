@@ -2,7 +2,9 @@
 
 To the worker:
     {op: start, args: {engine argument: value}, hub: bool}     first frame, once
-    {op: generate, params: [sampling map, …], items: [[seq, index into params, priority, token bytes], …]}
+    {op: generate, params: [sampling map, …],
+     items: [[seq, index into params, priority, token bytes, keep_tok, fetch], …]}
+        keep_tok tokens of its beginning are left for other workers, fetch: what they left is looked for
         a sampling map has keys temperature, top_p, max_tokens, seed, stop, json, choice, first ([[id of a token
         that a choice begins with, place of the choice], …]: the first token decides; empty: it does not); or only
         score: [ids of yes, ids of no]; or only embed: dimensions to shorten vectors to, 0 for their own length
@@ -12,7 +14,9 @@ To the worker:
 From the worker:
     {op: ready, context_tok, block_tok, kv_capacity_tok, dtype, device, version, tokenizer_dir, revision, max_num_seqs}
     {op: failed, message}                                        the model could not be loaded; the worker ends
-    {op: results, items: [[seq, text, finish, prompt_tok, cached_tok, output_tok, error code or None, message], …]}
+    {op: results, items: [[seq, text, finish, prompt_tok, cached_tok, output_tok, error code or None, message,
+        moved_tok], …]}
+        moved_tok of the cached tokens were fetched from another worker
         the text of a score is a decimal, that of a vector base64 of little-endian float32
     {op: reply, call: n, value, error}
 

@@ -181,7 +181,7 @@ class Lane:
             elif error.code == "cancelled" and self.stopped is not None:
                 error = self.stopped
             if self._log is not None:
-                note(self._log, call, result.text, error, result.prompt_tok, result.output_tok)
+                note(self._log, call, result.text, error, result.prompt_tok, result.output_tok, result.worker)
             if call.dropped:
                 channel.aborting(-1)
                 continue
@@ -213,6 +213,9 @@ class Lane:
         metrics.prompt_tok_cached += result.prompt_tok_cached
         metrics.output_tok += result.output_tok
         metrics.retries += result.retries
+        if result.worker >= 0:
+            label = f"{call.channel.spec.model}/{result.worker}"
+            metrics.workers[label] = metrics.workers.get(label, 0) + 1
         usd = 0.0
         if self._price is not FREE:
             usd = self._price.usd(result.prompt_tok, result.output_tok)
@@ -270,7 +273,13 @@ class Lane:
 
 
 def note(
-    log: RunLog, call: Call, text: str, error: EngineError | None, prompt_tok: int = 0, output_tok: int = 0
+    log: RunLog,
+    call: Call,
+    text: str,
+    error: EngineError | None,
+    prompt_tok: int = 0,
+    output_tok: int = 0,
+    worker: int = -1,
 ) -> None:
     """Write a call that ended into the log."""
     channel, status = call.channel, "done" if error is None else "failed"
@@ -279,7 +288,19 @@ def note(
     if error is None and not call.sent_s:
         status = "store"
     model, sent_s = channel.spec.model, call.sent_s
-    log.add(channel.metrics, call.number, model, call.user, text, status, error, sent_s, prompt_tok, output_tok)
+    log.add(
+        channel.metrics,
+        call.number,
+        model,
+        call.user,
+        text,
+        status,
+        error,
+        sent_s,
+        prompt_tok,
+        output_tok,
+        worker=None if worker < 0 else worker,
+    )
 
 
 def request_of(call: Call) -> GenRequest:
@@ -287,7 +308,9 @@ def request_of(call: Call) -> GenRequest:
     request = call.request
     if request is None:
         spec = call.channel.spec
-        request = GenRequest(_next_id(), call.user, spec.system, spec.sampling, spec.answer, spec.priority)
+        request = GenRequest(
+            _next_id(), call.user, spec.system, spec.sampling, spec.answer, spec.priority, spec.workers
+        )
         call.request = request
     return request
 

@@ -16,8 +16,8 @@ class Meter:
     busy_s  seconds with at least one request in flight
     """
 
-    __slots__ = ("_clock", "_computed_tok", "_flight", "_flight_s", "_in_flight", "_output_tok", "_read_tok",
-                 "_requests", "_since", "busy_s", "sound")  # fmt: skip
+    __slots__ = ("_cached_tok", "_clock", "_computed_tok", "_flight", "_flight_s", "_in_flight", "_output_tok",
+                 "_read_tok", "_requests", "_since", "busy_s", "sound")  # fmt: skip
 
     def __init__(self, sound: bool = True, clock: Callable[[], float] = time.perf_counter) -> None:
         self.sound = sound
@@ -27,7 +27,7 @@ class Meter:
         self._in_flight = 0
         self._flight_s = 0.0  # requests in flight × seconds
         self._requests = 0
-        self._computed_tok = self._output_tok = 0
+        self._computed_tok = self._cached_tok = self._output_tok = 0
         self._read_tok = 0.0
 
     def change(self, requests: int) -> None:
@@ -43,10 +43,21 @@ class Meter:
         """A request that was answered."""
         self._requests += 1
         self._computed_tok += result.prompt_tok - result.prompt_tok_cached
+        self._cached_tok += result.prompt_tok_cached
         self._output_tok += result.output_tok
         self._read_tok += result.output_tok * (result.prompt_tok + result.output_tok / 2)
         if result.error is not None or result.retries:
             self.sound = False
+
+    def counts(self) -> dict[str, float]:
+        """``requests``, ``prompt_tok``, ``prompt_tok_cached``, ``output_tok``, ``busy_s``."""
+        return {
+            "requests": self._requests,
+            "prompt_tok": self._computed_tok + self._cached_tok,
+            "prompt_tok_cached": self._cached_tok,
+            "output_tok": self._output_tok,
+            "busy_s": self.busy_s,
+        }
 
     def work(self, batch_requests: int) -> Work:
         """What was done, by an engine that computes at most ``batch_requests`` at once."""

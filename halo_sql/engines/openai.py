@@ -11,7 +11,7 @@ from halo_sql.engines import openai_score as scoring
 from halo_sql.engines import openai_wire as wire
 from halo_sql.engines.batches import BatchQueue, halved
 from halo_sql.engines.kinds import EMBEDDING, admitted
-from halo_sql.engines.openai_config import OPTIONS, check
+from halo_sql.engines.openai_config import OPTIONS, check, sources
 from halo_sql.engines.openai_server import Exchange, Server
 from halo_sql.engines.openai_steps import EXCLUSIVE_SERVERS
 from halo_sql.engines.protocol import Deliver, EngineInfo, GenRequest, GenResult, estimate_prompt_tok
@@ -19,7 +19,7 @@ from halo_sql.engines.tasks import Shared, TaskQueue
 from halo_sql.engines.vectors import dimensions_of
 from halo_sql.errors import EngineError
 
-__all__ = ["OPTIONS", "OpenAIEngine", "check"]
+__all__ = ["OPTIONS", "OpenAIEngine", "check", "sources"]
 
 MAX_VECTORS_BYTES = 128 * 2**20
 

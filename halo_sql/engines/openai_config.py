@@ -24,6 +24,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("headers", "object", {}, "More HTTP headers"),
     Option("timeout_s", "number", 120.0, "Deadline of a request with all its attempts", 0.01, 86_400),
     Option("concurrency", "integer", 64, "Requests in flight", 1, 4096),
+    Option("base_urls", "text", None, "More servers with the same model, comma-separated"),
     Option("max_retries", "integer", 4, "Attempts after the first", 0, 4),
     Option("backoff_s", "number", 0.5, "Base of the exponential backoff", 0.0, 60),
     Option("probe_s", "number", 5.0, "Time between probes of a server that is down", 0.01, 60),
@@ -86,6 +87,12 @@ class OpenAIConfig:
         if self.kind == EMBEDDING:
             parts += [EMBEDDING, str(self.dimensions or "")]
         return "|".join(parts)
+
+
+def sources(source: str, options: Mapping[str, object]) -> list[str]:
+    """The base URLs of a model: the source and those of the option ``base_urls``."""
+    more = resolve("openai", options, OPTIONS)["base_urls"] or ""
+    return [source, *(url.strip() for url in more.split(",") if url.strip())]
 
 
 def check(source: str, options: Mapping[str, object]) -> OpenAIConfig:

@@ -5,98 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
+from typing import Any
 
 from halo_sql.engines import registry
-from halo_sql.engines.protocol import Deliver, Engine, EngineInfo, GenRequest
+from halo_sql.engines.pooled import Entry, Key, PooledEngine
+from halo_sql.engines.protocol import Engine
+from halo_sql.engines.residency import Residency
 from halo_sql.engines.secret_store import SecretStore
-from halo_sql.engines.tasks import Shared
+from halo_sql.engines.shares import read_devices
 from halo_sql.errors import Error, InterfaceError
-
-# name, version, engine, source, options, id of the registered callable, what its secret holds
-Key = tuple[str, int, str, str, str, int, str]
-
-
-class PooledEngine:
-    """A pool's engine as its users hold it: an Engine whose start is shared and whose ``close`` leaves it warm.
-
-    As long as somebody holds it, the pool does not close the engine behind it.
-    """
-
-    __slots__ = ("__weakref__", "_entry", "engine")
-
-    def __init__(self, entry: _Entry) -> None:
-        self._entry = entry
-        self.engine = entry.engine
-
-    async def start(self) -> EngineInfo:
-        """Make ready; everybody waits for the same start, also for its error."""
-        try:
-            return await asyncio.shield(self._entry.start.once())
-        except Exception:
-            self._entry.reported = True
-            raise
-
-    @property
-    def load_s(self) -> float:
-        """Seconds its start took; 0 as long as it has not started."""
-        return self._entry.load_s
-
-    async def describe(self) -> EngineInfo | None:
-        """As Engine.describe."""
-        return await self.engine.describe()
-
-    def submit(self, requests: Sequence[GenRequest], deliver: Deliver) -> None:
-        """As Engine.submit; begins the start of an engine that was only described so far."""
-        self._entry.start.once()
-        self.engine.submit(requests, deliver)
-
-    def abort(self, ids: Sequence[int]) -> None:
-        """As Engine.abort."""
-        self.engine.abort(ids)
-
-    def count_tok(self, request: GenRequest) -> int:
-        """As Engine.count_tok."""
-        return self.engine.count_tok(request)
-
-    async def close(self) -> None:
-        """Does nothing: the pool closes its engines."""
-
-
-class _Entry:
-    """One engine of the pool."""
-
-    __slots__ = ("engine", "handle", "key", "load_s", "reported", "start")
-
-    def __init__(self, key: Key, engine: Engine) -> None:
-        self.key = key
-        self.engine = engine
-        self.start: Shared[EngineInfo] = Shared(self._started)
-        self.load_s = 0.0
-        self.reported = False  # a failed start was raised to somebody
-        self.handle: weakref.ref[PooledEngine] | None = None  # None: nobody ever asked for it
-
-    async def _started(self) -> EngineInfo:
-        began = time.perf_counter()
-        info = await self.engine.start()
-        self.load_s = time.perf_counter() - began
-        return info
-
-    def idle(self) -> bool:
-        return self.handle is None or self.handle() is None
-
-    def spent(self, again: bool) -> bool:
-        """Whether only a fresh engine can help: it ended itself (refused credentials), or its start failed.
-
-        The error of a start in the background goes to the first who asks; only then, or when it is to be begun
-        ``again``, the next engine is made.
-        """
-        if getattr(self.engine, "failed", None) is not None:
-            return True
-        return self.start.failed() and (again or self.reported)
 
 
 class EnginePool:
@@ -117,8 +37,10 @@ class EnginePool:
         self.functions: registry.Functions = {} if functions is None else functions  # live: may grow
         self._create = create or partial(registry.create, secrets=secrets)
         self._secrets = secrets
-        self._entries: dict[str, _Entry] = {}  # lower-case model name -> the current engine
-        self._retired: set[_Entry] = set()  # replaced, still in use
+        self.residency = Residency(self._next)
+        self._entries: dict[str, Entry] = {}  # lower-case model name -> the current engine
+        self._retired: set[Entry] = set()  # replaced, still in use
+        self._starting: set[asyncio.Task[object]] = set()
         self._closing: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -142,15 +64,47 @@ class EnginePool:
     def resident(self, model: registry.Definition) -> bool:
         """Whether the model's engine has started, in this definition (from any thread)."""
         entry = self._entries.get(model.name.lower())
-        return entry is not None and entry.key == self._key(model) and entry.load_s > 0.0
+        return entry is not None and entry.key == self._key(model) and _started(entry)
 
     def started(self) -> set[str]:
         """Lower-case names of the models whose engines have started (from any thread)."""
-        return {name for name, entry in list(self._entries.items()) if entry.load_s > 0.0}
+        return {name for name, entry in list(self._entries.items()) if _started(entry)}
+
+    def expect(self, models: Sequence[str]) -> Callable[[], None]:
+        """A plan will ask these models, in this order: room is made accordingly. The result ends that."""
+        return self.residency.expect(models)
+
+    async def preload(self, model: registry.Definition) -> bool:
+        """Begin to start the model's engine, if its device has room for it beside those that are at work or that a
+        running plan will ask; whether it did.
+
+        Not when its sizes are unknown and others are there."""
+        return await self._preload(self._entry(model))
+
+    async def _preload(self, entry: Entry) -> bool:
+        info = await entry.describe()
+        alone = not any(other.there for other in self._entries.values() if other is not entry)
+        if entry.there or self._closed or not (info or alone) or not await self.residency.take_unneeded(entry):
+            return False
+        entry.start.begin()
+        return True
+
+    def _next(self, name: str) -> None:
+        """A running plan asks this model next."""
+        entry = self._entries.get(name)
+        if entry is not None and not entry.there and entry.info is not None:
+            self._in_background(self._preload(entry))
+
+    def _in_background(self, work: Coroutine[Any, Any, object]) -> None:
+        task = self.loop.create_task(work)
+        self._starting.add(task)
+        task.add_done_callback(self._starting.discard)
 
     async def close(self) -> None:
         """Close all engines and wait until they are; idempotent."""
         self._closed = True
+        for task in self._starting:
+            task.cancel()
         for entry in [*self._entries.values(), *self._retired]:
             self._close_soon(entry)
         self._entries.clear()
@@ -158,14 +112,14 @@ class EnginePool:
         while self._closing:
             await asyncio.wait(self._closing)
 
-    def _entry(self, model: registry.Definition, again: bool = False) -> _Entry:
+    def _entry(self, model: registry.Definition, again: bool = False) -> Entry:
         if self._closed:
             raise InterfaceError("the connection is closed", remedy="Open a new one.")
         name, key = model.name.lower(), self._key(model)
         entry = self._entries.get(name)
         if entry is not None and entry.key == key and not entry.spent(again):
             return entry
-        fresh = _Entry(key, self._create(model, self.functions))
+        fresh = _new(key, model, partial(self._create, model, self.functions), self.residency)
         self._entries[name] = fresh
         if entry is not None:
             self._retire(entry)
@@ -181,30 +135,46 @@ class EnginePool:
 
     def _start(self, model: registry.Definition) -> None:
         with contextlib.suppress(Error):  # the same error is raised to whoever gets the engine
-            self._entry(model, again=True).start.begin()
+            entry = self._entry(model, again=True)
+            self._in_background(self._start_if_room(entry))
 
-    def _retire(self, entry: _Entry) -> None:
+    async def _start_if_room(self, entry: Entry) -> None:
+        """A start that nobody waits for puts nobody out."""
+        with contextlib.suppress(Error):  # the start meets it again
+            await entry.describe()
+        if not self._closed and self.residency.take(entry):
+            entry.start.begin()
+
+    def _retire(self, entry: Entry) -> None:
         self._retired.add(entry)
         if entry.idle():
             self._close_retired(entry)
 
-    def _released(self, entry: _Entry) -> None:
+    def _released(self, entry: Entry) -> None:
         """The last user let go of an engine (called by the garbage collector, on any thread)."""
         with contextlib.suppress(RuntimeError):  # the loop is closed: so are the engines
             self.loop.call_soon_threadsafe(self._close_retired, entry)
 
-    def _close_retired(self, entry: _Entry) -> None:
+    def _close_retired(self, entry: Entry) -> None:
         if entry in self._retired and entry.idle():
             self._retired.discard(entry)
             self._close_soon(entry)
 
-    def _close_soon(self, entry: _Entry) -> None:
-        task = self.loop.create_task(_close(entry))
+    def _close_soon(self, entry: Entry) -> None:
+        task = self.loop.create_task(entry.close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
 
-async def _close(entry: _Entry) -> None:
-    entry.start.cancel()
-    with contextlib.suppress(Exception):  # an engine that dies while it is closed is closed
-        await entry.engine.close()
+def _started(entry: Entry) -> bool:
+    return entry.there and entry.load_s > 0.0
+
+
+def _new(key: Key, model: registry.Definition, make: Callable[[], Engine], residency: Residency) -> Entry:
+    """An entry of a model that stands where its options say; without devices, on the first that it needs."""
+    options = {name.lower(): value for name, value in model.options.items()}
+    workers, devices = registry.worker_count(model), options.get("devices")
+    each = options.get("tensor_parallel_size", 1)
+    needed = range(workers * (each if isinstance(each, int) else 1))
+    places = read_devices(devices) if isinstance(devices, str) else list(needed)
+    return Entry(key, make, residency, places, workers, pinned=str(options.get("pinned")).lower() == "true")

@@ -87,6 +87,10 @@ class GenRequest:
     sampling  decoding options, resolved
     answer    the form of the answer
     priority  lower is earlier
+    workers   numbers of the workers that may answer it, where the model has several; empty: any
+    keep_chars  characters of its beginning (system message included) that other workers are to find in the shared
+              storage of the KV cache; 0: none
+    fetch     look for its beginning in that storage
     """
 
     id: int
@@ -95,6 +99,9 @@ class GenRequest:
     sampling: Sampling = Sampling()
     answer: Answer = TEXT
     priority: int = 0
+    workers: tuple[int, ...] = ()
+    keep_chars: int = 0
+    fetch: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +114,8 @@ class GenResult:
     prompt_tok_cached  of these taken from the prefix cache
     output_tok         generated tokens
     retries            attempts beyond the first that this request took
+    worker             number of the worker that answered; -1: the model has but one
+    prompt_tok_moved   of the cached ones those that another worker computed
     """
 
     id: int
@@ -117,6 +126,8 @@ class GenResult:
     output_tok: int = 0
     retries: int = 0
     error: EngineError | None = None
+    worker: int = -1
+    prompt_tok_moved: int = 0
 
 
 Deliver = Callable[[Sequence[GenResult]], None]
@@ -160,7 +171,11 @@ class EngineInfo:
 
 
 class Engine(Protocol):
-    """One model behind one worker or server. All methods run on the session's loop."""
+    """One model behind one worker or server. All methods run on the session's loop.
+
+    One that died fails its requests with the code 'unavailable' and can be started again. One that can leave its device
+    without ending has ``can_sleep`` true and ``sleep()`` and ``wake()``, both coroutines; asleep, it gets no requests.
+    """
 
     async def start(self) -> EngineInfo:
         """Make ready (idempotent, concurrent callers share one start).
@@ -239,6 +254,7 @@ class ChannelSpec:
     learn     the ``call_key`` under which is learnt what its requests take; '': nothing is
     cache     may be answered by and written to the response store (also needs ``EngineInfo.storable``)
     ordered   send in prefix order within what is queued; False: in the order of ``put`` (a LIMIT is waiting)
+    workers   numbers of the model's workers that the plan placed the calls on; empty: any
     """
 
     model: str
@@ -253,6 +269,7 @@ class ChannelSpec:
     row_form: bool = False
     traced: bool = False
     learn: str = ""
+    workers: tuple[int, ...] = ()
 
 
 Validate = Callable[[str, str], EngineError | None]  # (text, finish) -> None when the answer is complete and valid

@@ -27,6 +27,7 @@ from halo_sql.engines.protocol import (
     turns_of,
 )
 from halo_sql.engines.scores import read_score
+from halo_sql.engines.shares import WORKERS
 from halo_sql.engines.tasks import Shared, TaskQueue
 from halo_sql.engines.vectors import encode_vector
 from halo_sql.errors import EngineError
@@ -37,6 +38,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("storable", "boolean", None, "Whether answers may enter the response store"),
     KIND,
     DIMENSIONS,
+    WORKERS,
     Option("batch_size", "integer", 64, "Texts per call of an embedding function", 1, 65_536),
 )
 Messages = list[dict[str, str]]

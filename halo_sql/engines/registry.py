@@ -25,6 +25,7 @@ __all__ = [
     "embedding_dimensions",
     "model_kind",
     "price",
+    "worker_count",
 ]
 
 Functions = Mapping[str, Callable[..., Any]]  # lower-case model name -> the callable registered for it
@@ -90,11 +91,12 @@ def with_secret(model: Definition, secrets: SecretStore | None) -> Definition:
     if secrets is None:
         raise CatalogError(f'there is no store for the secret "{name}" of model "{model.name}"')
     found = secrets.get(name)
-    if not found.covers(model.source):
-        raise CatalogError(
-            f'secret "{found.name}" of model "{model.name}" is for {found.base_url}, not for {model.source}',
-            remedy="Use another secret, or change the BASE_URL of this one.",
-        )
+    for source in importlib.import_module(ENGINES["openai"].module).sources(model.source, model.options):
+        if not found.covers(source):
+            raise CatalogError(
+                f'secret "{found.name}" of model "{model.name}" is for {found.base_url}, not for {source}',
+                remedy="Use another secret, or change the BASE_URL of this one.",
+            )
     options = {key: value for key, value in model.options.items() if key != "secret"}
     if found.api_key is not None:
         options["api_key"] = found.api_key
@@ -120,6 +122,14 @@ def price(model: Definition) -> Price:
         return FREE
     values = resolve("openai", model.options, importlib.import_module(ENGINES["openai"].module).OPTIONS)
     return Price(values["price_in"], values["price_out"])
+
+
+def worker_count(model: Definition) -> int:
+    """How many workers answer for the model."""
+    options = {name.lower(): value for name, value in model.options.items()}
+    if model.engine == "openai":
+        return 1 + sum(bool(url.strip()) for url in str(options.get("base_urls", "")).split(","))
+    return int(str(options.get("workers", 1)))
 
 
 def _kind(model: Definition) -> Kind:
@@ -174,8 +184,7 @@ def _check_vllm(module: Any, model: Definition) -> None:
 
 
 def _make_echo(module: Any, model: Definition, functions: Functions) -> Engine:
-    engine: Engine = module.EchoEngine(model.options)
-    return engine
+    return _several(model, module.OPTIONS, lambda: module.EchoEngine(model.options))
 
 
 def _make_replay(module: Any, model: Definition, functions: Functions) -> Engine:
@@ -185,8 +194,13 @@ def _make_replay(module: Any, model: Definition, functions: Functions) -> Engine
 
 
 def _make_openai(module: Any, model: Definition, functions: Functions) -> Engine:
-    engine: Engine = module.OpenAIEngine(model.source, model.options)
-    return engine
+    sources = module.sources(model.source, model.options)
+    if len(sources) == 1:
+        engine: Engine = module.OpenAIEngine(model.source, model.options)
+        return engine
+    from halo_sql.engines.workers import WorkerGroup
+
+    return WorkerGroup([module.OpenAIEngine(source, model.options) for source in sources], alike=False)
 
 
 def _make_python(module: Any, model: Definition, functions: Functions) -> Engine:
@@ -196,17 +210,40 @@ def _make_python(module: Any, model: Definition, functions: Functions) -> Engine
             f'model "{model.name}" is a Python callable that this session has not registered',
             remedy=f'Call connection.create_model("{model.name}", function) first.',
         )
-    engine: Engine = module.PythonEngine(model.source if function is None else function, model.options)
-    return engine
+    source = model.source if function is None else function
+    return _several(model, module.OPTIONS, lambda: module.PythonEngine(source, model.options))
 
 
 def _make_vllm(module: Any, model: Definition, functions: Functions) -> Engine:
-    engine: Engine = module.VllmEngine(model.source, model.options)
-    return engine
+    from halo_sql.engines.shares import Share, Storage
+
+    values = module.check_options(model.options)
+    count = values["workers"]
+    if count == 1:
+        engine: Engine = module.VllmEngine(model.source, model.options)
+        return engine
+    from halo_sql.engines.workers import WorkerGroup
+
+    storage = Storage() if values["kv_sharing"] == "storage" else None
+    engines = [
+        module.VllmEngine(model.source, model.options, share=Share(number, count, storage)) for number in range(count)
+    ]
+    return WorkerGroup(engines, storage=storage)
+
+
+def _several(model: Definition, known: Any, make: Callable[[], Engine]) -> Engine:
+    """One engine, or as many as the option ``workers`` says as one."""
+    count = resolve(model.engine, model.options, known)["workers"]
+    if count == 1:
+        return make()
+    from halo_sql.engines.workers import WorkerGroup
+
+    return WorkerGroup([make() for _ in range(count)])
 
 
 def _check_openai(module: Any, model: Definition) -> None:
-    module.check(model.source, model.options)
+    for source in module.sources(model.source, model.options):
+        module.check(source, model.options)
 
 
 ENGINES: Mapping[str, Kind] = {

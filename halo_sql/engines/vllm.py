@@ -11,7 +11,7 @@ import importlib.util
 import itertools
 import sys
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from halo_sql.engines import bundled, frames
-from halo_sql.engines.kinds import admitted
+from halo_sql.engines.kinds import GENERATE, admitted
 from halo_sql.engines.model_dir import fingerprint
 from halo_sql.engines.protocol import Deliver, EngineInfo, GenRequest, GenResult, estimate_prompt_tok, failure
+from halo_sql.engines.shares import ALONE, Share
 from halo_sql.engines.vllm_model import VllmModel
 from halo_sql.engines.vllm_options import (
     VLLM_OPTIONS,
@@ -32,7 +33,7 @@ from halo_sql.engines.vllm_options import (
     worker_environment,
 )
 from halo_sql.engines.vllm_process import WorkerProcess
-from halo_sql.engines.vllm_requests import fitted, worker_params
+from halo_sql.engines.vllm_requests import fitted, kept_tok, worker_params
 from halo_sql.errors import EngineError
 
 __all__ = ["VLLM_OPTIONS", "VllmEngine", "check_options"]
@@ -63,6 +64,8 @@ class VllmEngine:
     options   WITH (…) options, see VLLM_OPTIONS
     python    interpreter that has vLLM; default this one
     progress  gets a line per step when a bundled model is fetched
+    share     its part of the machine, as one of several workers
+    on_lost   set: called when the worker has died and its requests have failed; it is not started again by itself
     Raises CatalogError for a wrong option.
     """
 
@@ -73,9 +76,12 @@ class VllmEngine:
         *,
         python: str = sys.executable,
         progress: bundled.Progress = bundled.to_stderr,
+        share: Share = ALONE,
     ) -> None:
         self.source = source
         self.restarts = 0
+        self.on_lost: Callable[[EngineError], None] | None = None
+        self._share = share
         self._options = check_options(options or {})
         self._model = VllmModel(source, self._options, progress)
         self._python = python
@@ -88,6 +94,12 @@ class VllmEngine:
         self._pump_task: asyncio.Task[None] | None = None
         self._closed = False
         self._encoder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="halo-encode")
+
+    @property
+    def can_sleep(self) -> bool:
+        """Whether it can leave its device without ending: on a GPU, with the option ``sleep_mode``."""
+        info = self._model.info
+        return bool(self._options["sleep_mode"]) and info is not None and info.device != "cpu"
 
     @property
     def worker_pid(self) -> int | None:
@@ -115,8 +127,10 @@ class VllmEngine:
         model = self._model
         folder = await asyncio.to_thread(model.folder)
         cpu = await asyncio.to_thread(cpu_build)
-        environment = worker_environment(self._options, cpu, folder is not None)
-        arguments = engine_arguments(str(folder) if folder else self.source, self._options, cpu, model.kind)
+        environment = worker_environment(self._options, cpu, folder is not None, share=self._share)
+        arguments = engine_arguments(
+            str(folder) if folder else self.source, self._options, cpu, model.kind, self._share
+        )
         spawning = asyncio.ensure_future(
             WorkerProcess.spawn(
                 self._python,
@@ -218,7 +232,10 @@ class VllmEngine:
             pending.sent = True
             pending.attempts += 1
             index = params.setdefault((request.sampling, request.answer), len(params))
-            items.append([number, index, request.priority, frames.pack_tokens(outcome)])
+            keep_tok, fetch = 0, False
+            if self._share.storage is not None and self._model.kind == GENERATE:
+                keep_tok, fetch = kept_tok(request, len(outcome)), request.fetch
+            items.append([number, index, request.priority, frames.pack_tokens(outcome), keep_tok, fetch])
         if items:
             specs = [worker_params(sampling, answer, self._model) for sampling, answer in params]
             worker.send({"op": "generate", "params": specs, "items": items})
@@ -226,14 +243,22 @@ class VllmEngine:
 
     def _on_results(self, items: list[list[Any]]) -> None:
         results: list[tuple[int, GenResult]] = []
-        for number, text, finish, prompt_tok, cached_tok, output_tok, code, message in items:
+        for number, text, finish, prompt_tok, cached_tok, output_tok, code, message, moved_tok in items:
             pending = self._pending.get(number)
             if pending is None:
                 continue
             error = EngineError(message, code=code, retryable=code == "engine") if code else None
             retries = pending.attempts - 1
             result = GenResult(
-                pending.request.id, text, finish, prompt_tok, cached_tok, output_tok, max(0, retries), error
+                pending.request.id,
+                text,
+                finish,
+                prompt_tok,
+                cached_tok,
+                output_tok,
+                max(0, retries),
+                error,
+                prompt_tok_moved=moved_tok,
             )
             results.append((number, result))
         self._deliver(results)
@@ -266,6 +291,11 @@ class VllmEngine:
         """The worker died. Start another one and send again what is unfinished, a limited number of times."""
         worker, self._worker, self._starting = self._worker, None, None
         if worker is None or self._closed:
+            return
+        if self.on_lost is not None:
+            error = EngineError(f"the vLLM worker died: {worker.trouble()}", code="unavailable")
+            self._fail_all(error)
+            self.on_lost(error)
             return
         if self.restarts >= _MAX_RESTARTS:
             remedy = f"It was restarted {self.restarts} times; the log is in {worker.log}."

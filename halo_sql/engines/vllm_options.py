@@ -11,7 +11,8 @@ from typing import Any
 from halo_sql.engines.bundled import INSTALL_REMEDY, child_environment
 from halo_sql.engines.kinds import DIMENSIONS, EMBEDDING, GENERATE, KIND
 from halo_sql.engines.options import Option, resolve
-from halo_sql.errors import EngineError
+from halo_sql.engines.shares import ALONE, WORKERS, Share, check_devices, read_devices, visible_gpus
+from halo_sql.errors import CatalogError, EngineError
 
 VLLM_OPTIONS: tuple[Option, ...] = (
     Option(
@@ -34,6 +35,17 @@ VLLM_OPTIONS: tuple[Option, ...] = (
     Option("threads", "integer", None, "CPU cores to compute on; default vLLM's choice", 1),
     Option("quantization", "text", None, "Quantization method of the weights, as vLLM names it"),
     Option("sleep_mode", "boolean", False, "Allow sleep and wake-up (GPU only)"),
+    WORKERS,
+    Option("devices", "text", None, "GPUs to use (on a CPU: cores), e.g. '0,1'; the workers divide them"),
+    Option("pinned", "boolean", False, "Never make room for another model"),
+    Option(
+        "kv_sharing",
+        "text",
+        "off",
+        "How a worker gets what another has computed of a prompt",
+        choices=("off", "storage"),
+    ),
+    Option("kv_transfer_config", "object", None, "vLLM's own configuration of a KV connector"),
     KIND,
     DIMENSIONS,
     Option("truncate", "boolean", False, "Cut a text that is longer than an embedding model's context"),
@@ -48,7 +60,18 @@ _BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 
 def check_options(options: Mapping[str, object]) -> dict[str, Any]:
     """All options with checked values and defaults; CatalogError names what is wrong, with the nearest known name."""
-    return resolve("vllm", options, VLLM_OPTIONS)
+    values = resolve("vllm", options, VLLM_OPTIONS)
+    check_devices(values, cpu=values["devices"] is not None and cpu_build())
+    if values["kv_sharing"] != "off" and values["kv_transfer_config"] is not None:
+        raise CatalogError(
+            'options "kv_sharing" and "kv_transfer_config" of engine vllm exclude each other',
+            remedy="kv_sharing = 'storage' is a KV connector of its own.",
+        )
+    if values["kv_sharing"] != "off" and values["workers"] == 1:
+        raise CatalogError("kv_sharing is between workers, and there is one", remedy="Say how many, e.g. workers = 2.")
+    if values["kv_sharing"] != "off" and not values["enable_prefix_caching"]:
+        raise CatalogError("kv_sharing needs enable_prefix_caching", remedy="Leave that at its default, true.")
+    return values
 
 
 def not_installed(what: str) -> EngineError:
@@ -93,7 +116,9 @@ def dtype_for(given: str | None, cpu: bool, flags: frozenset[str]) -> str:
     return given or "float32"
 
 
-def engine_arguments(model: str, options: Mapping[str, Any], cpu: bool, kind: str = GENERATE) -> dict[str, Any]:
+def engine_arguments(
+    model: str, options: Mapping[str, Any], cpu: bool, kind: str = GENERATE, share: Share = ALONE
+) -> dict[str, Any]:
     """vLLM's engine arguments for checked options."""
     arguments: dict[str, Any] = {
         "model": model,
@@ -123,16 +148,29 @@ def engine_arguments(model: str, options: Mapping[str, Any], cpu: bool, kind: st
         arguments["enforce_eager"] = True  # compiling costs minutes at the start and gains nothing on a CPU
         arguments.setdefault("block_size", _CPU_BLOCK_TOK)
         if kv_gib is None and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
-            kv_gib = min(_CPU_KV_GIB, max(0.25, _available_gib() / 4))
+            kv_gib = min(_CPU_KV_GIB, max(0.25, _available_gib() / 4 / share.count))
     elif options["sleep_mode"]:
         arguments["enable_sleep_mode"] = True
     if kv_gib is not None:
         arguments["kv_cache_memory_bytes"] = int(kv_gib * (1 << 30))
+    if options["kv_transfer_config"] is not None:
+        arguments["kv_transfer_config"] = options["kv_transfer_config"]
+    elif share.storage is not None and kind == GENERATE:
+        arguments["kv_transfer_config"] = {
+            "kv_connector": "BlockStorageConnector",
+            "kv_connector_module_path": "halo_sql.engines.vllm_blocks",
+            "kv_role": "kv_both",
+            "kv_load_failure_policy": "recompute",
+            "kv_connector_extra_config": {
+                "folder": str(share.storage.folder),
+                "limit_bytes": share.storage.limit_bytes // share.count,
+            },
+        }
     return arguments
 
 
 def worker_environment(
-    options: Mapping[str, Any], cpu: bool, local: bool, prefix: Path | None = None
+    options: Mapping[str, Any], cpu: bool, local: bool, prefix: Path | None = None, share: Share = ALONE
 ) -> dict[str, str]:
     """The environment of a worker; ``local``: the model lies in a folder, so nothing may go to the network."""
     environment = child_environment() | {
@@ -144,7 +182,11 @@ def worker_environment(
     }
     if local:
         environment["HF_HUB_OFFLINE"] = "1"
+    devices, each = read_devices(options["devices"]), options["tensor_parallel_size"]
     if not cpu:
+        if devices or share.count > 1:
+            gpus = visible_gpus(devices, share.count * each)
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[share.number * each : (share.number + 1) * each])
         return environment
     # vLLM compiles some steps of sampling even when it is told to be eager: half a minute for the first score, and a
     # C++ compiler nobody needs otherwise.
@@ -155,18 +197,19 @@ def worker_environment(
     if openmp.is_file():  # must be loaded before torch; decoding is several times faster with it
         known = environment.get("LD_PRELOAD", "")
         environment["LD_PRELOAD"] = f"{openmp}:{known}" if known else str(openmp)
-    cores = _cores(options["threads"])
+    cores = _cores(options["threads"], devices, share)
     if cores and options["tensor_parallel_size"] == 1:
         environment["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cores))
     return environment
 
 
-def _cores(threads: int | None) -> list[int]:
-    """The cores to compute on, one logical CPU each where possible; empty: leave it to vLLM.
+def _cores(threads: int | None, given: list[int], share: Share) -> list[int]:
+    """The cores to compute on, one logical CPU each where possible; empty: leave it to vLLM. Workers have disjoint ones
+    where there are enough.
 
     vLLM keeps one core for its scheduler, which on two cores halves the speed: small machines use all.
     """
-    logical = sorted(os.sched_getaffinity(0))
+    logical = [core for core in given if core in os.sched_getaffinity(0)] or sorted(os.sched_getaffinity(0))
     physical: dict[str, int] = {}
     for cpu in logical:
         try:
@@ -176,7 +219,9 @@ def _cores(threads: int | None) -> list[int]:
         physical.setdefault(siblings, cpu)
     first = list(physical.values())
     if threads is not None:
-        return (first + [cpu for cpu in logical if cpu not in first])[:threads]
+        return share.of(first + [cpu for cpu in logical if cpu not in first], threads)
+    if given or share.count > 1:
+        return share.of(first)
     return first if len(first) <= _SMALL_MACHINE_CORES and "VLLM_CPU_OMP_THREADS_BIND" not in os.environ else []
 
 

@@ -247,6 +247,8 @@ class WorkerProcess:
 
 def _hint(message: str) -> str:
     lowered = message.lower()
+    if "needs the package" in lowered:
+        return "Install it into the worker's environment, or use kv_sharing = 'storage', which needs none."
     if "memory" in lowered or "kv cache" in lowered:
         return "Lower kv_cache_gib, gpu_memory_utilization or max_model_len, or free memory."
     if "offline" in lowered or "connect" in lowered or "resolve" in lowered:

@@ -69,3 +69,9 @@ def fitted(request: GenRequest, prompt: list[int], context_tok: int, model: Vllm
         remedy="Shorten the prompt or lower max_tokens.",
     )
     return GenResult(request.id, finish="error", prompt_tok=len(prompt), error=error)
+
+
+def kept_tok(request: GenRequest, prompt_tok: int) -> int:
+    """About how many tokens the first ``keep_chars`` characters of a request are."""
+    chars = len(request.system or "") + len(request.user)
+    return min(prompt_tok, -(-prompt_tok * request.keep_chars // max(1, chars)))

@@ -26,6 +26,8 @@ from halo_sql.engines.process_group import end_group
 EXIT_NOT_INSTALLED = 77
 _NEEDED = ("msgpack", "vllm")
 _GRACE_S = 2.0
+#: How the names of KV connectors begin, and the packages of which they need one.
+_CONNECTORS = {"Nixl": ("nixl", "nixl_cu12", "nixl_cu13"), "LMCache": ("lmcache",), "Mooncake": ("mooncake",)}
 #: Finished requests are collected this long before they are sent as one frame.
 _FLUSH_S = 0.001
 
@@ -69,11 +71,14 @@ class Worker:
                 params.append(pooling_params(spec) if "embed" in spec else sampling_params(spec))
             except Exception as error:  # vLLM refuses the options in many types of its own
                 params.append(error)
-        for seq, index, priority, tokens in frame["items"]:
+        for seq, index, priority, tokens, keep_tok, fetch in frame["items"]:
             if isinstance(params[index], Exception):
-                self._emit([seq, "", "error", 0, 0, 0, "rejected", _short(params[index])])
+                self._emit([seq, "", "error", 0, 0, 0, "rejected", _short(params[index]), 0])
                 continue
-            task = asyncio.ensure_future(self._one(seq, frame["params"][index], params[index], priority, tokens))
+            own = params[index].clone()  # vLLM completes the object it is given
+            if keep_tok or fetch:
+                own.extra_args = {"kv_transfer_params": {"keep_tok": keep_tok, "fetch": fetch}}
+            task = asyncio.ensure_future(self._one(seq, frame["params"][index], own, priority, tokens))
             self._running[seq] = task
 
     async def _one(self, seq: int, spec: dict[str, Any], params: Any, priority: int, tokens: bytes) -> None:
@@ -85,22 +90,21 @@ class Worker:
         try:
             last = None
             ask = self._llm.encode if "embed" in spec else self._llm.generate
-            # Each request gets its own copy: vLLM completes the object it is given.
-            async for output in ask(prompt, params.clone(), str(seq), priority=priority):
+            async for output in ask(prompt, params, str(seq), priority=priority):
                 last = output
             assert last is not None, "vLLM ended a request without an output"
             self._emit(self._vector(seq, last) if "embed" in spec else self._result(seq, last, spec))
         except asyncio.CancelledError:
             if seq not in self._aborted:
                 raise
-            self._emit([seq, "", "error", 0, 0, 0, "cancelled", "the request was aborted"])
+            self._emit([seq, "", "error", 0, 0, 0, "cancelled", "the request was aborted", 0])
         except EngineDeadError:
             # The parent sees the end of the stream, starts a new worker and sends again what is unfinished.
             _die(f"engine core died: {self._llm.errored}")
         except Exception as error:  # one request's failure is that request's result
             if self._llm.errored:
                 _die(f"engine core died: {_short(error)}")
-            self._emit([seq, "", "error", 0, 0, 0, _code(error), _short(error)])
+            self._emit([seq, "", "error", 0, 0, 0, _code(error), _short(error), 0])
         finally:
             self._aborted.discard(seq)
             self._running.pop(seq, None)
@@ -122,8 +126,8 @@ class Worker:
         try:
             text = encode_vector(output.outputs.data.tolist())
         except (ValueError, TypeError) as problem:
-            return [seq, "", "error", prompt_tok, cached_tok, 0, "engine", f"vLLM gave no vector: {problem}"]
-        return [seq, text, "stop", prompt_tok, cached_tok, 0, None, ""]
+            return [seq, "", "error", prompt_tok, cached_tok, 0, "engine", f"vLLM gave no vector: {problem}", 0]
+        return [seq, text, "stop", prompt_tok, cached_tok, 0, None, "", 0]
 
     def _result(self, seq: int, output: Any, spec: dict[str, Any]) -> list[Any]:
         """What was asked for by ``spec``: a text, a score, a choice by its first token."""
@@ -132,22 +136,23 @@ class Worker:
         completion = output.outputs[0]
         output_tok = len(completion.token_ids)
         prompt_tok, cached_tok = self._count(output, output_tok)
+        moved_tok = int((output.kv_transfer_params or {}).get("moved_tok", 0))
         finish = completion.finish_reason or "stop"
         if finish not in ("stop", "length"):
             message = f"vLLM ended the request with {finish!r}"
-            return [seq, "", "error", prompt_tok, cached_tok, output_tok, "engine", message]
+            return [seq, "", "error", prompt_tok, cached_tok, output_tok, "engine", message, moved_tok]
         if spec.get("first"):
             text = spec["choice"][dict(spec["first"])[completion.token_ids[0]]]
-            return [seq, text, "stop", prompt_tok, cached_tok, output_tok, None, ""]
+            return [seq, text, "stop", prompt_tok, cached_tok, output_tok, None, "", moved_tok]
         if spec.get("score"):
             logs = completion.logprobs[0]
             yes, no = ([logs[token].logprob for token in ids if token in logs] for ids in spec["score"])
             found = score(yes, no)
             if found is None:
                 message = "vLLM gave no log-probability of yes or no"
-                return [seq, "", "error", prompt_tok, cached_tok, output_tok, "engine", message]
-            return [seq, found, "stop", prompt_tok, cached_tok, output_tok, None, ""]
-        return [seq, completion.text, finish, prompt_tok, cached_tok, output_tok, None, ""]
+                return [seq, "", "error", prompt_tok, cached_tok, output_tok, "engine", message, moved_tok]
+            return [seq, found, "stop", prompt_tok, cached_tok, output_tok, None, "", moved_tok]
+        return [seq, completion.text, finish, prompt_tok, cached_tok, output_tok, None, "", moved_tok]
 
     def _emit(self, item: list[Any]) -> None:
         if not self._finished:
@@ -242,6 +247,9 @@ def load(start: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     from vllm import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 
+    problem = missing_connector(start["args"].get("kv_transfer_config"))
+    if problem:
+        raise RuntimeError(problem)
     llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**start["args"]))
     model, cache = llm.vllm_config.model_config, llm.vllm_config.cache_config
     ready = {
@@ -264,6 +272,15 @@ def load(start: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         ready |= {"tokenizer_dir": str(folder), "revision": folder.name}
     ready["weight_bytes"] = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     return llm, ready
+
+
+def missing_connector(config: dict[str, Any] | None) -> str:
+    """What a KV connector needs and this environment lacks, a sentence; '' when nothing is known to be missing."""
+    name = str((config or {}).get("kv_connector") or "")
+    for begins, packages in _CONNECTORS.items():
+        if name.startswith(begins) and not any(importlib.util.find_spec(package) for package in packages):
+            return f"the KV connector {name} needs the package {packages[0]}, which is not installed"
+    return ""
 
 
 def kv_tok_bytes(config: Any) -> int:
