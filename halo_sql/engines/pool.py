@@ -174,7 +174,7 @@ class EnginePool:
     def _key(self, model: registry.Definition) -> Key:
         name = model.name.lower()
         options = json.dumps(dict(model.options), sort_keys=True, default=repr)
-        function = self.functions.get(name) if model.engine == "python" else None
+        function = self.functions.get(name) if model.engine in ("python", "emulated") else None
         secret = model.options.get("secret") if self._secrets is not None else None
         stamp = "" if secret is None or self._secrets is None else self._secrets.stamp(str(secret))
         return name, model.version, model.engine, model.source, options, 0 if function is None else id(function), stamp

@@ -12,6 +12,8 @@ from halo_sql.engines.kinds import check_answer, check_options_of_kind, embeddin
 from halo_sql.engines.options import resolve
 from halo_sql.engines.protocol import Engine
 from halo_sql.engines.secret_store import SecretStore
+from halo_sql.engines.speed import Speed
+from halo_sql.engines.speeds import definition_of
 from halo_sql.errors import CatalogError, did_you_mean
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "embedding_dimensions",
     "model_kind",
     "price",
+    "stated_speed",
 ]
 
 Functions = Mapping[str, Callable[..., Any]]  # lower-case model name -> the callable registered for it
@@ -205,6 +208,25 @@ def _make_vllm(module: Any, model: Definition, functions: Functions) -> Engine:
     return engine
 
 
+def _check_emulated(module: Any, model: Definition) -> None:
+    module.check(model.name, model.source, model.options)
+
+
+def _make_emulated(module: Any, model: Definition, functions: Functions) -> Engine:
+    function = functions.get(model.name.lower())
+    engine: Engine = module.EmulatedEngine(model.name, model.source, model.options, function)
+    return engine
+
+
+def stated_speed(model: Definition) -> Speed | None:
+    """The speed of a model that its definition tells: of an emulated one. CatalogError as ``check_model``."""
+    if model.engine != "emulated":
+        return None
+    engine = importlib.import_module(ENGINES["emulated"].module).EmulatedEngine(model.name, model.source, model.options)
+    speed: Speed = engine.profile.speed(definition_of(model), engine.info())
+    return speed
+
+
 def _check_openai(module: Any, model: Definition) -> None:
     module.check(model.source, model.options)
 
@@ -215,4 +237,5 @@ ENGINES: Mapping[str, Kind] = {
     "python": Kind("halo_sql.engines.python", _check_python, _make_python),
     "echo": Kind("halo_sql.engines.echo", _check_plain, _make_echo),
     "replay": Kind("halo_sql.engines.replay", _check_replay, _make_replay),
+    "emulated": Kind("halo_sql.engines.emulated", _check_emulated, _make_emulated),
 }

@@ -1,0 +1,426 @@
+"""The emulated engine on a virtual clock: seconds by hand, devices, sleep, transfers, aborts, errors."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from halo_sql.engines.calibrate import calibrate
+from halo_sql.engines.emulated import EmulatedEngine, Reply
+from halo_sql.engines.profiles import find, from_speed
+from halo_sql.engines.protocol import EMBEDDING, SCORE, TEXT, YES_NO, Answer, GenRequest, GenResult
+from halo_sql.engines.registry import check_model, create, stated_speed
+from halo_sql.errors import CatalogError, EngineError
+from halo_sql.ir.prompt import Sampling
+from halo_sql.virtual_time import VirtualTimeLoop
+
+PROFILES = """
+[toy]
+block_tok = 4
+context_tok = 4000
+max_num_seqs = 8
+max_num_batched_tokens = 100
+prefill_tok_per_s = 1000.0
+decode_step_s = 0.01
+memory_bytes = 1_000_000
+weight_bytes = 100_000
+kv_tok_bytes = 100
+start_s = 40.0
+load_s = 2.0
+load_bytes_per_s = 50_000.0
+wake_bytes_per_s = 100_000.0
+link_bytes_per_s = { nvlink = 1000.0, pcie = 100.0 }
+
+[rich]
+like = "toy"
+decode_seq_s = 0.001
+kv_read_s = 0.0001
+request_s = 0.5
+"""
+
+
+@dataclass
+class Model:
+    """A definition, see ``registry.Definition``."""
+
+    source: str
+    options: dict[str, object]
+    name: str = "m"
+    engine: str = "emulated"
+    version: int = 1
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Callable[..., EmulatedEngine]:
+    path = tmp_path / "profiles.toml"
+    path.write_text(PROFILES)
+
+    def make(profile: str = "toy", name: str = "m", function: Any = None, **options: object) -> EmulatedEngine:
+        options = {"tokenizer": "words", "preloaded": True} | options
+        return EmulatedEngine(name, f"{path}#{profile}", options, function)
+
+    return make
+
+
+def run(work: Coroutine[Any, Any, Any]) -> Any:
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        return runner.run(work)
+
+
+def words(count: int, word: str = "a") -> str:
+    """A prompt of so many tokens: 3 are around the words (begin, end, begin of the answer)."""
+    return " ".join([word] * (count - 3))
+
+
+def answer_of(tok: int) -> Callable[[Any], Reply]:
+    return lambda _: Reply("x", tok)
+
+
+def now_s() -> float:
+    return round(asyncio.get_running_loop().time(), 9)
+
+
+async def ask(engine: EmulatedEngine, requests: Sequence[GenRequest]) -> list[tuple[float, GenResult]]:
+    """When each was answered, and what, in the order of the requests."""
+    found: dict[int, tuple[float, GenResult]] = {}
+    done = asyncio.Event()
+
+    def deliver(results: Sequence[GenResult]) -> None:
+        for result in results:
+            assert result.id not in found, "delivered once"
+            found[result.id] = (now_s(), result)
+        if len(found) == len(requests):
+            done.set()
+
+    engine.submit(requests, deliver)
+    await done.wait()
+    return [found[request.id] for request in requests]
+
+
+def requests(*tok: int, first: int = 0, word: str = "a") -> list[GenRequest]:
+    return [GenRequest(first + number, words(size, word)) for number, size in enumerate(tok)]
+
+
+def times(answers: list[tuple[float, GenResult]]) -> list[float]:
+    return [at_s for at_s, _ in answers]
+
+
+# --- seconds
+
+
+def test_one_request(made: Callable[..., EmulatedEngine]) -> None:
+    async def one() -> None:
+        engine = made(function=answer_of(5))
+        ((at_s, result),) = await ask(engine, requests(50))
+        assert at_s == 0.05 + 5 * 0.01
+        assert (result.text, result.finish) == ("x", "stop")
+        assert (result.prompt_tok, result.prompt_tok_cached, result.output_tok) == (50, 0, 5)
+        assert [(round(begin, 9), round(end, 9)) for begin, end in engine.times.busy] == [(0.0, 0.1)]
+
+    run(one())
+
+
+def test_all_that_a_profile_tells(made: Callable[..., EmulatedEngine]) -> None:
+    async def one() -> None:
+        engine = made("rich", function=answer_of(3))
+        ((at_s, _),) = await ask(engine, requests(20))
+        assert at_s == round(0.02 + 0.5 + 3 * (0.01 + 0.001) + (20 + 21 + 22) * 0.0001, 9)
+
+    run(one())
+
+
+def test_a_batch_shares_its_steps(made: Callable[..., EmulatedEngine]) -> None:
+    async def two() -> None:
+        engine = made(function=answer_of(5), enable_prefix_caching=False)
+        assert times(await ask(engine, requests(30, 40))) == [0.12, 0.12]  # 70 tokens, 5 steps
+
+    run(two())
+
+
+def test_what_is_cached_is_not_computed(made: Callable[..., EmulatedEngine]) -> None:
+    async def two() -> None:
+        engine = made(function=answer_of(5))
+        answers = await ask(engine, requests(30, 30))
+        assert [result.prompt_tok_cached for _, result in answers] == [0, 28]
+        assert times(answers) == [0.082, 0.082]  # 32 tokens, 5 steps
+        assert times(await ask(engine, requests(30, first=7))) == [0.082 + 0.002 + 0.05]
+
+    run(two())
+
+
+def test_a_long_prompt_takes_several_steps_and_others_join(made: Callable[..., EmulatedEngine]) -> None:
+    async def two() -> None:
+        engine = made(function=answer_of(2), enable_prefix_caching=False)
+        # 100 | 50 and 10, first tokens | second tokens
+        assert times(await ask(engine, requests(150, 10))) == [0.19, 0.19]
+
+    run(two())
+
+
+def test_a_newcomer_joins_at_the_next_step(made: Callable[..., EmulatedEngine]) -> None:
+    async def two() -> list[float]:
+        engine = made(function=lambda messages: Reply("x", 101 if len(messages[0]["content"]) > 100 else 2))
+        long = asyncio.ensure_future(ask(engine, requests(90)))  # 0.1 s with its first token, then 100 steps
+        await asyncio.sleep(0.505)
+        short = await ask(engine, requests(10, first=5, word="b"))
+        return [*times(short), *times(await long)]
+
+    # it waits for the step that ends at 0.51; the next takes 0.02, and one more
+    assert run(two()) == [0.54, 1.11]
+
+
+def test_models_on_one_device_take_turns_and_on_two_they_do_not(made: Callable[..., EmulatedEngine]) -> None:
+    async def both(other: str) -> list[float]:
+        a = made(name="a", function=answer_of(11), kv_cache_gib=0.0003)
+        b = made(name="b", function=answer_of(11), kv_cache_gib=0.0003, device=other)
+        answers = await asyncio.gather(ask(a, requests(10)), ask(b, requests(10)))
+        return [answer[0][0] for answer in answers]
+
+    assert run(both("gpu1")) == [0.12, 0.12]
+    assert run(both("GPU0")) == [0.23, 0.24]
+
+
+# --- loads, sleep, transfers
+
+
+def test_a_start_takes_the_process_and_the_weights(made: Callable[..., EmulatedEngine]) -> None:
+    async def one() -> None:
+        engine = made(preloaded=False, function=answer_of(1))
+        answers, info = await asyncio.gather(ask(engine, requests(20)), engine.start())
+        assert times(answers) == [40 + 2 + 2 + 0.02 + 0.01]
+        assert info == await engine.describe()
+        assert info.timed
+        assert not info.storable
+        assert (info.device, info.memory_bytes, info.weight_bytes) == ("gpu0", 1_000_000, 100_000)
+        assert info.kv_capacity_tok == (900_000 - 100_000) // 400 * 4
+
+    run(one())
+
+
+def test_memory_holds_one_of_them_and_the_idle_one_makes_room(made: Callable[..., EmulatedEngine]) -> None:
+    async def swap(sleep_mode: bool) -> list[float]:
+        a, b = (made(name=name, function=answer_of(1), sleep_mode=sleep_mode, preloaded=False) for name in "ab")
+        first = await ask(a, requests(20))
+        second = await ask(b, requests(20))
+        third = await ask(a, requests(20, first=5))
+        assert third[0][1].prompt_tok_cached == 0, "the KV cache is gone"
+        assert [len(engine.times.loads) for engine in (a, b)] == [2, 1]
+        return [*times(first), *times(second), *times(third)]
+
+    started, work = 44.0, 0.03
+    assert run(swap(True)) == [started + work, 2 * (started + work) + 1, 2 * started + 3 * work + 1 + 1 + 1]
+    assert run(swap(False)) == [started + work, 2 * (started + work), 2 * started + 3 * work + 4]
+
+
+def test_a_busy_model_is_not_sent_away(made: Callable[..., EmulatedEngine]) -> None:
+    async def both() -> None:
+        a, b = (made(name=name, function=answer_of(100)) for name in "ab")
+        one, other = await asyncio.gather(ask(a, requests(20)), ask(b, requests(20)))
+        assert times(one) == [0.02 + 1.0]
+        assert times(other) == [0.02 + 1.0 + 1.0 + 0.02 + 1.0]  # asleep in a second, loaded in none
+
+    run(both())
+
+
+def test_sleep_and_wake(made: Callable[..., EmulatedEngine]) -> None:
+    async def one() -> None:
+        engine = made(function=answer_of(1))
+        await ask(engine, requests(20))
+        await engine.sleep()
+        assert now_s() == 1.03
+        await engine.sleep()
+        assert now_s() == 1.03
+        await engine.wake()
+        assert now_s() == 2.03
+        ((_, result),) = await ask(engine, requests(20, first=3))
+        assert result.prompt_tok_cached == 0
+        answer = asyncio.ensure_future(ask(engine, requests(20, first=4)))
+        await asyncio.sleep(0)
+        with pytest.raises(EngineError, match="in flight"):
+            await engine.sleep()
+        await answer
+
+    run(one())
+
+
+def test_blocks_come_over_a_link(made: Callable[..., EmulatedEngine]) -> None:
+    async def move(link: str) -> float:
+        here, there = made(name="a", function=answer_of(1), link=link), made(name="b", device="gpu1")
+        await asyncio.gather(here.start(), there.start())
+        await ask(there, requests(22))
+        before_s = now_s()
+        assert await here.pull(there, requests(22)[0]) == 20
+        took_s = now_s() - before_s
+        assert await here.pull(there, requests(22)[0]) == 0
+        ((_, result),) = await ask(here, requests(22))
+        assert result.prompt_tok_cached == 20
+        assert (await here.stats())["transferred_tok"] == 20
+        return round(took_s, 9)
+
+    assert run(move("nvlink")) == 2.0
+    assert run(move("pcie")) == 20.0
+
+
+# --- answers
+
+
+def test_without_a_function_it_answers_as_echo(made: Callable[..., EmulatedEngine]) -> None:
+    async def some() -> list[GenResult]:
+        engine = made()
+        forms = [TEXT, SCORE, YES_NO, Answer("choice", choices=("ab", "ac")), EMBEDDING]
+        texts = ["a b c", "0.25", " yes", "ac", "x"]
+        asked = [
+            GenRequest(number, text, answer=form) for number, (text, form) in enumerate(zip(texts, forms, strict=True))
+        ]
+        return [result for _, result in await ask(engine, asked)]
+
+    text, score, yes, label, vector = run(some())
+    assert (text.text, text.output_tok) == ("a b c", 4)
+    assert (score.text, score.output_tok) == ("0.25", 1)
+    assert (yes.text, yes.output_tok) == ("yes", 1)
+    assert (label.text, label.output_tok) == ("ac", 1)
+    assert vector.error is not None
+    assert vector.error.code == "rejected"
+
+
+def test_functions_get_messages_and_their_mistakes_are_the_request_s(made: Callable[..., EmulatedEngine]) -> None:
+    def speak(messages: list[dict[str, str]]) -> str:
+        word = messages[-1]["content"]
+        if word == "bad":
+            raise ValueError("no")
+        return messages[0]["content"] + word if word != "none" else None  # type: ignore[return-value]
+
+    async def some() -> list[GenResult]:
+        engine = made(function=speak)
+        asked = [GenRequest(number, text, "s") for number, text in enumerate(("hi", "bad", "none"))]
+        return [result for _, result in await ask(engine, asked)]
+
+    good, bad, none = run(some())
+    assert good.text == "shi"
+    assert bad.error is not None
+    assert "ValueError: no" in bad.error.message
+    assert none.error is not None
+    assert none.error.code == "invalid_output"
+
+
+def test_max_tokens_bounds_what_is_computed(made: Callable[..., EmulatedEngine]) -> None:
+    async def one() -> None:
+        engine = made(function=lambda _: "a b c d e f g h")
+        ((at_s, result),) = await ask(engine, [GenRequest(0, words(10), sampling=Sampling(max_tokens=3))])
+        assert (result.output_tok, at_s) == (3, 0.04)
+
+    run(one())
+
+
+def test_too_long_prompts_and_aborted_requests_are_delivered(made: Callable[..., EmulatedEngine]) -> None:
+    async def some() -> None:
+        engine = made(function=answer_of(50), max_num_seqs=1, max_model_len=600)
+        asked = [*requests(20, 20, 20), GenRequest(9, words(590))]
+        task = asyncio.ensure_future(ask(engine, asked))
+        await asyncio.sleep(0.1)
+        engine.abort([0, 1, 77])
+        answers = await task
+        codes = [None if result.error is None else result.error.code for _, result in answers]
+        assert codes == ["cancelled", "cancelled", None, "context"]
+        stats = await engine.stats()
+        assert (stats["in_flight"], stats["running"], stats["waiting"], stats["kv_used"]) == (0, 0, 0, 0)
+        assert stats["requests"] == 1
+        assert await engine.reset_prefix_cache()
+
+    run(some())
+
+
+def test_closing_delivers_what_is_open(made: Callable[..., EmulatedEngine]) -> None:
+    async def some() -> None:
+        engine, other = made(name="a", function=answer_of(50)), made(name="b", function=answer_of(1))
+        task = asyncio.ensure_future(ask(engine, requests(20, 20)))
+        waits = asyncio.ensure_future(ask(other, requests(20)))
+        await asyncio.sleep(0.1)
+        await engine.close()
+        await engine.close()
+        assert all(result.error is not None and result.error.code == "cancelled" for _, result in await task)
+        assert (await waits)[0][1].error is None  # the memory is free
+        with pytest.raises(EngineError, match="closed"):
+            await engine.start()
+        ((_, refused),) = await ask(engine, requests(20))
+        assert refused.error is not None
+
+    run(some())
+
+
+# --- definitions
+
+
+def test_definitions_are_checked(tmp_path: Path) -> None:
+    path = tmp_path / "p.toml"
+    path.write_text(PROFILES)
+    for source, options, message in [
+        ("dense-15b", {}, "no profile"),
+        ("calibrated:nothing", {}, "not been calibrated"),
+        (f"{tmp_path}/none.toml#x", {}, "cannot be read"),
+        ("dense-14b", {"devize": "gpu1"}, 'no option "devize"'),
+        ("dense-14b", {"link": "rope"}, "no link"),
+        ("dense-14b", {"gpu_memory_utilization": 0.1}, "weights"),
+        (f"{path}#toy", {"max_model_len": 9000}, "holds 7996 tokens"),
+        (f"{path}#toy", {"kv_cache_gib": 0.0001, "block_size": 4000}, "holds 0 tokens"),
+    ]:
+        with pytest.raises(CatalogError, match=message):
+            check_model(Model(source, dict(options)))
+    check_model(Model("sparse-20b", {"device": "gpu2", "max_model_len": 8192}))
+    for line, message in [("speed = 1.0", 'no "speed"'), ("block_tok = 1.5", "wrong value"), ("load_s = -1", "wrong")]:
+        path.write_text(f"[p]\nprefill_tok_per_s = 1.0\n{line}\n")
+        with pytest.raises(CatalogError, match=message):
+            check_model(Model(f"{path}#p", {}))
+
+
+def test_a_model_too_large_for_its_device_says_so(made: Callable[..., EmulatedEngine]) -> None:
+    async def start() -> None:
+        engine = made(kv_cache_gib=0.001)
+        with pytest.raises(EngineError, match=r"takes 0\.00117 GB .* has 0\.001 GB"):
+            await engine.start()
+        ((_, result),) = await ask(engine, requests(20))
+        assert result.error is not None
+
+    run(start())
+
+
+def test_the_bundled_profiles_say_what_their_comments_say() -> None:
+    for name, active, head, layers, weights in [
+        ("dense-14b", 14e9, 128, 40, 28e9),
+        ("sparse-20b", 3.6e9, 64, 24, 13e9),
+        ("dense-32b", 32e9, 128, 64, 64e9),
+    ]:
+        profile = find(name)
+        assert profile.prefill_tok_per_s == pytest.approx(0.5 * 788e12 / (2 * active), rel=0.02)
+        assert profile.kv_tok_bytes == layers * 8 * head * 2 * 2
+        assert profile.kv_read_s == pytest.approx(profile.kv_tok_bytes / (0.7 * 4.3e12), rel=0.001)
+        assert profile.weight_bytes == weights
+    assert find("Dense-14B").decode_step_s == pytest.approx(28e9 / (0.7 * 4.3e12), rel=0.001)
+    assert find("dense-32b").decode_step_s == pytest.approx(64e9 / (0.7 * 4.3e12), rel=0.02)
+
+
+def test_its_speed_is_known_without_calibration_and_a_calibration_finds_it() -> None:
+    options = {"tokenizer": "words", "preloaded": True}
+    model = Model("dense-14b", options)
+    stated = stated_speed(model)
+    assert stated is not None
+    assert stated.load_s == pytest.approx(2 + 28 / 25)
+    assert stated_speed(Model("echo", {}, engine="echo")) is None
+
+    async def measure() -> Any:
+        engine = create(model, {"m": lambda _: "a " * 40})
+        loop = asyncio.get_running_loop()
+        return await calibrate(engine, await engine.start(), ("m", "emulated", "", ""), clock=loop.time)
+
+    found = run(measure())
+    assert found.prefill_tok_per_s == pytest.approx(14_000, rel=0.1)
+    assert found.decode_step_s == pytest.approx(0.0093, rel=0.05)
+    assert found.error < 0.02
+    again = from_speed(found)
+    assert again.max_num_seqs == 256
+    assert again.prefill_tok_per_s == found.prefill_tok_per_s
