@@ -139,6 +139,10 @@ class Device:
             waiter.cancel()
         self.kick(None)
 
+    def tenants(self) -> list[Tenant]:
+        """The models that live here, in the order in which they came."""
+        return list(self._places)
+
     def state(self, tenant: Tenant) -> str:
         """Where its weights are."""
         return self._places[tenant].state
@@ -314,3 +318,8 @@ def device_of(name: str) -> Device:
     if device is None:
         device = known[name.lower()] = Device(name, loop)
     return device
+
+
+def devices_of(loop: asyncio.AbstractEventLoop) -> list[Device]:
+    """The devices of a loop, by name."""
+    return [device for _, device in sorted(_devices.get(loop, {}).items())]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import time
 import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,10 +13,14 @@ from halo_sql.engines import registry
 from halo_sql.engines.protocol import Deliver, Engine, EngineInfo, GenRequest
 from halo_sql.engines.secret_store import SecretStore
 from halo_sql.engines.tasks import Shared
-from halo_sql.errors import Error, InterfaceError
+from halo_sql.errors import EngineError, Error, InterfaceError
+from halo_sql.virtual_time import clock_s, is_virtual
 
 # name, version, engine, source, options, id of the registered callable, what its secret holds
 Key = tuple[str, int, str, str, str, int, str]
+
+
+LEAST_S = 1e-9  # of a start: one that took no time is one, too
 
 
 class PooledEngine:
@@ -80,9 +83,15 @@ class _Entry:
         self.handle: weakref.ref[PooledEngine] | None = None  # None: nobody ever asked for it
 
     async def _started(self) -> EngineInfo:
-        began = time.perf_counter()
+        began = clock_s()
+        if is_virtual() and self.key[2] in ("vllm", "openai"):
+            raise EngineError(
+                f'model "{self.key[0]}" works in real time, and this connection has a virtual clock',
+                code="unavailable",
+                remedy="Use an emulated model, or connect without halo_virtual_time.",
+            )
         info = await self.engine.start()
-        self.load_s = time.perf_counter() - began
+        self.load_s = max(clock_s() - began, LEAST_S)
         return info
 
     def idle(self) -> bool:
