@@ -97,13 +97,13 @@ class Profile:
     nodes: dict[int, NodeMetrics]
     planning_s: float = 0.0
     elapsed_s: float = 0.0
-    cpu_s: float = 0.0
-    virtual: bool = False
     status: str = "running"  # 'running' | 'done' | 'failed' | 'cancelled'
     engines: dict[str, str] = field(default_factory=dict)
     engine_s: dict[str, float] = field(default_factory=dict)
     number: int = 0
     log: RunLog | None = None
+    cpu_s: float = 0.0
+    virtual: bool = False
 
     def totals(self) -> dict[str, float]:
         """The totals of LANGUAGE.md section 5."""

@@ -36,11 +36,14 @@ class _Selector(selectors.DefaultSelector):
         self.loop: VirtualTimeLoop | None = None
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        events = super().select(0)
         loop = self.loop
-        if events or timeout == 0 or loop is None or loop.step():
+        if loop is None:
+            return super().select(timeout)
+        if timeout == 0:  # something is ready
+            return []
+        if len(self.get_map()) > 1 and (events := super().select(0)):  # more than what wakes the loop
             return events
-        return super().select(None)  # until another thread calls, or a socket is ready
+        return [] if loop.step() else super().select(None)  # until another thread calls, or a socket is ready
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
