@@ -128,7 +128,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def awaited(self, future: concurrent.futures.Future[Any]) -> None:
         """Another thread begins to wait for ``future``, which this loop completes; from any thread."""
         if not future.done():
-            self.call_soon_threadsafe(self._waits.append, future)
+            self.call_soon_threadsafe(lambda: self._waits.append(future))  # the list of that moment
 
     def hold(self, change: int) -> None:
         """Something beside the process (a socket, a child) is waited for, or not any more."""

@@ -167,3 +167,19 @@ def test_clocks() -> None:
 
 async def seen_now() -> tuple[bool, float, float]:
     return is_virtual(), clock_s(), unix_s()
+
+
+def test_no_wait_is_lost_however_the_threads_interleave() -> None:
+    loop = VirtualTimeLoop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        for number in range(1, 500):
+            future = asyncio.run_coroutine_threadsafe(asyncio.sleep(1.0), loop)
+            loop.awaited(future)
+            future.result(10.0)
+            assert loop.time() == float(number)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
