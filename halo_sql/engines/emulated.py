@@ -19,6 +19,7 @@ from halo_sql.engines.emulated_device import ABSENT, ASLEEP, Device, Times, devi
 from halo_sql.engines.emulated_options import check
 from halo_sql.engines.emulated_text import Texts, packed, texts_of
 from halo_sql.engines.kinds import GENERATE, admitted
+from halo_sql.engines.profiles import Profile
 from halo_sql.engines.protocol import Deliver, EngineInfo, GenRequest, GenResult, estimate_prompt_tok, failure
 from halo_sql.engines.python import function_name, load, messages_of, read_answer
 from halo_sql.engines.tasks import Shared, cancelled
@@ -43,6 +44,7 @@ class EmulatedEngine:
     function  answers with a text from the messages, as of the python engine (it may give a ``Reply``); its time does
               not count. Without one answers are those of echo. An answer is delivered whole: ``max_tokens`` bounds
               the tokens counted and computed, not the text
+    profile   in place of the one that ``source`` names
     times     when it worked, was loaded, and left its device
     """
 
@@ -52,9 +54,10 @@ class EmulatedEngine:
         source: str,
         options: Mapping[str, object] | None = None,
         function: Callable[..., object] | None = None,
+        profile: Profile | None = None,
     ) -> None:
         self.name = name
-        self.profile, self._options, self.size = check(name, source, options or {})
+        self.profile, self._options, self.size = check(name, source, options or {}, profile)
         self.bytes = self.size.bytes
         self.times = Times()
         self._source = source

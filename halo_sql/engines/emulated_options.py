@@ -83,8 +83,11 @@ def sized(name: str, profile: Profile, options: Mapping[str, Any]) -> Size:
     )
 
 
-def check(name: str, source: str, options: Mapping[str, object]) -> tuple[Profile, dict[str, Any], Size]:
-    """Profile, checked options and sizes of a definition; CatalogError with a remedy."""
+def check(
+    name: str, source: str, options: Mapping[str, object], profile: Profile | None = None
+) -> tuple[Profile, dict[str, Any], Size]:
+    """Profile (the one that ``source`` names, unless it is given), checked options and sizes of a definition;
+    CatalogError with a remedy."""
     values = resolve("emulated", options, OPTIONS)
-    profile = profiles.find(source)
+    profile = profile or profiles.find(source)
     return profile, values, sized(name, profile, values)
