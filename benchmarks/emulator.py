@@ -6,7 +6,7 @@ KV cache holds. The emulator gets the same requests at the same times and the an
 fails outside the goals: prompt, cached and output tokens (exactly those of vLLM, request by request) and emulated ÷
 measured seconds (0.8 to 1.2; on a machine that does nothing else).
 
-Run: ``python benchmarks/emulator.py [--runs 12] [--rounds 3] [--counters]``; ``--counters``: seconds are not judged.
+Run: ``python benchmarks/emulator.py [--only TEXT] [--rounds 3] [--counters]``; ``--counters``: seconds are not judged.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Seen:
 
 
 def runs() -> list[Run]:
-    """A dozen, always the same."""
+    """Always the same ones."""
     dice = random.Random(7)
 
     def text(words: int) -> str:
@@ -84,6 +84,7 @@ def runs() -> list[Run]:
         run("conversations", [ask(Dialogue(talk[:turns]), 6, other) for turns in (1, 3, 1, 3)], 0.8),
         run("one after the other, twice", [ask(" ".join(WORDS[: 5 + number % 5]), 3) for number in range(10)], 0.5),
         run("more than the cache holds", [ask(text(180), 8) for _ in range(20)]),
+        run("answers outgrow the cache", [ask(f"{text(135)}. Tell a long story.", 64) for _ in range(18)]),
     ]
 
 
@@ -155,11 +156,11 @@ def tokens(results: Sequence[GenResult]) -> list[tuple[int, int, int]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="The emulated engine against real vLLM.")
-    parser.add_argument("--runs", type=int, default=100, help="only the first so many")
+    parser.add_argument("--only", default="", help="only the runs whose name has this text")
     parser.add_argument("--rounds", type=int, default=3, help="how often each is made on vLLM; the fastest counts")
     parser.add_argument("--counters", action="store_true", help="seconds are shown, not judged")
     given = parser.parse_args()
-    chosen = runs()[: given.runs]
+    chosen = [run for run in runs() if given.only in run.name]
     profile, measured = asyncio.run(on_vllm(chosen, given.rounds))
     print(
         f"profile: prefill {profile.prefill_tok_per_s:.0f} tok/s, step {1e3 * profile.decode_step_s:.2f} ms, "

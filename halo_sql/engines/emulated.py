@@ -149,51 +149,58 @@ class EmulatedEngine:
         """Render, answer and queue requests; those that cannot be answered are delivered at once."""
         assert self._texts is not None, "started"
         assert self._device is not None, "started"
-        refused = []
+        refused: list[GenResult] = []
+        answered: list[tuple[GenRequest, list[int], str | Reply]] = []
         for request, prompt in zip(requests, self._texts.prompts(requests), strict=True):
             assert request.id not in self._open, f"request {request.id} is in flight already"
-            sequence = self._sequence(request, prompt, deliver)
-            if isinstance(sequence, GenResult):
-                refused.append(sequence)
-                continue
+            reply = self._refusal(request, prompt) or self._reply(request)
+            if isinstance(reply, GenResult):
+                refused.append(reply)
+            else:
+                answered.append((request, prompt, reply))
+        texts = ["" if isinstance(reply, Reply) else reply for _, _, reply in answered]
+        for (request, prompt, reply), ids in zip(answered, self._texts.answers(texts), strict=True):
+            sequence = self._sequence(request, prompt, reply, ids, deliver)
             self._open[request.id] = sequence
             self._batch.add(sequence)
         self._device.kick(self)
         if refused:
             deliver(refused)
 
-    def _sequence(self, request: GenRequest, prompt: list[int], deliver: Deliver) -> Queued | GenResult:
-        texts = self._texts
-        assert texts is not None, "started"
-        problem = None if prompt else texts.refusal(request)
+    def _refusal(self, request: GenRequest, prompt: list[int]) -> GenResult | None:
+        """Why a request cannot be answered; None when it can."""
+        assert self._texts is not None, "started"
+        problem = None if prompt else self._texts.refusal(request)
         if problem is not None:
             return GenResult(request.id, finish="error", error=problem)
-        kind, most_tok = request.answer.kind, request.sampling.max_tokens
-        wanted_tok = 1 if kind == "score" else most_tok
-        if len(prompt) + wanted_tok > self.size.context_tok:
-            message = (
-                f"a prompt of {len(prompt)} tokens and max_tokens {wanted_tok} "
-                f"exceed the model's context of {self.size.context_tok} tokens"
-            )
-            return failure(request.id, message, "context")
-        reply = self._reply(request)
-        if isinstance(reply, GenResult):
-            return reply
-        ids: list[int] = []
+        wanted_tok, context_tok = _most_tok(request), self.size.context_tok
+        if len(prompt) + wanted_tok <= context_tok:
+            return None
+        message = (
+            f"a prompt of {len(prompt)} tokens and max_tokens {wanted_tok} "
+            f"exceed the model's context of {context_tok} tokens"
+        )
+        return failure(request.id, message, "context")
+
+    def _sequence(
+        self, request: GenRequest, prompt: list[int], reply: str | Reply, ids: list[int], deliver: Deliver
+    ) -> Queued:
+        answer = request.answer
         if isinstance(reply, Reply):
             text, output_tok = reply.text, reply.output_tok
-        elif kind == "score" or (
-            kind == "choice" and not request.sampling.stop and texts.decides(request.answer.choices)
-        ):
-            text, output_tok = reply, 1
         else:
-            text, ids = reply, texts.answer(reply)
-            output_tok = len(ids) + 1
-        output_tok = max(1, min(output_tok, wanted_tok))
+            text, output_tok = reply, len(ids) + 1
+            if answer.kind == "score" or (answer.kind == "choice" and self._decides(request)):
+                ids, output_tok = [], 1
+        output_tok = max(1, min(output_tok, _most_tok(request)))
         ids = ids[:output_tok]
         tokens = packed([*prompt, *ids, *[0] * (output_tok - len(ids))])
         keys = chained(tokens, 4 * self.size.block_tok)
         return Queued(keys, len(prompt), output_tok, request.priority, (request.id, text, deliver))
+
+    def _decides(self, request: GenRequest) -> bool:
+        assert self._texts is not None, "started"
+        return not request.sampling.stop and self._texts.decides(request.answer.choices)
 
     def _reply(self, request: GenRequest) -> str | Reply | GenResult:
         if self._function is None:
@@ -378,3 +385,8 @@ class EmulatedEngine:
         """The KV cache is gone."""
         self._cache.reset()
         return ASLEEP if self._options["sleep_mode"] else ABSENT
+
+
+def _most_tok(request: GenRequest) -> int:
+    """The most tokens that an answer may take."""
+    return 1 if request.answer.kind == "score" else request.sampling.max_tokens

@@ -21,12 +21,28 @@ class Block:
         self.users = 1
 
 
+_STRETCH = 32  # blocks hashed in one go, and remembered
+_STRETCHES = 8192  # that are remembered
+_stretches: dict[tuple[int, bytes], list[int]] = {}
+
+
 def chained(tokens: bytes, block_bytes: int) -> list[int]:
     """The hash of each whole block of some token ids, chained over those before it."""
-    keys, head = [], 0
-    for start in range(0, len(tokens) - block_bytes + 1, block_bytes):
-        head = hash((head, tokens[start : start + block_bytes])) or 1
-        keys.append(head)
+    keys: list[int] = []
+    head, end = block_bytes, len(tokens) - len(tokens) % block_bytes
+    for start in range(0, end, _STRETCH * block_bytes):
+        part = tokens[start : min(start + _STRETCH * block_bytes, end)]
+        found = _stretches.get((head, part))
+        if found is None:
+            found, at = [], head
+            for place in range(0, len(part), block_bytes):
+                at = hash((at, part[place : place + block_bytes])) or 1
+                found.append(at)
+            if len(_stretches) >= _STRETCHES:
+                _stretches.clear()
+            _stretches[head, part] = found
+        keys += found
+        head = found[-1]
     return keys
 
 

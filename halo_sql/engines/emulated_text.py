@@ -37,8 +37,8 @@ class Texts(Protocol):
         """Why a prompt cannot be rendered; None when it can."""
         ...
 
-    def answer(self, text: str) -> list[int]:
-        """Ids of an answer, without its end."""
+    def answers(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of answers, without their ends."""
         ...
 
     def decides(self, choices: tuple[str, ...]) -> bool:
@@ -94,9 +94,9 @@ class BundledTexts:
         """See ``Texts``."""
         return self._chat.refusal(request)
 
-    def answer(self, text: str) -> list[int]:
+    def answers(self, texts: Sequence[str]) -> list[list[int]]:
         """See ``Texts``."""
-        return self._plain.encode([text])[0]
+        return self._plain.encode(list(texts))
 
     def decides(self, choices: tuple[str, ...]) -> bool:
         """See ``Texts``."""
@@ -119,9 +119,9 @@ class WordTexts:
         for request in requests:
             ids = []
             if request.system is not None:
-                ids += [1, *self.answer(request.system), 2]
+                ids += [1, *self._ids_of(request.system), 2]
             for turn in turns_of(request.user):
-                ids += [3, *self.answer(turn), 2]
+                ids += [3, *self._ids_of(turn), 2]
             ids.append(4)
             results.append(ids)
         return results
@@ -130,8 +130,11 @@ class WordTexts:
         """See ``Texts``."""
         return None
 
-    def answer(self, text: str) -> list[int]:
+    def answers(self, texts: Sequence[str]) -> list[list[int]]:
         """See ``Texts``."""
+        return [self._ids_of(text) for text in texts]
+
+    def _ids_of(self, text: str) -> list[int]:
         known = self._ids
         ids: list[int] = []
         for line in _CUT.split(text):
@@ -147,7 +150,7 @@ class WordTexts:
 
     def decides(self, choices: tuple[str, ...]) -> bool:
         """See ``Texts``."""
-        firsts = {tuple(self.answer(choice)[:1]) for choice in choices}
+        firsts = {tuple(ids[:1]) for ids in self.answers(choices)}
         return len(firsts) == len(choices)
 
 
