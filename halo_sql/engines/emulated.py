@@ -7,35 +7,26 @@ a profile (``profiles.toml``). On a virtual clock (``halo_virtual_time``) hours 
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
-from halo_sql.engines.echo import EchoEngine
 from halo_sql.engines.emulated_batch import Batch, Turn
 from halo_sql.engines.emulated_batch import Sequence as Queued
 from halo_sql.engines.emulated_cache import BlockCache, chained
-from halo_sql.engines.emulated_device import ABSENT, ASLEEP, Device, Times, device_of
+from halo_sql.engines.emulated_device import ABSENT, ASLEEP, Device, Times, device_of, devices_of
+from halo_sql.engines.emulated_link import LINK, KvLink
 from halo_sql.engines.emulated_options import check
+from halo_sql.engines.emulated_replies import Replies, Reply, most_tok
 from halo_sql.engines.emulated_text import Texts, packed, texts_of
 from halo_sql.engines.kinds import GENERATE, admitted
 from halo_sql.engines.profiles import Profile
 from halo_sql.engines.protocol import Deliver, EngineInfo, GenRequest, GenResult, estimate_prompt_tok, failure
-from halo_sql.engines.python import function_name, load, messages_of, read_answer
+from halo_sql.engines.python import load
 from halo_sql.engines.tasks import Shared, cancelled
 from halo_sql.errors import EngineError
 
 __all__ = ["EmulatedEngine", "Reply", "check"]
 
 AT_ONCE = 128  # prompts rendered in one go
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """An answer of a function of which is known how many tokens it took, its end included."""
-
-    text: str
-    output_tok: int
 
 
 class EmulatedEngine:
@@ -45,6 +36,7 @@ class EmulatedEngine:
               not count. Without one answers are those of echo. An answer is delivered whole: ``max_tokens`` bounds
               the tokens counted and computed, not the text
     profile   in place of the one that ``source`` names
+    worker    number of the model's worker that it is
     times     when it worked, was loaded, and left its device
     """
 
@@ -55,26 +47,30 @@ class EmulatedEngine:
         options: Mapping[str, object] | None = None,
         function: Callable[..., object] | None = None,
         profile: Profile | None = None,
+        worker: int = 0,
     ) -> None:
         self.name = name
         self.profile, self._options, self.size = check(name, source, options or {}, profile)
         self.bytes = self.size.bytes
         self.times = Times()
         self._source = source
-        self._function = function
-        self._function_name = "" if function is None else function_name(function)
-        self._echo = EchoEngine()
+        self._replies = Replies(function)
         size = self.size
         self._cache = BlockCache(size.blocks - 1, self._options["enable_prefix_caching"])
         self._batch = Batch(self._cache, size.block_tok, size.max_num_seqs, size.max_num_batched_tokens)
+        devices = [known for item in str(self._options["device"]).split(",") if (known := item.strip())] or ["gpu0"]
+        self._device_name = devices[worker % len(devices)]
         self._device: Device | None = None
+        block_s = self.transfer_s(size.block_tok)
+        self._link = KvLink(self._cache, block_s, size.block_tok / self.profile.prefill_tok_per_s)
+        self._fetching: set[Queued] = set()  # requests that wait for blocks
         self._texts: Texts | None = None
         self._start = Shared(self._started)
         self._early: list[tuple[GenRequest, Deliver]] = []  # asked for before the tokenizer was there
         self._open: dict[int, Queued] = {}
         self._unwanted: list[Queued] = []
         self._in_turn = self._was_loaded = self._closed = False
-        self._totals = {"requests": 0, "prompt_tok": 0, "prompt_tok_cached": 0, "output_tok": 0, "transferred_tok": 0}
+        self._totals = {"requests": 0, "prompt_tok": 0, "prompt_tok_cached": 0, "output_tok": 0}
 
     # --- the engine
 
@@ -85,12 +81,11 @@ class EmulatedEngine:
         return await self._start.get()
 
     async def _started(self) -> EngineInfo:
-        if self._function is None and self._options["answers"]:
-            self._function = await asyncio.to_thread(load, self._options["answers"])
-            self._function_name = self._options["answers"]
+        if self._options["answers"] and self._replies.function is None:
+            self._replies = Replies(await asyncio.to_thread(load, self._options["answers"]))
         self._texts = await asyncio.to_thread(texts_of, self._options["tokenizer"])
         if self._device is None:
-            device = device_of(self._options["device"])
+            device = device_of(self._device_name)
             device.join(self, self.profile.memory_bytes)
             self._device = device
         early, self._early = self._early, []
@@ -108,13 +103,13 @@ class EmulatedEngine:
         size, profile = self.size, self.profile
         capacity_tok = size.blocks * size.block_tok
         return EngineInfo(
-            f"emulated|{self._source}|{self._function_name or 'echo'}",
+            f"emulated|{self._source}|{self._replies.name}",
             context_tok=size.context_tok,
             kv_capacity_tok=capacity_tok,
             window_tok=capacity_tok,
             window_requests=2 * size.max_num_seqs,
             storable=False,
-            device=self._options["device"],
+            device=self._device_name,
             batch_requests=size.max_num_seqs,
             block_tok=size.block_tok,
             weight_bytes=profile.weight_bytes,
@@ -153,7 +148,7 @@ class EmulatedEngine:
         answered: list[tuple[GenRequest, list[int], str | Reply]] = []
         for request, prompt in zip(requests, self._texts.prompts(requests), strict=True):
             assert request.id not in self._open, f"request {request.id} is in flight already"
-            reply = self._refusal(request, prompt) or self._reply(request)
+            reply = self._refusal(request, prompt) or self._replies.reply(request)
             if isinstance(reply, GenResult):
                 refused.append(reply)
             else:
@@ -162,8 +157,7 @@ class EmulatedEngine:
         for (request, prompt, reply), ids in zip(answered, self._texts.answers(texts), strict=True):
             sequence = self._sequence(request, prompt, reply, ids, deliver)
             self._open[request.id] = sequence
-            self._batch.add(sequence)
-        self._device.kick(self)
+            self._queue(sequence)
         if refused:
             deliver(refused)
 
@@ -173,7 +167,7 @@ class EmulatedEngine:
         problem = None if prompt else self._texts.refusal(request)
         if problem is not None:
             return GenResult(request.id, finish="error", error=problem)
-        wanted_tok, context_tok = _most_tok(request), self.size.context_tok
+        wanted_tok, context_tok = most_tok(request), self.size.context_tok
         if len(prompt) + wanted_tok <= context_tok:
             return None
         message = (
@@ -192,7 +186,7 @@ class EmulatedEngine:
             text, output_tok = reply, len(ids) + 1
             if answer.kind == "score" or (answer.kind == "choice" and self._decides(request)):
                 ids, output_tok = [], 1
-        output_tok = max(1, min(output_tok, _most_tok(request)))
+        output_tok = max(1, min(output_tok, most_tok(request)))
         ids = ids[:output_tok]
         tokens = packed([*prompt, *ids, *[0] * (output_tok - len(ids))])
         keys = chained(tokens, 4 * self.size.block_tok)
@@ -201,22 +195,6 @@ class EmulatedEngine:
     def _decides(self, request: GenRequest) -> bool:
         assert self._texts is not None, "started"
         return not request.sampling.stop and self._texts.decides(request.answer.choices)
-
-    def _reply(self, request: GenRequest) -> str | Reply | GenResult:
-        if self._function is None:
-            found: list[GenResult] = []
-            self._echo.submit([request], found.extend)
-            return found[0].text if found[0].error is None else found[0]
-        try:
-            answer = self._function(messages_of(request))
-        except Exception as problem:
-            message = f"{self._function_name} raised {type(problem).__name__}: {problem}"
-            return failure(request.id, message, "engine")
-        if inspect.iscoroutine(answer):
-            answer.close()
-            message = f"{self._function_name} is a coroutine function: an emulated model takes a plain one"
-            return failure(request.id, message, "engine")
-        return answer if isinstance(answer, Reply) else read_answer(self._function_name, request, answer)
 
     def abort(self, ids: Sequence[int]) -> None:
         """See ``Engine.abort``: one that runs leaves behind the step that is under way."""
@@ -229,6 +207,9 @@ class EmulatedEngine:
                         del self._early[place]
                         loop.call_soon(deliver, [cancelled(number)])
                         break
+            elif sequence in self._fetching:
+                self._fetching.discard(sequence)
+                loop.call_soon(self._give_up, sequence)
             elif self._in_turn:
                 self._unwanted.append(sequence)
             else:
@@ -273,7 +254,8 @@ class EmulatedEngine:
             "in_flight": len(self._open),
             "kv_used": 1.0 - cache.free / cache.total,
             "running": batch.running,
-            "waiting": batch.waiting + len(self._early),
+            "waiting": batch.waiting + len(self._early) + len(self._fetching),
+            "transferred_tok": self._link.blocks * self.size.block_tok,
             "preemptions": batch.preemptions,
             "computed_tok": batch.prefilled_tok,
             "evictions": cache.evictions,
@@ -291,31 +273,51 @@ class EmulatedEngine:
         assert self._device is not None
         await self._device.vacate(self)
 
+    @property
+    def can_sleep(self) -> bool:
+        """Whether it can leave its device without ending."""
+        return bool(self._options["sleep_mode"])
+
     async def wake(self) -> None:
         """Undo ``sleep``; a request does so, too."""
         await self.start()
         assert self._device is not None
         await self._device.reside(self)
 
-    async def pull(self, other: EmulatedEngine, request: GenRequest) -> int:
-        """Fetch the KV blocks of a request's prompt from a worker of the same model that has them: how many tokens
-        that were. It takes their bytes ÷ the rate of the link."""
-        assert self._texts is not None, "started"
-        size = self.size
-        prompt = self._texts.prompts([request])[0]
-        keys = chained(packed(prompt), 4 * size.block_tok)[: max(0, len(prompt) - 1) // size.block_tok]
-        theirs = len(other._cache.find(keys)) if other.size.block_tok == size.block_tok else 0
-        missing = [key for key in keys[:theirs] if not self._cache.has(key)]
-        if missing:
-            await asyncio.sleep(self.transfer_s(len(missing) * size.block_tok))
-        tok = self._cache.add(missing) * size.block_tok
-        self._totals["transferred_tok"] += tok
-        return tok
-
     def transfer_s(self, tok: int) -> float:
         """Seconds that KV blocks of so many tokens take over the link."""
         rate = self.profile.link_bytes_per_s.get(self._options["link"], 0.0)
         return tok * self.profile.kv_tok_bytes / rate if rate else 0.0
+
+    def _queue(self, sequence: Queued) -> None:
+        """To the batch, at once or when the blocks that another worker has are there."""
+        assert self._device is not None, "started"
+        if self._options["kv_sharing"] == LINK:
+            loop = asyncio.get_running_loop()
+            keys = sequence.keys[: (sequence.prompt_tok - 1) // self.size.block_tok]
+            at_s = self._link.fetch(keys, self._others(), loop.time())
+            if at_s > loop.time():
+                self._fetching.add(sequence)
+                loop.call_at(at_s, self._fetched, sequence)
+                return
+        self._batch.add(sequence)
+        self._device.kick(self)
+
+    def _fetched(self, sequence: Queued) -> None:
+        self._link.arrived(asyncio.get_running_loop().time())
+        if sequence in self._fetching and self._device is not None:
+            self._fetching.discard(sequence)
+            self._batch.add(sequence)
+            self._device.kick(self)
+
+    def _others(self) -> list[BlockCache]:
+        """The caches of the model's other workers."""
+        tenants = [tenant for device in devices_of(asyncio.get_running_loop()) for tenant in device.tenants()]
+        return [
+            tenant._cache
+            for tenant in tenants
+            if isinstance(tenant, EmulatedEngine) and tenant is not self and tenant.name.lower() == self.name.lower()
+        ]
 
     # --- on the device (``emulated_device.Tenant``)
 
@@ -385,8 +387,3 @@ class EmulatedEngine:
         """The KV cache is gone."""
         self._cache.reset()
         return ASLEEP if self._options["sleep_mode"] else ABSENT
-
-
-def _most_tok(request: GenRequest) -> int:
-    """The most tokens that an answer may take."""
-    return 1 if request.answer.kind == "score" else request.sampling.max_tokens

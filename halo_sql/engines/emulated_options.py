@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from halo_sql.engines import profiles
+from halo_sql.engines.emulated_link import LINK, OFF
 from halo_sql.engines.emulated_text import AUTO, BUNDLED, WORDS
 from halo_sql.engines.options import Option, resolve
 from halo_sql.engines.profiles import Profile
 from halo_sql.errors import CatalogError
 
 OPTIONS: tuple[Option, ...] = (
-    Option("device", "text", "gpu0", "Name of the device; models that name the same one share memory and steps"),
+    Option("device", "text", "gpu0", "Its device, or one for each worker: 'gpu0, gpu1'; models on one share it"),
     Option("gpu_memory_utilization", "number", 0.9, "Share of the device's memory for weights and KV cache", 0.01, 1),
     Option("kv_cache_gib", "number", None, "Size of the KV cache in GiB; default what the share leaves", 0.0001),
     Option("max_model_len", "integer", None, "Context in tokens; default the profile's, as far as memory allows", 1),
@@ -23,6 +24,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("max_num_batched_tokens", "integer", None, "Tokens computed in a step; default the profile's", 1),
     Option("sleep_mode", "boolean", True, "Make room by sleeping (weights in host memory) instead of unloading"),
     Option("preloaded", "boolean", False, "The first start takes no time"),
+    Option("kv_sharing", "text", OFF, "'link': fetch KV blocks of the model's other workers", choices=(OFF, LINK)),
     Option("link", "text", "nvlink", "What KV blocks of other workers come over, a link of the profile"),
     Option("answers", "text", None, "'module:function' that answers, as of the engine python; default like echo"),
     Option("tokenizer", "text", AUTO, "What splits texts into tokens", choices=(AUTO, BUNDLED, WORDS)),

@@ -32,6 +32,10 @@ load_bytes_per_s = 50_000.0
 wake_bytes_per_s = 100_000.0
 link_bytes_per_s = { nvlink = 1000.0, pcie = 100.0 }
 
+[fast]
+like = "toy"
+link_bytes_per_s = { nvlink = 400_000.0, pcie = 90_000.0 }
+
 [rich]
 like = "toy"
 decode_seq_s = 0.001
@@ -45,9 +49,11 @@ def made(tmp_path: Path) -> Callable[..., EmulatedEngine]:
     path = tmp_path / "profiles.toml"
     path.write_text(PROFILES)
 
-    def make(profile: str = "toy", name: str = "m", function: Any = None, **options: object) -> EmulatedEngine:
+    def make(
+        profile: str = "toy", name: str = "m", function: Any = None, worker: int = 0, **options: object
+    ) -> EmulatedEngine:
         options = {"tokenizer": "words", "preloaded": True} | options
-        return EmulatedEngine(name, f"{path}#{profile}", options, function)
+        return EmulatedEngine(name, f"{path}#{profile}", options, function, worker=worker)
 
     return make
 
@@ -233,22 +239,46 @@ def test_sleep_and_wake(made: Callable[..., EmulatedEngine]) -> None:
     run(one())
 
 
-def test_blocks_come_over_a_link(made: Callable[..., EmulatedEngine]) -> None:
-    async def move(link: str) -> float:
-        here, there = made(name="a", function=answer_of(1), link=link), made(name="b", device="gpu1")
+def test_blocks_come_over_a_link_where_that_is_cheaper(made: Callable[..., EmulatedEngine]) -> None:
+    async def move(link: str) -> tuple[list[float], list[int], float]:
+        options = {"kv_sharing": "link", "link": link, "device": "gpu0, gpu1"}
+        there, here = (made("fast", function=answer_of(1), worker=worker, **options) for worker in (0, 1))
+        assert (there.info().device, here.info().device) == ("gpu0", "gpu1")
         await asyncio.gather(here.start(), there.start())
-        await ask(there, requests(22))
+        await ask(there, requests(82))
         before_s = now_s()
-        assert await here.pull(there, requests(22)[0]) == 20
-        took_s = now_s() - before_s
-        assert await here.pull(there, requests(22)[0]) == 0
-        ((_, result),) = await ask(here, requests(22))
-        assert result.prompt_tok_cached == 20
-        assert (await here.stats())["transferred_tok"] == 20
-        return round(took_s, 9)
+        # the second wants the same blocks, the third one more prefix that nobody has
+        answers = await ask(here, [*requests(82, 82), *requests(42, first=5, word="b")])
+        stats = await here.stats()
+        cached = [result.prompt_tok_cached for _, result in answers]
+        return [round(at_s - before_s, 6) for at_s in times(answers)], cached, stats["transferred_tok"]
 
-    assert run(move("nvlink")) == 2.0
-    assert run(move("pcie")) == 20.0
+    # 80 tokens of 100 bytes in 0.02 s; then the other prompt's step is under way: until 0.052, 2 + 2 tokens behind it
+    assert run(move("nvlink")) == ([0.066, 0.066, 0.052], [80, 80, 0], 80)
+    # over the slow one they would take longer than their computing: 82 + 2 tokens, 16 of the third; 26 and the rest
+    seconds, cached, moved = run(move("pcie"))
+    assert (cached, moved) == ([0, 80, 0], 0)
+    assert seconds == [0.11, 0.11, 0.146]
+
+
+def test_requests_that_wait_for_blocks_can_be_aborted(made: Callable[..., EmulatedEngine]) -> None:
+    async def some() -> None:
+        options = {"kv_sharing": "link", "device": "a,b", "function": answer_of(1)}
+        there, here = (made("fast", worker=worker, **options) for worker in (0, 1))
+        await asyncio.gather(here.start(), there.start())
+        await ask(there, requests(82))
+        task = asyncio.ensure_future(ask(here, requests(82)))
+        await asyncio.sleep(0.01)
+        assert (await here.stats())["waiting"] == 1
+        here.abort([0])
+        ((_, result),) = await task
+        assert result.error is not None
+        assert result.error.code == "cancelled"
+        await asyncio.sleep(1.0)
+        stats = await here.stats()
+        assert (stats["in_flight"], stats["waiting"], stats["running"], stats["transferred_tok"]) == (0, 0, 0, 80)
+
+    run(some())
 
 
 # --- answers
@@ -347,3 +377,17 @@ def test_a_model_too_large_for_its_device_says_so(made: Callable[..., EmulatedEn
         assert result.error is not None
 
     run(start())
+
+
+def test_an_imported_function_answers(made: Callable[..., EmulatedEngine]) -> None:
+    async def one() -> None:
+        engine = made(answers="json:dumps")
+        ((_, result),) = await ask(engine, [GenRequest(0, "a")])
+        assert result.text == '[{"role": "user", "content": "a"}]'
+        assert engine.info().identity.endswith("json:dumps")
+        missing = made(name="b", answers="json:nothing")
+        ((_, result),) = await ask(missing, [GenRequest(0, "a")])
+        assert result.error is not None
+        assert result.error.code == "unavailable"
+
+    run(one())
