@@ -10,6 +10,7 @@ import pytest
 
 from halo_sql.engines.calibrate import calibrate
 from halo_sql.engines.profiles import find, from_speed
+from halo_sql.engines.protocol import GenRequest
 from halo_sql.engines.registry import check_model, create, stated_speed
 from halo_sql.engines.speed import Speed
 from halo_sql.errors import CatalogError
@@ -99,3 +100,16 @@ def test_its_speed_is_known_without_calibration_and_a_calibration_finds_it() -> 
     again = from_speed(found)
     assert again.max_num_seqs == 256
     assert again.prefill_tok_per_s == found.prefill_tok_per_s
+
+
+def test_on_a_real_clock_it_takes_real_seconds() -> None:
+    async def one() -> float:
+        loop = asyncio.get_running_loop()
+        engine = create(Model("dense-14b", {"tokenizer": "words", "preloaded": True}), {"m": lambda _: "a b c"})
+        await engine.start()
+        began_s, done = loop.time(), asyncio.Event()
+        engine.submit([GenRequest(0, "hi")], lambda results: done.set())
+        await done.wait()
+        return loop.time() - began_s
+
+    assert asyncio.run(one()) >= 4 * find("dense-14b").decode_step_s
