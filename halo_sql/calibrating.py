@@ -17,6 +17,7 @@ from halo_sql.engines.speed import Speed
 from halo_sql.engines.speeds import definition_of
 from halo_sql.errors import CatalogError, Error
 from halo_sql.runtime import Runtime
+from halo_sql.virtual_time import clock_s
 
 
 async def calibrated(runtime: Runtime, model: ModelDef, settings: Settings) -> Speed:
@@ -41,7 +42,14 @@ async def calibrated(runtime: Runtime, model: ModelDef, settings: Settings) -> S
     known = runtime.speeds.find(model, info)
     seen = [seconds for seconds in (engine.load_s, known.load_s if known else 0.0) if seconds]
     speed = await calibrate(
-        engine, info, definition_of(model), model_kind(model), min(seen, default=0.0), budget=budget, price=price(model)
+        engine,
+        info,
+        definition_of(model),
+        model_kind(model),
+        min(seen, default=0.0),
+        clock_s,
+        budget=budget,
+        price=price(model),
     )
     await asyncio.to_thread(runtime.speeds.put, speed)
     return speed

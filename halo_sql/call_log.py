@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -10,6 +9,7 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 from halo_sql.errors import EngineError
+from halo_sql.virtual_time import unix_s
 
 KEPT_ROWS = 10_000
 KEPT_BYTES = 32 << 20  # of prompts and answers
@@ -105,7 +105,7 @@ class RunLog:
         worker: int | None = None,
     ) -> None:
         """One call; ``started_s`` (Unix time) 0: it was not sent."""
-        now_s = time.time()
+        now_s = unix_s()
         problem = None if error is None else f"{error.code}: {error.message}" if self._texts else error.code
         self._log.add(
             CallRecord(

@@ -23,6 +23,7 @@ class Setting:
     kind     'text' | 'integer' | 'number' | 'boolean' | 'list' (comma-separated names)
     minimum  smallest allowed number
     choices  allowed texts; empty: any
+    fixed    cannot be changed once connected
     """
 
     name: str
@@ -31,6 +32,7 @@ class Setting:
     help: str
     minimum: float | None = None
     choices: tuple[str, ...] = ()
+    fixed: bool = False
 
     @property
     def range(self) -> str:
@@ -60,6 +62,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("halo_approximate", "boolean", False, "Let filters with a quality be decided by a proxy in part"),
     Setting("halo_learn", "boolean", True, "Learn from finished calls what the next ones will take, and plan with it"),
     Setting("halo_trace_text", "boolean", False, "Keep prompts and answers for halo_calls()"),
+    Setting("halo_virtual_time", "boolean", False, "Run on a virtual clock (for emulated models)", fixed=True),
     Setting("halo_progress", "boolean", True, "Show progress of LLM operators in the shell"),
 )
 BY_NAME: Mapping[str, Setting] = {setting.name: setting for setting in SETTINGS}
@@ -100,6 +103,14 @@ def _refuse(setting: Setting, value: object, allowed: str) -> SettingError:
     return SettingError(f"{setting.name} cannot be {value!r}", remedy=f"It takes {allowed}.")
 
 
+def _changeable(setting: Setting) -> None:
+    if setting.fixed:
+        raise SettingError(
+            f"{setting.name} cannot be changed while connected",
+            remedy=f"Give it to connect(config={{'{setting.name}': …}}), or set {setting.name.upper()} before.",
+        )
+
+
 class Settings:
     """The settings of one connection."""
 
@@ -126,11 +137,13 @@ class Settings:
         """Change a setting; ``scope`` is '' | 'session' | 'global'. SettingError when unknown or out of range,
         NotSupportedError for 'local'."""
         setting = find(name)
+        _changeable(setting)
         self._scope(scope)[setting.name] = check(setting, value)
 
     def reset(self, name: str, scope: str = "") -> None:
         """Take back what ``set`` did in this scope."""
         setting = find(name)
+        _changeable(setting)
         self._scope(scope).pop(setting.name, None)
 
     def _scope(self, scope: str) -> dict[str, Value]:

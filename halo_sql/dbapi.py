@@ -354,7 +354,8 @@ class Connection(Cursor):
     def create_model(self, name: str, fn: Callable[..., Any], **options: object) -> Self:
         """A Python callable (messages in, text out; or texts in, vectors out with ``kind='embedding'``) as a model.
 
-        ``options``: ``concurrency``, ``timeout_s``, ``storable``, ``kind``, ``dimensions``, ``batch_size``.
+        ``options``: ``concurrency``, ``timeout_s``, ``storable``, ``kind``, ``dimensions``, ``batch_size``; or
+        ``engine='emulated'``, ``profile='dense-14b'`` and the options of an emulated model.
         """
         self._link.free()
         self._link.open().create_model(name, fn, **options)

@@ -135,6 +135,10 @@ def _llm_actuals(did: dict[str, float], expected: Estimate, only_tools: bool = F
     return shown + (tools if used else []) + troubles
 
 
+def _clock(profile: Profile) -> str:
+    return f"virtual; {profile.cpu_s:.3f} s of processor time; " if profile.virtual else ""
+
+
 def _foot(dag: PhysicalDag, profile: Profile | None) -> list[str]:
     if profile is None:
         total = _total(dag)
@@ -145,7 +149,7 @@ def _foot(dag: PhysicalDag, profile: Profile | None) -> list[str]:
         did, total = profile.totals(), _total(dag)
         found = [
             f"Total: {' · '.join(_llm_actuals(did, total))} · {did['elapsed_s']:.3f} s"
-            f" (planning {profile.planning_s:.3f} s)"
+            f" ({_clock(profile)}planning {profile.planning_s:.3f} s)"
         ]
         found[0] += "".join(f" · {shown}" for shown in _shown_errors(call_q_errors(total, did)))
         if did["usd"]:
@@ -240,6 +244,8 @@ def to_json(dag: PhysicalDag, profile: Profile | None = None, query: str = "") -
             }
         found["totals"] = {key: _number(value) for key, value in profile.totals().items()} | sums
         found["totals"]["planning_s"] = _number(profile.planning_s)
+        if profile.virtual:
+            found["totals"] |= {"virtual_time": True, "cpu_s": round(profile.cpu_s, 6)}
         found["totals"]["q_error"] = _rounded(call_q_errors(total, profile.totals()))
     found["prefixes"] = [{"text": text, "calls_estimated": _number(calls)} for text, calls in dag.prefixes]
     found["notes"] = list(dag.notes)

@@ -13,7 +13,7 @@ class NodeMetrics:
     """What one node did. Written by the operator that runs it, read by progress and EXPLAIN ANALYZE.
 
     rows, batches         produced
-    self_s                time spent computing in the node itself
+    self_s                time spent computing in the node itself (real, also on a virtual clock)
     wait_s                time spent waiting for inputs, engines or the consumer
     llm_calls             requests that reached an engine
     llm_calls_coalesced   answered by an equal request of this run
@@ -85,7 +85,9 @@ class Profile:
 
     statement  the SQL text
     nodes      physical node id -> counters
-    planning_s, elapsed_s  seconds from text to plan, and from the call to the last row
+    planning_s, elapsed_s  seconds from text to plan (real), and from the call to the last row
+    cpu_s      processor seconds of this process in that time, whatever it did
+    virtual    whether ``elapsed_s``, ``engine_s`` and the nodes' ``wait_s`` are those of a virtual clock
     engines    model name -> what the engine said of itself (identity, device)
     engine_s   model name -> seconds in which it had requests of this run
     workers    ``model/number`` -> what this worker did meanwhile, for models with several, see ``WorkerGroup``
@@ -104,6 +106,8 @@ class Profile:
     workers: dict[str, dict[str, float]] = field(default_factory=dict)
     number: int = 0
     log: RunLog | None = None
+    cpu_s: float = 0.0
+    virtual: bool = False
 
     def totals(self) -> dict[str, float]:
         """The totals of LANGUAGE.md section 5."""

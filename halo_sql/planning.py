@@ -16,7 +16,7 @@ from halo_sql.engines.dispatch import Dispatcher
 from halo_sql.engines.knowledge import Knowledge
 from halo_sql.engines.pooled import PooledEngine
 from halo_sql.engines.protocol import Engine, EngineInfo
-from halo_sql.engines.registry import price, with_secret, worker_count
+from halo_sql.engines.registry import price, stated_speed, with_secret, worker_count
 from halo_sql.engines.secret_store import SecretStore
 from halo_sql.engines.speed import Speed
 from halo_sql.engines.store import ResponseStore
@@ -53,7 +53,7 @@ def optimizer_context(
     engines = {}
     for name, model in models.items():
         info = runtime.infos.get(name)
-        speed = runtime.speeds.find(model, info)
+        speed = runtime.speeds.find(model, info) or stated_speed(model)
         engines[name] = engine_profile(model, info, speed, speed is None or runtime.pool.resident(model))
     enabled, disabled = settings.text("halo_optimizer") == "on", settings.names("halo_disabled_rules")
     ordering = enabled and "order_object_fields" not in disabled

@@ -156,6 +156,7 @@ class Queries:
         self._runtime.begin(warm(self._runtime, needed, store))
         optimized = self.optimize(bound, snapshot, closely)
         profile = Profile(sql, optimized.dag, {node.id: NodeMetrics() for node in optimized.dag.nodes})
+        profile.virtual = self._runtime.virtual_time
         profile.number = self._count = self._count + 1
         nodes = {id(counters): number for number, counters in profile.nodes.items()}
         profile.log = RunLog(self.calls, profile.number, nodes, self._settings.flag("halo_trace_text"))
@@ -220,7 +221,7 @@ class Queries:
         with self._lock:
             work = self._work = self._runtime.begin(calibrated(self._runtime, model, self._settings))
         try:
-            return work.result()
+            return self._runtime.wait(work)
         except CancelledError:
             raise InterruptedQueryError("Interrupted!") from None
         finally:

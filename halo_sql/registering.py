@@ -67,7 +67,7 @@ def _served(name: str, target: Any, remote: str, runtime: Runtime) -> ToolDef:
 
     around = replace(surroundings_of(runtime), functions={name.lower(): target})
     try:
-        found = runtime.begin(list_tools(name, around)).result()
+        found = runtime.wait(runtime.begin(list_tools(name, around)))
     except EngineError as problem:
         raise InterfaceError(
             f'"{name}": {problem.message}', remedy="create_tool takes a Python function, or an MCP client or server."

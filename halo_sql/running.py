@@ -36,7 +36,7 @@ class QueryRun:
         self._root: AsyncIterator[Any] | None = None
         self._closer: Closer | None = None
         self._next: concurrent.futures.Future[Any] | None = None
-        self._began = time.perf_counter()
+        self._began_s, self._cpu_s = runtime.now_s(), time.process_time()
         self._lock = threading.Lock()
         self._interrupted = False
         self._closed = False
@@ -86,7 +86,7 @@ class QueryRun:
         future = self._next
         assert future is not None
         try:
-            batch = future.result()
+            batch = self._runtime.wait(future)
         except concurrent.futures.CancelledError:
             raise InterruptedQueryError("Interrupted!") from None
         except Error as problem:
@@ -120,14 +120,15 @@ class QueryRun:
                 return
             self._closed = True
             pending = self._next
-        self.profile.elapsed_s = time.perf_counter() - self._began
+        self.profile.elapsed_s = self._runtime.now_s() - self._began_s
+        self.profile.cpu_s = time.process_time() - self._cpu_s
         self.profile.status = status
         if pending is not None and not pending.done():
             pending.cancel()
             self._duck.interrupt()
         ended = self._runtime.begin(self._shut(pending))
         try:
-            ended.result(CLOSE_S)
+            self._runtime.wait(ended, CLOSE_S)
         except concurrent.futures.TimeoutError:
             ended.cancel()
         self._duck.release()

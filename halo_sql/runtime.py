@@ -18,6 +18,7 @@ from halo_sql.closing import exiting
 from halo_sql.config import home
 from halo_sql.engines.secret_store import SecretStore
 from halo_sql.errors import InterfaceError
+from halo_sql.virtual_time import VirtualTimeLoop
 
 if TYPE_CHECKING:
     from halo_sql.catalog.objects import ModelDef, ToolDef
@@ -33,9 +34,13 @@ CLOSE_S = 15.0  # how long closing waits for engines to end
 
 
 class Runtime:
-    """Loop, engine pool and response stores; closed when the last session that uses it is."""
+    """Loop, engine pool and response stores; closed when the last session that uses it is.
 
-    def __init__(self) -> None:
+    virtual_time  whether the loop's clock is a virtual one, see ``virtual_time``
+    """
+
+    def __init__(self, virtual_time: bool = False) -> None:
+        self.virtual_time = virtual_time
         self.functions: dict[str, Callable[..., Any]] = {}  # lower-case model name -> the user's callable
         self.models: dict[str, ModelDef] = {}  # the models these callables are, by the same names
         self.tool_functions: dict[str, Any] = {}  # lower-case tool name -> the user's callable or MCP client
@@ -73,7 +78,7 @@ class Runtime:
         """The loop, running."""
         with self._lock:
             if self._loop is None:
-                self._loop = asyncio.new_event_loop()
+                self._loop = VirtualTimeLoop() if self.virtual_time else asyncio.new_event_loop()
                 self._loop.set_exception_handler(_report)
                 self._thread = threading.Thread(target=self._loop.run_forever, name="halo-runtime", daemon=True)
                 self._thread.start()
@@ -135,15 +140,41 @@ class Runtime:
         """Run a coroutine on the loop."""
         return asyncio.run_coroutine_threadsafe(work, self.loop)
 
+    def wait(self, future: Future[T], timeout_s: float | None = None) -> T:
+        """The result of what was begun; on a virtual clock time passes meanwhile. ``timeout_s`` is real."""
+        loop = self.loop
+        if isinstance(loop, VirtualTimeLoop):
+            loop.awaited(future)
+        return future.result(timeout_s)
+
+    def now_s(self) -> float:
+        """Seconds of the loop's clock (from any thread)."""
+        return self.loop.time()
+
     def add_function(self, name: str, fn: Callable[..., Any], options: dict[str, object]) -> None:
-        """A model answered by a callable of the user's; InterfaceError when it is none."""
+        """A model answered by a callable of the user's; InterfaceError when it is none.
+
+        ``options``: those of the engine, and ``engine``: 'python' (default) or 'emulated', then with its ``profile``.
+        """
         from halo_sql.catalog.objects import ModelDef
         from halo_sql.engines.registry import check_model
 
         if not callable(fn):
             raise InterfaceError(f"create_model({name!r}, …) needs a callable, not {type(fn).__name__}")
         known = self.models.get(name.lower())
-        model = ModelDef(name, name, "python", options, 1 if known is None else known.version + 1, temp=True)
+        engine, profile = options.pop("engine", "python"), options.pop("profile", None)
+        if engine not in ("python", "emulated"):
+            raise InterfaceError(
+                f"create_model({name!r}, …) cannot make a callable a model of the engine {engine!r}",
+                remedy="It takes engine='python' or engine='emulated'.",
+            )
+        if (engine == "emulated") != isinstance(profile, str):
+            raise InterfaceError(
+                f"create_model({name!r}, …) needs the profile of an emulated model, and of no other",
+                remedy="It takes engine='emulated', profile='dense-14b'.",
+            )
+        version = 1 if known is None else known.version + 1
+        model = ModelDef(name, str(profile or name), str(engine), options, version, temp=True)
         check_model(model)
         self.functions[name.lower()] = fn
         self.models[name.lower()] = model
@@ -158,7 +189,7 @@ class Runtime:
         loop, thread = self._loop, self._thread
         if loop is not None and thread is not None:
             if self._pool is not None:
-                asyncio.run_coroutine_threadsafe(self._pool.close(), loop).result(CLOSE_S)
+                self.wait(asyncio.run_coroutine_threadsafe(self._pool.close(), loop), CLOSE_S)
             loop.call_soon_threadsafe(loop.stop)
             thread.join(CLOSE_S)
             if not thread.is_alive():

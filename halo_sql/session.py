@@ -26,6 +26,7 @@ from halo_sql.tool_names import ToolNames
 
 if TYPE_CHECKING:
     from halo_sql.catalog.objects import ToolDef
+    from halo_sql.engines.emulated_device import Device
     from halo_sql.engines.knowledge import Knowledge
     from halo_sql.engines.secret_store import SecretStore
     from halo_sql.engines.speed import Speed
@@ -72,7 +73,7 @@ class Session:
         own = {name: value for name, value in config.items() if name.lower().startswith("halo_")}
         settings = Settings(own)
         duck = Duck.connect(database, read_only, {name: value for name, value in config.items() if name not in own})
-        runtime, empty = Runtime(), database == ":memory:"
+        runtime, empty = Runtime(settings.flag("halo_virtual_time")), database == ":memory:"
         return cls(duck, settings, runtime, Stored(duck, runtime.stored_version, empty=empty), empty)
 
     def duplicate(self) -> Session:
@@ -263,6 +264,12 @@ class Session:
         """The calibrations that are kept."""
         return self._runtime.speeds.all()
 
+    def devices(self) -> list[Device]:
+        """The emulated devices of this connection, and what their models did when."""
+        from halo_sql.engines.emulated_device import devices_of
+
+        return devices_of(self._runtime.loop)
+
     def store_stats(self) -> StoreStats | None:
         """The response store as it is; None when it is off."""
         store = self.queries.store()
@@ -299,7 +306,7 @@ class Session:
 
         It takes messages and gives a text; with ``kind='embedding'`` it takes a list of texts and gives a vector for
         each. ``options`` are those of the python engine: ``concurrency``, ``timeout_s``, ``storable``, ``kind``,
-        ``dimensions``, ``batch_size``.
+        ``dimensions``, ``batch_size``; or ``engine='emulated'``, ``profile`` and those of an emulated model.
         """
         self._runtime.add_function(name, fn, options)
 
@@ -314,7 +321,7 @@ class Session:
         from halo_sql.targets import surroundings_of
         from halo_sql.tools.mcp_import import list_tools
 
-        return self._runtime.begin(list_tools(server, surroundings_of(self._runtime), options)).result()
+        return self._runtime.wait(self._runtime.begin(list_tools(server, surroundings_of(self._runtime), options)))
 
     def begin(self) -> None:
         """BEGIN TRANSACTION."""

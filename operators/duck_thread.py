@@ -6,12 +6,13 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 from halo_sql.duck import Duck
 from halo_sql.errors import Error
 from halo_sql.metrics import NodeMetrics
+from halo_sql.virtual_time import is_virtual, outside
 
 T = TypeVar("T")
 INTERRUPT_EVERY_S = 0.02  # an interrupt that comes before the query has begun is lost
@@ -53,12 +54,12 @@ class DuckThread:
                     self._running = None
 
         submitted = self._threads.submit(timed)
-        answer = asyncio.wrap_future(submitted)
+        answer = outside(submitted)
         try:
             return await asyncio.shield(answer)
         except asyncio.CancelledError:
             if not submitted.cancel():
-                await self._interrupt(answer, timed)
+                await self._interrupt(answer, submitted, timed)
             raise
         except Error as problem:
             raise without_position(problem) from None
@@ -66,7 +67,12 @@ class DuckThread:
             if metrics is not None:
                 metrics.self_s += spent_s
 
-    async def _interrupt(self, answer: asyncio.Future[T], work: Callable[[], T]) -> None:
+    async def _interrupt(self, answer: asyncio.Future[T], submitted: Future[T], work: Callable[[], T]) -> None:
+        while is_virtual() and not submitted.done():  # no timer runs while a thread works
+            with self._switch:
+                if self._running is work:
+                    self.duck.interrupt()
+            wait([submitted], timeout=INTERRUPT_EVERY_S)
         while not answer.done():
             with self._switch:
                 if self._running is work:

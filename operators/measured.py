@@ -8,6 +8,7 @@ from typing import Any
 
 from halo_sql.metrics import NodeMetrics
 from halo_sql.operators.context import Batches
+from halo_sql.virtual_time import clock_s, is_virtual
 
 
 class Clock:
@@ -76,7 +77,7 @@ class Measured:
         if self._closed:
             raise StopAsyncIteration
         if self._started is None:
-            self._started = time.perf_counter()
+            self._started = clock_s()
         metrics = self._metrics
         self._running = True
         try:
@@ -93,8 +94,9 @@ class Measured:
 
     def _note_wait(self) -> None:
         if self._started is not None:
-            elapsed_s = time.perf_counter() - self._started
-            self._metrics.wait_s = max(0.0, elapsed_s - (self._metrics.self_s - self._self_before_s))
+            elapsed_s = clock_s() - self._started
+            computed_s = 0.0 if is_virtual() else self._metrics.self_s - self._self_before_s
+            self._metrics.wait_s = max(0.0, elapsed_s - computed_s)
 
     async def aclose(self) -> None:
         """Close the operator, then its inputs; idempotent. RuntimeError during a pull: cancel that instead."""

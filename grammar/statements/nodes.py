@@ -11,7 +11,7 @@ from halo_sql.errors import Span
 from halo_sql.grammar.statements.lexemes import string_value
 
 #: Engines a MODEL may name, in the order in which errors list them.
-ENGINES = ("vllm", "openai", "ray", "python", "echo", "replay")
+ENGINES = ("vllm", "openai", "ray", "python", "echo", "replay", "emulated")
 
 OptionValue = str | int | float | bool | list["OptionValue"] | dict[str, "OptionValue"] | None
 

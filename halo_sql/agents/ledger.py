@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 from halo_sql.agents.conversation import Conversation, Event, Refusal
@@ -11,6 +10,7 @@ from halo_sql.agents.steps import Call
 from halo_sql.call_log import RunLog
 from halo_sql.errors import EngineError
 from halo_sql.metrics import NodeMetrics
+from halo_sql.virtual_time import unix_s
 
 
 class Ledger:
@@ -27,7 +27,7 @@ class Ledger:
 
     def now_s(self) -> float:
         """When something is sent (Unix time); 0 when nobody wants to know."""
-        return 0.0 if self._log is None else time.time()
+        return 0.0 if self._log is None else unix_s()
 
     def step(
         self, conversation: Conversation, text: str, error: EngineError | None, prompt_tok: int = 0, output_tok: int = 0

@@ -12,7 +12,7 @@ class ModelDef:
 
     name     as created (lookups ignore case)
     source   hub id, directory, URL or ``bundled:name``
-    engine   'vllm' | 'openai' | 'python' | 'echo' | 'replay' | 'ray'
+    engine   'vllm' | 'openai' | 'python' | 'echo' | 'replay' | 'emulated' | 'ray'
     options  WITH (…) options, lower-case key -> value
     version  1, 2, …: CREATE OR REPLACE and ALTER make the next one
     temp     lives with the connection

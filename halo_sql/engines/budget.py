@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 from halo_sql.errors import EngineError
+from halo_sql.virtual_time import clock_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +38,11 @@ class Budget:
         self.usd = 0.0
         self._reserved_tok = 0
         self._reserved_usd = 0.0
-        self._began = time.monotonic()
+        self._began = clock_s()
 
     def left_s(self) -> float:
         """Seconds until the time limit; only with one."""
-        return self._began + self.max_seconds - time.monotonic()
+        return self._began + self.max_seconds - clock_s()
 
     def reserve(self, tok: int, usd: float = 0.0) -> bool:
         """Claim one call of at most ``tok`` tokens and ``usd``. False: wait until others have settled.

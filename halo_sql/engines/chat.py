@@ -34,10 +34,11 @@ class ChatTokenizer:
     """The tokenizer and chat template of one model; thread-safe.
 
     identity  hash of tokenizer and template: equal identities render equal prompts
+    plain     encodes texts; None: a ``PlainText``
     """
 
-    def __init__(self, tokenizer_json: str, template: ChatTemplate) -> None:
-        self._plain = PlainText(tokenizer_json)
+    def __init__(self, tokenizer_json: str, template: ChatTemplate, plain: PlainText | None = None) -> None:
+        self._plain = plain or PlainText(tokenizer_json)
         self._standard = self._plain.standard
         self._template = template
         self._layouts: dict[tuple[bool, int], Layout | EngineError] = {}

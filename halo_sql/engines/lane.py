@@ -6,7 +6,6 @@ a call that comes in while the lane is sending is left to the loop that sends.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from itertools import count
 
@@ -19,6 +18,7 @@ from halo_sql.engines.send_queue import SendQueue
 from halo_sql.engines.store import Entry, ResponseStore
 from halo_sql.engines.window import Window
 from halo_sql.errors import EngineError
+from halo_sql.virtual_time import unix_s
 
 SEND_AT_ONCE = 2048  # requests per submit
 _next_id = count(1).__next__  # engines are shared by runs: ids are unique in the process
@@ -138,7 +138,7 @@ class Lane:
 
     def _submit(self, calls: list[Call]) -> None:
         requests = []
-        in_flight, now_s = self._in_flight, time.time()
+        in_flight, now_s = self._in_flight, unix_s()
         for call in calls:
             call.sent_s = now_s
             request = request_of(call)

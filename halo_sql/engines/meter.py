@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 from halo_sql.engines.protocol import GenResult
 from halo_sql.engines.speed import Work
+from halo_sql.virtual_time import clock_s
 
 
 class Meter:
@@ -19,7 +19,7 @@ class Meter:
     __slots__ = ("_cached_tok", "_clock", "_computed_tok", "_flight", "_flight_s", "_in_flight", "_output_tok",
                  "_read_tok", "_requests", "_since", "busy_s", "sound")  # fmt: skip
 
-    def __init__(self, sound: bool = True, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, sound: bool = True, clock: Callable[[], float] = clock_s) -> None:
         self.sound = sound
         self.busy_s = 0.0
         self._clock = clock

@@ -128,7 +128,7 @@ class EnginePool:
     def _key(self, model: registry.Definition) -> Key:
         name = model.name.lower()
         options = json.dumps(dict(model.options), sort_keys=True, default=repr)
-        function = self.functions.get(name) if model.engine == "python" else None
+        function = self.functions.get(name) if model.engine in ("python", "emulated") else None
         secret = model.options.get("secret") if self._secrets is not None else None
         stamp = "" if secret is None or self._secrets is None else self._secrets.stamp(str(secret))
         return name, model.version, model.engine, model.source, options, 0 if function is None else id(function), stamp
@@ -176,5 +176,7 @@ def _new(key: Key, model: registry.Definition, make: Callable[[], Engine], resid
     workers, devices = registry.worker_count(model), options.get("devices")
     each = options.get("tensor_parallel_size", 1)
     needed = range(workers * (each if isinstance(each, int) else 1))
-    places = read_devices(devices) if isinstance(devices, str) else list(needed)
+    places: Sequence[int | str] = read_devices(devices) if isinstance(devices, str) else list(needed)
+    if model.engine == "emulated":
+        places = registry.device_names(str(options.get("device", "")), workers)
     return Entry(key, make, residency, places, workers, pinned=str(options.get("pinned")).lower() == "true")

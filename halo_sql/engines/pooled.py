@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import time
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,9 +13,11 @@ from halo_sql.engines.protocol import Deliver, Engine, EngineInfo, GenRequest, G
 from halo_sql.engines.residency import Residency
 from halo_sql.engines.tasks import Shared, cancelled
 from halo_sql.errors import EngineError, Error
+from halo_sql.virtual_time import clock_s, is_virtual
 
 # name, version, engine, source, options, id of the registered callable, what its secret holds
 Key = tuple[str, int, str, str, str, int, str]
+LEAST_S = 1e-9  # of a start: one that took no time is one, too
 _ticks = itertools.count(1)
 
 
@@ -32,7 +33,7 @@ class Entry:
         key: Key,
         make: Callable[[], Engine],
         residency: Residency,
-        devices: Sequence[int] = (),
+        devices: Sequence[int | str] = (),
         workers: int = 1,
         pinned: bool = False,
     ) -> None:
@@ -75,9 +76,15 @@ class Entry:
         return await asyncio.shield(self.start.once())
 
     async def _started(self) -> EngineInfo:
+        if is_virtual() and self.key[2] in ("vllm", "openai"):
+            raise EngineError(
+                f'model "{self.name}" works in real time, and this connection has a virtual clock',
+                code="unavailable",
+                remedy="Use an emulated model, or connect without halo_virtual_time.",
+            )
         await self.describe()
         await self._residency.admit(self)
-        began = time.perf_counter()
+        began = clock_s()
         self._at_start = True
         try:
             if self._asleep:
@@ -97,7 +104,7 @@ class Entry:
         finally:
             self._at_start = False
             self._residency.changed()
-        self.load_s = time.perf_counter() - began
+        self.load_s = max(clock_s() - began, LEAST_S)
         self.info = info
         await self._residency.settle(self)
         return info

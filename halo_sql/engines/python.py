@@ -69,7 +69,7 @@ class PythonEngine:
         self._timeout_s: float = values["timeout_s"]
         self._concurrency: int = values["concurrency"]
         self._storable: bool | None = values["storable"]
-        self._name = function if isinstance(function, str) else _name(function)
+        self._name = function if isinstance(function, str) else function_name(function)
         self._threads: ThreadPoolExecutor | None = None
         self._kind: str = values["kind"] or GENERATE
         self._dimensions: int | None = values["dimensions"]
@@ -123,31 +123,12 @@ class PythonEngine:
             threads.shutdown(wait=False, cancel_futures=True)
 
     async def _run(self, request: GenRequest) -> GenResult:
-        messages = [
-            {"role": "assistant" if number % 2 else "user", "content": turn}
-            for number, turn in enumerate(turns_of(request.user))
-        ]
-        if request.system is not None:
-            messages.insert(0, {"role": "system", "content": request.system})
-        answer = await self._outcome(messages)
+        answer = await self._outcome(messages_of(request))
         if isinstance(answer, EngineError):
             return GenResult(request.id, finish="error", error=answer)
-        if isinstance(answer, dict) and request.answer.kind in ("json", "step"):
-            try:
-                answer = json.dumps(answer, ensure_ascii=False, allow_nan=False)
-            except (ValueError, TypeError, RecursionError) as problem:
-                message = f"{self._name} returned a dict that is no JSON ({problem})"
-                return failure(request.id, message, "invalid_output")
-        if not isinstance(answer, str):
-            message = f"{self._name} returned {type(answer).__name__}, not str"
-            return failure(request.id, message, "invalid_output")
-        text: str | None = answer
-        if request.answer.kind == "score":
-            text = read_score(answer)
-        if text is None:
-            shown = answer if len(answer) <= 80 else answer[:77] + "..."
-            message = f"{self._name} returned {shown!r}, which is no number in 0 … 1, true or false"
-            return failure(request.id, message, "invalid_output")
+        text = read_answer(self._name, request, answer)
+        if isinstance(text, GenResult):
+            return text
         return GenResult(request.id, text, "stop", self.count_tok(request), 0, estimate_tok(text))
 
     async def _embed(self, requests: Sequence[GenRequest]) -> list[GenResult]:
@@ -203,6 +184,36 @@ class PythonEngine:
         return answer
 
 
+def messages_of(request: GenRequest) -> Messages:
+    """What a function is called with."""
+    messages = [
+        {"role": "assistant" if number % 2 else "user", "content": turn}
+        for number, turn in enumerate(turns_of(request.user))
+    ]
+    if request.system is not None:
+        messages.insert(0, {"role": "system", "content": request.system})
+    return messages
+
+
+def read_answer(name: str, request: GenRequest, answer: object) -> str | GenResult:
+    """The text of what a function returned, or the failure of one that is none."""
+    if isinstance(answer, dict) and request.answer.kind in ("json", "step"):
+        try:
+            answer = json.dumps(answer, ensure_ascii=False, allow_nan=False)
+        except (ValueError, TypeError, RecursionError) as problem:
+            return failure(request.id, f"{name} returned a dict that is no JSON ({problem})", "invalid_output")
+    if not isinstance(answer, str):
+        return failure(request.id, f"{name} returned {type(answer).__name__}, not str", "invalid_output")
+    if request.answer.kind != "score":
+        return answer
+    found = read_score(answer)
+    if found is None:
+        shown = answer if len(answer) <= 80 else answer[:77] + "..."
+        message = f"{name} returned {shown!r}, which is no number in 0 … 1, true or false"
+        return failure(request.id, message, "invalid_output")
+    return found
+
+
 def _rows(value: Any) -> list[Any] | None:
     """A list of what a list, tuple or array holds; None for anything else (a text is no list)."""
     to_list = getattr(value, "tolist", None)
@@ -246,7 +257,8 @@ def _is_async(function: object) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
 
 
-def _name(function: object) -> str:
+def function_name(function: object) -> str:
+    """'module:function' of a callable, for messages."""
     name = getattr(function, "__qualname__", type(function).__qualname__)
     return f"{getattr(function, '__module__', '')}:{name}"
 

@@ -12,6 +12,8 @@ from halo_sql.engines.kinds import check_answer, check_options_of_kind, embeddin
 from halo_sql.engines.options import resolve
 from halo_sql.engines.protocol import Engine
 from halo_sql.engines.secret_store import SecretStore
+from halo_sql.engines.speed import Speed
+from halo_sql.engines.speeds import definition_of
 from halo_sql.errors import CatalogError, did_you_mean
 
 __all__ = [
@@ -22,9 +24,11 @@ __all__ = [
     "check_answer",
     "check_model",
     "create",
+    "device_names",
     "embedding_dimensions",
     "model_kind",
     "price",
+    "stated_speed",
     "worker_count",
 ]
 
@@ -241,6 +245,40 @@ def _several(model: Definition, known: Any, make: Callable[[], Engine]) -> Engin
     return WorkerGroup([make() for _ in range(count)])
 
 
+def _check_emulated(module: Any, model: Definition) -> None:
+    module.check(model.name, model.source, model.options)
+
+
+def _make_emulated(module: Any, model: Definition, functions: Functions) -> Engine:
+    function = functions.get(model.name.lower())
+    count = worker_count(model)
+    engines = [
+        module.EmulatedEngine(model.name, model.source, model.options, function, worker=number)
+        for number in range(count)
+    ]
+    if count == 1:
+        engine: Engine = engines[0]
+        return engine
+    from halo_sql.engines.workers import WorkerGroup
+
+    return WorkerGroup(engines)
+
+
+def device_names(option: str, workers: int) -> list[str]:
+    """The devices of an emulated model's workers, by its option ``device``."""
+    names = [known for item in option.split(",") if (known := item.strip())] or ["gpu0"]
+    return list(dict.fromkeys(names[number % len(names)] for number in range(workers)))
+
+
+def stated_speed(model: Definition) -> Speed | None:
+    """The speed of a model that its definition tells: of an emulated one. CatalogError as ``check_model``."""
+    if model.engine != "emulated":
+        return None
+    engine = importlib.import_module(ENGINES["emulated"].module).EmulatedEngine(model.name, model.source, model.options)
+    speed: Speed = engine.profile.speed(definition_of(model), engine.info())
+    return speed
+
+
 def _check_openai(module: Any, model: Definition) -> None:
     for source in module.sources(model.source, model.options):
         module.check(source, model.options)
@@ -252,4 +290,5 @@ ENGINES: Mapping[str, Kind] = {
     "python": Kind("halo_sql.engines.python", _check_python, _make_python),
     "echo": Kind("halo_sql.engines.echo", _check_plain, _make_echo),
     "replay": Kind("halo_sql.engines.replay", _check_replay, _make_replay),
+    "emulated": Kind("halo_sql.engines.emulated", _check_emulated, _make_emulated),
 }

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from halo_sql.engines.protocol import EngineInfo
 from halo_sql.errors import EngineError
+from halo_sql.virtual_time import clock_s
 
 PATIENCE_S = 2.0
 PATIENCE_STARTS = 4.0  # how many starts long a model may keep its place while another waits
@@ -25,7 +25,7 @@ class Occupant(Protocol):
     """A model as the device sees it.
 
     info       its sizes; None: unknown until it has started
-    devices    what it stands on, by number; empty: the first one (or the machine's memory)
+    devices    what it stands on, by number or name; empty: the first one (or the machine's memory)
     workers    that it has; each brings its devices' memory
     pinned     it is never put out
     there      it has its place, or is about to fill it
@@ -37,7 +37,7 @@ class Occupant(Protocol):
 
     name: str
     info: EngineInfo | None
-    devices: Sequence[int]
+    devices: Sequence[int | str]
     workers: int
     pinned: bool
     there: bool
@@ -172,7 +172,7 @@ class Residency:
 
     async def _make_room(self, occupant: Occupant) -> None:
         self.check_alone(occupant)
-        since_s = time.monotonic()
+        since_s = clock_s()
         while self._missing(occupant):
             others = self._others(occupant)
             if not others:
@@ -183,7 +183,7 @@ class Residency:
                 continue
             victim = next((other for other in others if other.leaving), None) or self._victim(others)
             patience_s = max(PATIENCE_S, PATIENCE_STARTS * (victim.load_s + occupant.load_s))
-            left_s = since_s + patience_s - time.monotonic()
+            left_s = since_s + patience_s - clock_s()
             if left_s <= 0:
                 victim.leaving = True
             self._changed.clear()
@@ -285,7 +285,7 @@ def _places(occupant: Occupant) -> frozenset[str]:
     device = occupant.info.device if occupant.info is not None else ""
     if device == "cpu":  # cores share the memory
         return frozenset((device,))
-    return frozenset(f"{device}:{number}" for number in (occupant.devices or (0,)))
+    return frozenset(place if isinstance(place, str) else f"{device}:{place}" for place in (occupant.devices or (0,)))
 
 
 def _told(occupant: Occupant) -> str:

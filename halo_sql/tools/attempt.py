@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Protocol
 
 from halo_sql.engines.calls import Asker, Call
@@ -14,6 +14,7 @@ from halo_sql.errors import EngineError, Error, InterruptedQueryError
 from halo_sql.tools.journal import StatementJournal
 from halo_sql.tools.limits import acts, limits_of, takes_sql
 from halo_sql.tools.protocol import BoundTool, Limits, Runner, ToolRequest
+from halo_sql.virtual_time import clock_s, held, unix_s
 
 START_S = 60.0  # how long a tool may take to start
 COUNTED = 256  # lists whose items are counted, of a run
@@ -72,7 +73,8 @@ class Caller:
         try:
             async with asyncio.timeout(START_S) as deadline:
                 runner = self._runner_of(self.tool)
-                await runner.start()
+                with held():
+                    await runner.start()
         except EngineError:
             raise
         except Exception as problem:
@@ -98,16 +100,17 @@ class Caller:
                 metrics.retries += 1
             else:
                 metrics.tool_calls += 1
-                call.sent_s = time.time()
+                call.sent_s = unix_s()
         answers: Answers
-        began = time.perf_counter()
+        began = clock_s()
         try:
             async with asyncio.timeout(self.limits.timeout_s) as deadline:
                 if self.together:
                     answers = await runner.call_many(requests)  # type: ignore[attr-defined]  # a BatchRunner
                 else:
-                    answers = [await runner.call(requests[0])]
-                    self.experience.took(1, time.perf_counter() - began)
+                    with held() if getattr(runner, "beside", False) else nullcontext():
+                        answers = [await runner.call(requests[0])]
+                    self.experience.took(1, clock_s() - began)
         except Exception as raised:
             problem = raised if isinstance(raised, EngineError) else self.broken(raised)
             if deadline.expired():

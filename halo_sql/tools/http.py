@@ -64,6 +64,8 @@ class HttpRunner:
     CatalogError for a definition that cannot work.
     """
 
+    beside = True  # its calls are made outside this process: a virtual clock stands meanwhile
+
     def __init__(
         self,
         tool: BoundTool,

@@ -26,6 +26,7 @@ from halo_sql.errors import EngineError
 from halo_sql.tools import journal_file
 from halo_sql.tools.journal_file import Claim, JournalEntry, Page
 from halo_sql.tools.protocol import BoundTool
+from halo_sql.virtual_time import outside
 
 __all__ = ["Claim", "Journal", "JournalEntry", "StatementJournal"]
 
@@ -154,7 +155,7 @@ class StatementJournal:
         page = self._page(tool, arguments, equal, number)
         future = self._journal.submit(partial(journal_file.begin, page=page))
         try:
-            return await asyncio.wrap_future(future)
+            return await outside(future)
         except asyncio.CancelledError:  # not called: if it was noted all the same, that is taken back
             self._journal.submit(partial(journal_file.withdraw, page=page))
             self._free.setdefault(equal, []).append(number)
@@ -183,7 +184,7 @@ class StatementJournal:
             return
         work = partial(journal_file.finish, statement=self._statement, run=self.run)
         try:
-            await asyncio.wrap_future(self._journal.submit(work))
+            await outside(self._journal.submit(work))
         except EngineError as problem:
             self._journal.warnings.append(f"the statement's calls will not be made again: {problem.message}")
 
@@ -211,7 +212,7 @@ class StatementJournal:
     async def _noted(self, claim: Claim, future: Future[None]) -> None:
         """Wait until it is on disk. That it cannot be noted does not undo the call: its answer stands."""
         try:
-            await asyncio.shield(asyncio.wrap_future(future))
+            await asyncio.shield(outside(future))
         except EngineError as problem:
             self._journal.warnings.append(
                 f"a call of {claim.tool} stays in doubt in the journal (key {claim.key}): {problem.message}"

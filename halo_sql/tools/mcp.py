@@ -24,6 +24,8 @@ class McpRunner:
     sessions  shared by the tools of a run; None: the runner has its own and closes them
     """
 
+    beside = True  # its calls are made outside this process: a virtual clock stands meanwhile
+
     def __init__(self, tool: BoundTool, surroundings: Surroundings, sessions: McpSessions | None = None) -> None:
         self._tool = tool
         self._surroundings = surroundings

@@ -53,6 +53,11 @@ class PythonRunner:
         return self._identity
 
     @property
+    def beside(self) -> bool:
+        """Whether its calls are made outside this process: a virtual clock stands meanwhile."""
+        return self._pool is not None
+
+    @property
     def concurrency(self) -> int:
         """Calls it makes at once; more would wait here, within their deadline."""
         return self._concurrency

@@ -43,6 +43,8 @@ class SandboxRunner:
     A query that ends its child harms no other: the next one gets a new child.
     """
 
+    beside = True  # its calls are made outside this process: a virtual clock stands meanwhile
+
     def __init__(self, tool: BoundTool, on_connection: Callable[[Callable[[Duck], Any]], Awaitable[Any]]) -> None:
         self._tool = tool
         self._limits = limits_of(tool)

@@ -15,6 +15,7 @@ from halo_sql.errors import EngineError, Error, InterruptedQueryError
 from halo_sql.tools.protocol import BoundTool, ToolRequest
 from halo_sql.tools.sql_join import QueryTexts, joinable, joins
 from halo_sql.tools.sql_values import bound, finite_json
+from halo_sql.virtual_time import is_virtual
 
 T = TypeVar("T")
 OnConnection = Callable[[Callable[[Duck], T]], Awaitable[T]]
@@ -81,7 +82,7 @@ class SqlRunner:
             part = arguments[start : start + BATCH]
             outcomes += await self._on_connection(partial(self._run, arguments=part, times=times))
             for calls, seconds in times:
-                self.took(calls, seconds)
+                self.took(calls, 0.0 if is_virtual() else seconds)
         return outcomes
 
     def _run(self, duck: Duck, arguments: list[str], times: list[tuple[int, float]]) -> list[Outcome]:

@@ -7,10 +7,13 @@ import contextvars
 import queue
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from typing import Any
 
-_Job = tuple[Callable[[], object], "asyncio.Future[Any]", asyncio.AbstractEventLoop]
+from halo_sql.virtual_time import outside
+
+_Job = tuple[Callable[[], object], "Future[Any]"]
 
 
 class Threads:
@@ -29,10 +32,10 @@ class Threads:
         """What ``function`` returns or raises; cancelling gives up waiting for it."""
         async with self._places:
             thread = self._idle.pop() if self._idle else _Thread(self._name)
-            loop = asyncio.get_running_loop()
-            done: asyncio.Future[Any] = loop.create_future()
+            work: Future[Any] = Future()
+            done = outside(work)
             context = contextvars.copy_context()
-            thread.jobs.put((lambda: context.run(function), done, loop))
+            thread.jobs.put((lambda: context.run(function), work))
             try:
                 return await done
             finally:
@@ -57,7 +60,7 @@ class _Thread(threading.Thread):
 
     def run(self) -> None:
         while (job := self.jobs.get()) is not None:
-            function, done, loop = job
+            function, work = job
             problem: BaseException | None = None
             value = None
             try:
@@ -68,15 +71,9 @@ class _Thread(threading.Thread):
                 problem = (
                     raised if isinstance(raised, Exception) else RuntimeError(f"{type(raised).__name__}: {raised}")
                 )
-            with suppress(RuntimeError):  # the loop is closed: nobody is interested any more
-                loop.call_soon_threadsafe(_settle, done, value, problem)
-            del job, function, done, value, problem
-
-
-def _settle(done: asyncio.Future[Any], value: object, problem: BaseException | None) -> None:
-    if done.done():
-        return
-    if problem is None:
-        done.set_result(value)
-    else:
-        done.set_exception(problem)
+            with suppress(RuntimeError, InvalidStateError):  # the loop is closed, or the call was given up
+                if problem is None:
+                    work.set_result(value)
+                else:
+                    work.set_exception(problem)
+            del job, function, work, value, problem

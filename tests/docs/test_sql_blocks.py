@@ -45,7 +45,7 @@ def test_sql_blocks_run(page: Path) -> None:
                     pytest.fail(f"{page.name}:{line}\n{statement}\n{problem}", pytrace=False)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/tools.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/tools.md", "docs/emulated.md"])
 def test_python_blocks_run(page: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HALO_DEFAULT_MODEL", "echo")
     monkeypatch.setenv("HALO_STORE", "off")

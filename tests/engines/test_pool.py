@@ -13,6 +13,7 @@ import pytest
 
 from halo_sql.catalog.objects import BUILT_IN_MODELS, ModelDef
 from halo_sql.engines.echo import EchoEngine
+from halo_sql.engines.emulated import EmulatedEngine
 from halo_sql.engines.openai import OpenAIEngine
 from halo_sql.engines.pool import EnginePool
 from halo_sql.engines.protocol import Engine, EngineInfo, GenRequest, GenResult
@@ -75,7 +76,8 @@ def test_engines_by_name() -> None:
     assert isinstance(create(ModelDef("o", URL, "openai", {"model": "m"})), OpenAIEngine)
     assert isinstance(create(ModelDef("p", "module:function", "python", {"concurrency": 2})), PythonEngine)
     assert isinstance(create(ModelDef("F", "f", "python"), functions), PythonEngine)
-    assert set(ENGINES) == {"vllm", "openai", "python", "echo", "replay"}
+    assert isinstance(create(ModelDef("e", "dense-14b", "emulated"), functions), EmulatedEngine)
+    assert set(ENGINES) == {"vllm", "openai", "python", "echo", "replay", "emulated"}
 
 
 @pytest.mark.parametrize(
