@@ -247,6 +247,16 @@ class SinkExec:
     kind: str
 
 
+@dataclass(frozen=True, slots=True)
+class BatchExec:
+    """The statements of a batch side by side; the n-th input is the result of the n-th. Only as the root.
+
+    statements  their texts, for EXPLAIN
+    """
+
+    statements: tuple[str, ...] = ()
+
+
 PhysicalOp = (
     DuckFragmentExec
     | SelectExec
@@ -264,6 +274,7 @@ PhysicalOp = (
     | LimitExec
     | MaterializeExec
     | SinkExec
+    | BatchExec
 )
 
 

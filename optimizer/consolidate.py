@@ -1,0 +1,91 @@
+"""The plans of several statements as one DAG: equal sub-plans are run once, whoever reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from halo_sql.errors import Span
+from halo_sql.ir.physical import BatchExec, PhysicalDag, PhysicalNode, calls_by
+from halo_sql.optimizer.intern import Interner
+from halo_sql.optimizer.optimize import Optimized
+from halo_sql.optimizer.prefixes import shared_prefixes
+from halo_sql.optimizer.residency import charged, crowded, switches
+from halo_sql.optimizer.schedule import schedule
+from halo_sql.optimizer.share import materialize_shared
+
+
+@dataclass(frozen=True, slots=True)
+class Consolidated:
+    """Statements as one plan.
+
+    dag      its root is a ``BatchExec``; positions of calls are those in the statements, one behind the other
+    starts   where each statement begins in these
+    aliases  (position of a call that several share, statement) -> the position of the statement's own equal call
+    """
+
+    dag: PhysicalDag
+    starts: tuple[int, ...]
+    aliases: dict[tuple[Span, int], Span]
+
+    @property
+    def roots(self) -> tuple[int, ...]:
+        """The node of each statement's result, whose columns are the statement's in order."""
+        return self.dag.node(self.dag.root).inputs
+
+    def own_place(self, span: Span, statement: int) -> Span | None:
+        """A position in the common numbering as one in the text of a statement; None when it has none there."""
+        found = self.aliases.get((span, statement), span)
+        start = self.starts[statement]
+        end = self.starts[statement + 1] if statement + 1 < len(self.starts) else None
+        if found.start < start or (end is not None and found.start >= end):
+            return None
+        return Span(found.start - start, found.end - start)
+
+    def part(self, statement: int) -> PhysicalDag:
+        """What one statement reads of the DAG, node ids unchanged."""
+        root = self.roots[statement]
+        nodes = {node.id: node for node in self.dag.nodes}
+        wanted, stack = {root}, [root]
+        while stack:
+            fresh = [source for source in nodes[stack.pop()].inputs if source not in wanted]
+            wanted.update(fresh)
+            stack += fresh
+        return PhysicalDag(tuple(node for node in self.dag.nodes if node.id in wanted), root)
+
+
+def consolidate(plans: Sequence[Optimized], texts: Sequence[str]) -> Consolidated:
+    """The DAGs of ``plans``, whose statements are ``texts``, as one.
+
+    Raises nothing: plans that have nothing in common stand side by side.
+    """
+    interner = Interner()
+    roots: list[int] = []
+    starts: list[int] = []
+    end = 0
+    for number, (plan, text) in enumerate(zip(plans, texts, strict=True)):
+        starts.append(end)
+        found = interner.add(plan.dag.nodes, number, end)
+        place, ids = found[plan.dag.root]
+        wanted = plan.dag.node(plan.dag.root).columns
+        roots.append(interner.pick(place, [(column, ids[column.id]) for column in wanted]))
+        end += len(text) + 1
+    nodes, top = interner.nodes, len(interner.nodes)
+    nodes.append(PhysicalNode(top, BatchExec(tuple(texts)), tuple(roots), ()))
+    nodes, top = materialize_shared(nodes, top)
+    options = replace(plans[0].problem.surveyed, engines=_merged([plan.problem.surveyed.engines for plan in plans]))
+    models = sorted({call.model for node in nodes for call in calls_by(node.op) if call.model})
+    places = crowded(models, options)
+    ordered, top = schedule(nodes, top, places)
+    swaps = switches(ordered, places, options)
+    notes = dict.fromkeys(note for plan in plans for note in plan.dag.notes)
+    dag = PhysicalDag(charged(ordered, swaps), top, tuple(notes), shared_prefixes(ordered, options))
+    return Consolidated(dag, tuple(starts), interner.aliases)
+
+
+def _merged(maps: Sequence[Any]) -> dict[Any, Any]:
+    found: dict[Any, Any] = {}
+    for each in maps:
+        found |= each
+    return found
