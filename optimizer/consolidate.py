@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from halo_sql.errors import Span
 from halo_sql.ir.physical import BatchExec, PhysicalDag, PhysicalNode, calls_by
-from halo_sql.optimizer.intern import Interner
+from halo_sql.optimizer.intern import Interner, Written
 from halo_sql.optimizer.optimize import Optimized
 from halo_sql.optimizer.prefixes import shared_prefixes
 from halo_sql.optimizer.residency import charged, crowded, switches
@@ -22,12 +22,12 @@ class Consolidated:
 
     dag      its root is a ``BatchExec``; positions of calls are those in the statements, one behind the other
     starts   where each statement begins in these
-    aliases  (position of a call that several share, statement) -> the position of the statement's own equal call
+    aliases  (position of a call that several share, statement) -> that call, and the statement's own equal one
     """
 
     dag: PhysicalDag
     starts: tuple[int, ...]
-    aliases: dict[tuple[Span, int], Span]
+    aliases: Mapping[tuple[Span, int], tuple[Written, Written]]
 
     @property
     def roots(self) -> tuple[int, ...]:
@@ -36,23 +36,30 @@ class Consolidated:
 
     def own_place(self, span: Span, statement: int) -> Span | None:
         """A position in the common numbering as one in the text of a statement; None when it has none there."""
-        found = self.aliases.get((span, statement), span)
+        own = self.aliases.get((span, statement))
+        found = span if own is None else own[1].span
         start = self.starts[statement]
         end = self.starts[statement + 1] if statement + 1 < len(self.starts) else None
         if found.start < start or (end is not None and found.start >= end):
             return None
         return Span(found.start - start, found.end - start)
 
+    def own_words(self, message: str, span: Span, statement: int) -> str:
+        """A message about a call as the statement writes the call."""
+        own = self.aliases.get((span, statement))
+        if own is None or not message.startswith(own[0].label):
+            return message
+        return own[1].label + message.removeprefix(own[0].label)
+
     def part(self, statement: int) -> PhysicalDag:
         """What one statement reads of the DAG, node ids unchanged."""
-        root = self.roots[statement]
-        nodes = {node.id: node for node in self.dag.nodes}
+        root, nodes = self.roots[statement], self.dag.nodes
         wanted, stack = {root}, [root]
         while stack:
             fresh = [source for source in nodes[stack.pop()].inputs if source not in wanted]
             wanted.update(fresh)
             stack += fresh
-        return PhysicalDag(tuple(node for node in self.dag.nodes if node.id in wanted), root)
+        return PhysicalDag(tuple(nodes[number] for number in sorted(wanted)), root)
 
 
 def consolidate(plans: Sequence[Optimized], texts: Sequence[str]) -> Consolidated:

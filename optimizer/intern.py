@@ -2,8 +2,8 @@
 
 Column ids of different statements (or of two readings of one table) mean nothing to each other, so an operator is
 compared with its columns numbered by where they come from: those of its inputs by the nodes found so far, new ones in
-the order in which the operator names them. Two operators of equal form over the same inputs are one node. Names, labels,
-the order of picked columns and positions in the text make no difference; volatile operators equal none.
+the order in which the operator names them. Two operators of equal form over the same inputs are one node. Names,
+labels, the order of picked columns and positions in the text make no difference; volatile operators equal none.
 
 A numbering never gives two columns one number: where a node would read one common node as two of its inputs (a table
 joined with itself), one of the readings gets columns of its own.
@@ -26,23 +26,31 @@ Ids = Mapping[ColumnId, ColumnId]
 
 
 @dataclass(frozen=True, slots=True)
+class Written:
+    """A call as a statement has it: where it stands, and how errors name it."""
+
+    span: Span
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
 class _Known:
-    """A node that there is: its place, the ids of the columns it made and the positions of its calls, as met."""
+    """A node that there is: its place, the ids of the columns it made and its calls, as met."""
 
     place: int
     made: tuple[ColumnId, ...]
-    spans: tuple[Span, ...]
+    calls: tuple[Written, ...]
 
 
 @dataclass(slots=True)
 class Interner:
     """Collects nodes, inputs first; ids are places.
 
-    aliases  (position of a call of a shared node, number of a DAG) -> the position of that DAG's own equal call
+    aliases  (position of a call of a shared node, number of a DAG) -> that call, and the DAG's own equal one
     """
 
     nodes: list[PhysicalNode] = field(default_factory=list)
-    aliases: dict[tuple[Span, int], Span] = field(default_factory=dict)
+    aliases: dict[tuple[Span, int], tuple[Written, Written]] = field(default_factory=dict)
     _known: dict[object, _Known] = field(default_factory=dict)
     _copies: dict[tuple[int, int], int] = field(default_factory=dict)
     _free: int = 0
@@ -69,14 +77,10 @@ class Interner:
         sources = [source for _, source in columns]
         twice = len(set(sources)) < len(sources)
         ids = [self._fresh() if twice else source for source in sources]
-        picked = tuple(
-            (replace(column, id=new), source) for new, (column, source) in zip(ids, columns, strict=True)
-        )
+        picked = tuple((replace(column, id=new), source) for new, (column, source) in zip(ids, columns, strict=True))
         return self._append(SelectExec(picked), (place,), tuple(column for column, _ in picked), node.estimate.rows)
 
-    def _add(
-        self, node: PhysicalNode, sources: Sequence[tuple[int, Ids]], number: int, offset: int
-    ) -> tuple[int, Ids]:
+    def _add(self, node: PhysicalNode, sources: Sequence[tuple[int, Ids]], number: int, offset: int) -> tuple[int, Ids]:
         inputs = tuple(place for place, _ in sources)
         ids: dict[ColumnId, ColumnId] = {}
         for _, columns in sources:
@@ -87,7 +91,8 @@ class Interner:
         known = self._known.get(key) if form.steady else None
         if known is not None:
             ids |= zip(form.made, known.made, strict=True)
-            self.aliases |= {(there, number): here for there, here in zip(known.spans, form.spans, strict=True)}
+            pairs = zip(known.calls, form.calls, strict=True)
+            self.aliases |= {(there.span, number): (there, here) for there, here in pairs}
             return known.place, {column.id: ids[column.id] for column in node.columns}
         made = tuple(self._fresh() for _ in form.made)
         ids |= zip(form.made, made, strict=True)
@@ -97,7 +102,7 @@ class Interner:
         )
         self.nodes[place] = replace(self.nodes[place], estimate=node.estimate)
         if form.steady:
-            self._known[key] = _Known(place, made, tuple(form.spans))
+            self._known[key] = _Known(place, made, tuple(form.calls))
         return place, {column.id: ids[column.id] for column in node.columns}
 
     def _apart(self, sources: Sequence[tuple[int, Ids]]) -> list[tuple[int, Ids]]:
@@ -121,9 +126,7 @@ class Interner:
             found.append((there, {own: renamed[known] for own, known in ids.items()}))
         return found
 
-    def _append(
-        self, op: PhysicalOp, inputs: tuple[int, ...], columns: tuple[Column, ...], rows: float
-    ) -> int:
+    def _append(self, op: PhysicalOp, inputs: tuple[int, ...], columns: tuple[Column, ...], rows: float) -> int:
         self.nodes.append(PhysicalNode(len(self.nodes), op, inputs, columns, Estimate(rows)))
         return len(self.nodes) - 1
 
@@ -136,14 +139,14 @@ class _Form(Renaming):
     """An operator's form: columns of inputs by their ids in the common DAG, others numbered -1, -2, … as met.
 
     made    own ids of the latter, in that order
-    spans   positions met, in order
+    calls   calls met that have a position, in order
     steady  equal forms give equal rows
     """
 
     def __init__(self, ids: Ids, offset: int) -> None:
-        super().__init__(self._number, self._note)
+        super().__init__(self._number, lambda span: Span(0, 0))
         self.made: list[ColumnId] = []
-        self.spans: list[Span] = []
+        self.calls: list[Written] = []
         self.steady = True
         self._ids = dict(ids)
         self._offset = offset
@@ -154,10 +157,6 @@ class _Form(Renaming):
             self.made.append(column)
             known = self._ids[column] = ColumnId(-len(self.made))
         return known
-
-    def _note(self, span: Span) -> Span:
-        self.spans.append(_moved(span, self._offset))
-        return Span(0, 0)
 
     def output(self, column: Column) -> Column:
         return Column(self._number(column.id), "", column.type)
@@ -176,6 +175,8 @@ class _Form(Renaming):
             self.steady = self.steady and not (value.unsteady or value.write)
         if isinstance(value, LlmCall):
             self.steady = self.steady and value.deterministic
+            if value.span is not None:
+                self.calls.append(Written(_moved(value.span, self._offset), value.label or value.operator))
         elif getattr(value, "volatile", False):
             self.steady = False
         return super().rewritten(value)

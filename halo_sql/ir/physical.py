@@ -382,4 +382,6 @@ class PhysicalDag:
 
     def node(self, node_id: int) -> PhysicalNode:
         """The node with this id."""
+        if node_id < len(self.nodes) and self.nodes[node_id].id == node_id:  # ids are places, but for parts of a DAG
+            return self.nodes[node_id]
         return next(node for node in self.nodes if node.id == node_id)

@@ -34,7 +34,8 @@ class Renaming:
 
     def rewritten(self, value: Any) -> Any:
         """The object with new ids; itself when its class holds none."""
-        rewrite = _of_class(type(value))
+        known: Any = type(value)
+        rewrite: _Rewrite | None = _of_class(known)
         return value if rewrite is None else rewrite(value, self)
 
     def output(self, column: Column) -> Column:
@@ -48,7 +49,7 @@ class Renaming:
 
 
 @cache
-def _of_class(known: type[Any]) -> _Rewrite | None:
+def _of_class(known: Any) -> _Rewrite | None:
     """How objects of a class are rewritten; None: they hold no columns and no positions."""
     if known is Column:
         return lambda value, renaming: renaming.output(value)
@@ -57,7 +58,7 @@ def _of_class(known: type[Any]) -> _Rewrite | None:
     if not is_dataclass(known) or known is SqlType:
         return None
     hints = get_type_hints(known)
-    parts = [(item.name, rewrite) for item in fields(known) if (rewrite := _of_hint(hints[item.name])) is not None]
+    parts = [(item.name, change) for item in fields(known) if (change := _of_hint(hints[item.name])) is not None]
     if not parts:
         return None
 
