@@ -67,6 +67,23 @@ def units(pieces: Sequence[StatementText], kinds: Sequence[Kind], sql: str, para
     return found
 
 
+def is_batch(sql: str) -> bool:
+    """Whether a text begins with BEGIN BATCH."""
+    return "batch" in sql.lower() and any(classify(piece.text) is Kind.BATCH for piece in split(sql)[:1])
+
+
+def statements(sql: str) -> list[StatementText]:
+    """The statements of a text that is one batch, with BEGIN and END BATCH or without. Errors as of ``units``."""
+    pieces = split(sql)
+    if not is_batch(sql):
+        check_member(sql)
+        return pieces
+    found = units(pieces, [classify(piece.text) for piece in pieces], sql)
+    if len(found) > 1:
+        raise _refused("more stands behind the batch", pieces[found[0].end + 1], sql, "One batch at a time.")
+    return pieces[found[0].first : found[0].end]
+
+
 def check_member(sql: str) -> None:
     """ParserError when a text holds what cannot stand in a batch."""
     for piece in split(sql):

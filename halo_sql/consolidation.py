@@ -82,7 +82,7 @@ def run(session: Session, statements: Sequence[Member], closely: bool = False) -
             if not group and not alone and place:
                 group = _readers(session, statements[place:], closely)
             if group:
-                outcomes += _run_group(session, group)
+                outcomes += _run_group(session, group, place)
             else:
                 outcomes.append(_run_one(session, statements[place]))
             session.queries.check_interrupted()
@@ -108,7 +108,7 @@ def bind_all(
     run ``alone``. Raises the first error, with the number of its statement.
     """
     reading = 0
-    reads = Reads(session.duck)
+    reads = Reads(session.duck, session.stored.names())
     for place, member in enumerate(statements):
         session.queries.check_interrupted()
         try:
@@ -128,7 +128,7 @@ def bind_all(
 
 def _readers(session: Session, statements: Sequence[Member], closely: bool) -> Sequence[Member]:
     """The members at the beginning that only read, planned; one that cannot be bound by now is none."""
-    reads = Reads(session.duck)
+    reads = Reads(session.duck, session.stored.names())
     for place, member in enumerate(statements):
         try:
             if not _reads(session, member, reads, closely):
@@ -196,13 +196,15 @@ def _bind(session: Session, member: Member) -> None:
         raise routing.named_better(session, problem) from None
 
 
-def _run_group(session: Session, group: Sequence[Member]) -> list[Outcome]:
-    """Run members that only read: those for DuckDB alone in their order, then those with calls as one plan."""
+def _run_group(session: Session, group: Sequence[Member], before: int) -> list[Outcome]:
+    """Run members that only read, behind ``before`` others: those for DuckDB alone in their order, then those with
+    calls as one plan."""
     outcomes = {place: _run_one(session, member) for place, member in enumerate(group) if member.planned is None}
     joint = {place: member.planned for place, member in enumerate(group) if member.planned is not None}
     if joint:
         session.queries.check_interrupted()
-        results, profile = session.queries.together(list(joint.values()))
+        numbered = {before + place + 1: planned for place, planned in joint.items()}
+        results, profile = session.queries.together(numbered)
         for (place, planned), found in zip(joint.items(), results, strict=True):
             group[place].profile = profile
             error, result = (found, None) if isinstance(found, Error) else (None, found)

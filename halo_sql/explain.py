@@ -50,10 +50,11 @@ def lines(dag: PhysicalDag) -> Iterator[Line]:
         seen.add(node_id)
         yield Line(drawing, node, consumers[node_id] > 1, again, statement)
         if not again:
-            last, batch = len(node.inputs) - 1, isinstance(node.op, BatchExec)
+            last = len(node.inputs) - 1
+            numbers = node.op.statements if isinstance(node.op, BatchExec) else (0,) * len(node.inputs)
             for place in range(last, -1, -1):
                 corner, below = ("└─ ", "   ") if place == last else ("├─ ", "│  ")
-                stack.append((node.inputs[place], indent + corner, indent + below, batch * (place + 1)))
+                stack.append((node.inputs[place], indent + corner, indent + below, numbers[place]))
 
 
 def render_text(dag: PhysicalDag, profile: Profile | None = None, full: bool = False) -> str:

@@ -88,8 +88,9 @@ def _planned(session: Session, statements: Sequence[Member], form: str) -> Itera
     joint = {place: planned for place in range(reading) if (planned := statements[place].planned) is not None}
     if joint:
         texts = [planned.sql for planned in joint.values()]
-        dag = consolidate([planned.optimized for planned in joint.values()], texts).dag
-        yield _Part(tuple(place + 1 for place in joint), "one plan", dag, query=";\n".join(texts))
+        numbers = tuple(place + 1 for place in joint)
+        dag = consolidate([planned.optimized for planned in joint.values()], texts, numbers).dag
+        yield _Part(numbers, "one plan", dag, query=";\n".join(texts))
     for place, member in enumerate(statements):
         if place >= bound:
             yield _Part((place + 1,), LATER)

@@ -19,7 +19,7 @@ from halo_sql.targets import Targets
 
 
 class Joint:
-    """Queries as one plan.
+    """Queries as one plan; ``numbers`` are those of the statements in their batch.
 
     plan      their DAG
     targets   what they call
@@ -27,10 +27,13 @@ class Joint:
     profiles  of each query; a node that several read counts for the first of them
     """
 
-    def __init__(self, planned: Sequence[Planned], profiles: Sequence[Profile]) -> None:
-        self.plan: Consolidated = consolidate([each.optimized for each in planned], [each.sql for each in planned])
+    def __init__(self, planned: Sequence[Planned], profiles: Sequence[Profile], numbers: Sequence[int]) -> None:
+        texts = [each.sql for each in planned]
+        self.plan: Consolidated = consolidate([each.optimized for each in planned], texts, numbers)
         self.targets = _all_of([each.targets for each in planned])
-        self.profile = Profile("", self.plan.dag, {node.id: NodeMetrics() for node in self.plan.dag.nodes})
+        self.profile = Profile(
+            ";\n".join(texts), self.plan.dag, {node.id: NodeMetrics() for node in self.plan.dag.nodes}
+        )
         self.profiles = profiles
         self._planned = planned
         self._owners: dict[int, int] = {}  # node -> the query it counts for

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from itertools import pairwise
 
 from halo_sql.duck import Duck
@@ -55,10 +55,14 @@ def first_word(sql: str) -> str:
 
 
 class Reads:
-    """What can be said of statements while the catalog is as it is now."""
+    """What can be said of statements while the catalog is as it is now.
 
-    def __init__(self, duck: Duck) -> None:
+    written_out  lower-case names of views and macros whose definitions stand in the texts that are asked about
+    """
+
+    def __init__(self, duck: Duck, written_out: Set[str] = frozenset()) -> None:
         self._duck = duck
+        self._written_out = written_out
         self._unsteady: frozenset[str] | None = None
 
     def is_steady(self, sql: str) -> bool:
@@ -95,6 +99,8 @@ class Reads:
             except Error:  # a transaction that an error has ended: its statements say so themselves
                 made = []
             held = {name.lower(): list(_code(text)) for name, text in made}
+            for name in self._written_out:
+                held.pop(name, None)
             grown = True
             while grown:
                 grown = False

@@ -142,10 +142,8 @@ class Session:
         return explain_batch.text(self, consolidation.members(statements), analyze, format)
 
     def run_batch(self, sql: str) -> list[Outcome]:
-        """Run a text that is one BEGIN BATCH; …; END BATCH: what became of each statement, in order."""
-        pieces = split(sql)
-        [unit] = batch.units(pieces, [classify(piece.text) for piece in pieces], sql)
-        return consolidation.run_pieces(self, pieces[unit.first : unit.end], sql)
+        """Run a text that is one BEGIN BATCH; …; END BATCH, or what stands between: what became of each statement."""
+        return consolidation.run_pieces(self, batch.statements(sql), sql)
 
     def execute_many(self, sql: str, rows: Sequence[object]) -> Result:
         """Run a statement once for each set of parameters; the last one's result."""
@@ -237,6 +235,8 @@ class Session:
         """The plan of a statement as text; with ``analyze`` it is run, and the plan shows what happened."""
         from halo_sql import explaining
 
+        if batch.is_batch(sql):
+            return self.explain_batch([piece.text for piece in batch.statements(sql)], analyze, format)
         self._prepare_listings(sql)
         self.queries.end()
         return explaining.any_text(self, sql, analyze, format, params)

@@ -62,10 +62,10 @@ class Consolidated:
         return PhysicalDag(tuple(nodes[number] for number in sorted(wanted)), root)
 
 
-def consolidate(plans: Sequence[Optimized], texts: Sequence[str]) -> Consolidated:
+def consolidate(plans: Sequence[Optimized], texts: Sequence[str], numbers: Sequence[int] | None = None) -> Consolidated:
     """The DAGs of ``plans``, whose statements are ``texts``, as one.
 
-    Raises nothing: plans that have nothing in common stand side by side.
+    ``numbers`` are those of the statements in the batch; None: 1, 2, …
     """
     interner = Interner()
     roots: list[int] = []
@@ -79,7 +79,7 @@ def consolidate(plans: Sequence[Optimized], texts: Sequence[str]) -> Consolidate
         roots.append(interner.pick(place, [(column, ids[column.id]) for column in wanted]))
         end += len(text) + 1
     nodes, top = interner.nodes, len(interner.nodes)
-    nodes.append(PhysicalNode(top, BatchExec(tuple(texts)), tuple(roots), ()))
+    nodes.append(PhysicalNode(top, BatchExec(tuple(numbers or range(1, len(plans) + 1))), tuple(roots), ()))
     nodes, top = materialize_shared(nodes, top)
     options = replace(plans[0].problem.surveyed, engines=_merged([plan.problem.surveyed.engines for plan in plans]))
     models = sorted({call.model for node in nodes for call in calls_by(node.op) if call.model})

@@ -251,10 +251,10 @@ class SinkExec:
 class BatchExec:
     """The statements of a batch side by side; the n-th input is the result of the n-th. Only as the root.
 
-    statements  their texts, for EXPLAIN
+    statements  their numbers in the batch, for EXPLAIN
     """
 
-    statements: tuple[str, ...] = ()
+    statements: tuple[int, ...]
 
 
 PhysicalOp = (
