@@ -20,9 +20,13 @@ from halo_sql.reads import HARMLESS_WORDS, QUERY_WORDS, Reads, first_word
 from halo_sql.result import detached
 
 if TYPE_CHECKING:
+    from halo_sql.ir.physical import PhysicalNode
     from halo_sql.metrics import Profile
     from halo_sql.planning import Planned
     from halo_sql.session import Session
+
+
+SCANNED_ROWS = 1_000_000  # a LIMIT over a longer scan runs by itself
 
 
 @dataclass(slots=True)
@@ -165,12 +169,24 @@ def _may_move(planned: Planned) -> bool:
     from halo_sql.ir.physical import DemandExec, SinkExec, calls_by
 
     nodes = planned.optimized.dag.nodes
-    return not planned.targets.acting and not any(
-        isinstance(node.op, SinkExec)
-        or (isinstance(node.op, DemandExec) and (node.op.write or node.op.unsteady))
-        or any(call.volatile for call in calls_by(node.op))
-        for node in nodes
+    return (
+        not planned.targets.acting
+        and not _reads_little(nodes)
+        and not any(
+            isinstance(node.op, SinkExec)
+            or (isinstance(node.op, DemandExec) and (node.op.write or node.op.unsteady))
+            or any(call.volatile for call in calls_by(node.op))
+            for node in nodes
+        )
     )
+
+
+def _reads_little(nodes: Sequence[PhysicalNode]) -> bool:
+    """Whether a LIMIT may end a long scan early: in one plan with others, scans are read to their ends."""
+    from halo_sql.ir.physical import LimitExec
+
+    limited = any(isinstance(node.op, LimitExec) for node in nodes)
+    return limited and any(not node.inputs and node.estimate.rows > SCANNED_ROWS for node in nodes)
 
 
 def _bind(session: Session, member: Member) -> None:
@@ -204,7 +220,7 @@ def _run_group(session: Session, group: Sequence[Member], before: int) -> list[O
     if joint:
         session.queries.check_interrupted()
         numbered = {before + place + 1: planned for place, planned in joint.items()}
-        results, profile = session.queries.together(numbered)
+        results, profile = session.queries.together(numbered, Reads(session.duck).plain_tables())
         for (place, planned), found in zip(joint.items(), results, strict=True):
             group[place].profile = profile
             error, result = (found, None) if isinstance(found, Error) else (None, found)

@@ -13,6 +13,7 @@ from halo_sql.errors import Error, ProgrammingError
 from halo_sql.ir.physical import BatchExec, PhysicalDag
 from halo_sql.metrics import Profile
 from halo_sql.optimizer.consolidate import consolidate
+from halo_sql.reads import Reads
 
 if TYPE_CHECKING:
     from halo_sql.session import Session
@@ -89,7 +90,8 @@ def _planned(session: Session, statements: Sequence[Member], form: str) -> Itera
     if joint:
         texts = [planned.sql for planned in joint.values()]
         numbers = tuple(place + 1 for place in joint)
-        dag = consolidate([planned.optimized for planned in joint.values()], texts, numbers).dag
+        tables = Reads(session.duck).plain_tables()
+        dag = consolidate([planned.optimized for planned in joint.values()], texts, numbers, tables).dag
         yield _Part(numbers, "one plan", dag, query=";\n".join(texts))
     for place, member in enumerate(statements):
         if place >= bound:

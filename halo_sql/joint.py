@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from halo_sql.targets import Targets
 
 
 class Joint:
-    """Queries as one plan; ``numbers`` are those of the statements in their batch.
+    """Queries as one plan; ``numbers`` are those of the statements in their batch, ``tables`` as of ``consolidate``.
 
     plan      their DAG
     targets   what they call
@@ -27,9 +27,11 @@ class Joint:
     profiles  of each query; a node that several read counts for the first of them
     """
 
-    def __init__(self, planned: Sequence[Planned], profiles: Sequence[Profile], numbers: Sequence[int]) -> None:
+    def __init__(
+        self, planned: Sequence[Planned], profiles: Sequence[Profile], numbers: Sequence[int], tables: Set[str]
+    ) -> None:
         texts = [each.sql for each in planned]
-        self.plan: Consolidated = consolidate([each.optimized for each in planned], texts, numbers)
+        self.plan: Consolidated = consolidate([each.optimized for each in planned], texts, numbers, tables)
         self.targets = _all_of([each.targets for each in planned])
         self.profile = Profile(
             ";\n".join(texts), self.plan.dag, {node.id: NodeMetrics() for node in self.plan.dag.nodes}
@@ -107,8 +109,8 @@ class Joint:
         own.args = problem.args
         own.__dict__.update(problem.__dict__)
         own.__cause__ = problem.__cause__
+        own.message = self.plan.own_words(problem.message, problem.span, number)
         if problem.span is not None and problem.sql is None:
-            own.message = self.plan.own_words(problem.message, problem.span, number)
             own.span = self.plan.own_place(problem.span, number)
             own.sql = self._planned[number].sql
         return own

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from pathlib import Path
@@ -127,13 +127,13 @@ class Queries:
             return BatchResult(bound.columns, found), run.profile
         return BatchResult(bound.columns, primed(batches), run.close), run.profile
 
-    def together(self, planned: Mapping[int, Planned]) -> tuple[list[Result | Error], Profile]:
+    def together(self, planned: Mapping[int, Planned], tables: Set[str]) -> tuple[list[Result | Error], Profile]:
         """Run queries, by their numbers, as one plan: the result of each (in memory) or its error, and what all did.
-        InterruptedQueryError ends them all."""
+        InterruptedQueryError ends them all. ``tables`` as of ``consolidate``."""
         from halo_sql.joint import Joint
 
         plans = list(planned.values())
-        joint = Joint(plans, [self._profile(each) for each in plans], list(planned))
+        joint = Joint(plans, [self._profile(each) for each in plans], list(planned), tables)
         joint.profile.log = RunLog(self.calls, 0, {}, self._settings.flag("halo_trace_text"), joint.nodes())
         run = self._begin(joint.plan.dag, joint.targets, joint.profile, "")
         if self._stopped:

@@ -86,6 +86,18 @@ class Reads:
         known = self._duck.built_in_functions() | self._duck.aggregate_functions()
         return called <= known and self.is_steady(sql)
 
+    def plain_tables(self) -> frozenset[str]:
+        """Lower-case names that can only be of tables of DuckDB's own, without generated columns."""
+        query = (
+            "SELECT lower(name) FROM (SELECT table_name AS name, type = 'duckdb' AND NOT t.sql ILIKE '%GENERATED%' "
+            "AS good FROM duckdb_tables() t JOIN duckdb_databases() USING (database_name) "
+            "UNION ALL SELECT view_name, false FROM duckdb_views()) GROUP BY 1 HAVING bool_and(good)"
+        )
+        try:
+            return frozenset(name for (name,) in self._duck.rows(query))
+        except Error:
+            return frozenset()
+
     def _names(self) -> frozenset[str]:
         """Volatile functions, and views and macros that are made of them, in lower case."""
         if self._unsteady is None:

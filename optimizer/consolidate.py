@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
 from halo_sql.errors import Span
-from halo_sql.ir.physical import BatchExec, PhysicalDag, PhysicalNode, calls_by
+from halo_sql.ir.expr import ColumnId
+from halo_sql.ir.physical import BatchExec, PhysicalDag, PhysicalNode, batch_name, calls_by
 from halo_sql.optimizer.intern import Interner, Written
 from halo_sql.optimizer.optimize import Optimized
 from halo_sql.optimizer.prefixes import shared_prefixes
 from halo_sql.optimizer.residency import charged, crowded, switches
 from halo_sql.optimizer.schedule import schedule
 from halo_sql.optimizer.share import materialize_shared
+from halo_sql.optimizer.share_scans import share_scans
+
+_COLUMN = re.compile(r"(?<=\bcolumn )c(\d+)\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +27,13 @@ class Consolidated:
 
     dag      its root is a ``BatchExec``; positions of calls are those in the statements, one behind the other
     starts   where each statement begins in these
+    columns  of each statement: ids of columns -> the statement's own ids
     aliases  (position of a call that several share, statement) -> that call, and the statement's own equal one
     """
 
     dag: PhysicalDag
     starts: tuple[int, ...]
+    columns: tuple[Mapping[ColumnId, ColumnId], ...]
     aliases: Mapping[tuple[Span, int], tuple[Written, Written]]
 
     @property
@@ -44,12 +51,17 @@ class Consolidated:
             return None
         return Span(found.start - start, found.end - start)
 
-    def own_words(self, message: str, span: Span, statement: int) -> str:
-        """A message about a call as the statement writes the call."""
+    def own_words(self, message: str, span: Span | None, statement: int) -> str:
+        """A message about a call, or else of DuckDB's about columns, as it is when the statement runs alone."""
+        if span is None:
+            return _COLUMN.sub(lambda found: self._own_column(int(found[1]), statement), message)
         own = self.aliases.get((span, statement))
         if own is None or not message.startswith(own[0].label):
             return message
         return own[1].label + message.removeprefix(own[0].label)
+
+    def _own_column(self, number: int, statement: int) -> str:
+        return batch_name(self.columns[statement].get(ColumnId(number), ColumnId(number)))
 
     def part(self, statement: int) -> PhysicalDag:
         """What one statement reads of the DAG, node ids unchanged."""
@@ -62,10 +74,16 @@ class Consolidated:
         return PhysicalDag(tuple(nodes[number] for number in sorted(wanted)), root)
 
 
-def consolidate(plans: Sequence[Optimized], texts: Sequence[str], numbers: Sequence[int] | None = None) -> Consolidated:
+def consolidate(
+    plans: Sequence[Optimized],
+    texts: Sequence[str],
+    numbers: Sequence[int] | None = None,
+    tables: Set[str] = frozenset(),
+) -> Consolidated:
     """The DAGs of ``plans``, whose statements are ``texts``, as one.
 
-    ``numbers`` are those of the statements in the batch; None: 1, 2, …
+    numbers  of the statements in the batch; None: 1, 2, …
+    tables   lower-case names that can only be of tables whose columns cannot fail: their scans are shared
     """
     interner = Interner()
     roots: list[int] = []
@@ -78,17 +96,21 @@ def consolidate(plans: Sequence[Optimized], texts: Sequence[str], numbers: Seque
         wanted = plan.dag.node(plan.dag.root).columns
         roots.append(interner.pick(place, [(column, ids[column.id]) for column in wanted]))
         end += len(text) + 1
-    nodes, top = interner.nodes, len(interner.nodes)
-    nodes.append(PhysicalNode(top, BatchExec(tuple(numbers or range(1, len(plans) + 1))), tuple(roots), ()))
+    nodes, places = share_scans(interner.nodes, interner.fresh, tables)
+    top = len(nodes)
+    inputs = tuple(places[root] for root in roots)
+    nodes.append(PhysicalNode(top, BatchExec(tuple(numbers or range(1, len(plans) + 1))), inputs, ()))
     nodes, top = materialize_shared(nodes, top)
     options = replace(plans[0].problem.surveyed, engines=_merged([plan.problem.surveyed.engines for plan in plans]))
     models = sorted({call.model for node in nodes for call in calls_by(node.op) if call.model})
-    places = crowded(models, options)
-    ordered, top = schedule(nodes, top, places)
-    swaps = switches(ordered, places, options)
+    devices = crowded(models, options)
+    ordered, top = schedule(nodes, top, devices)
+    swaps = switches(ordered, devices, options)
     notes = dict.fromkeys(note for plan in plans for note in plan.dag.notes)
     dag = PhysicalDag(charged(ordered, swaps), top, tuple(notes), shared_prefixes(ordered, options))
-    return Consolidated(dag, tuple(starts), interner.aliases)
+    return Consolidated(
+        dag, tuple(starts), tuple(interner.owns[number] for number in range(len(plans))), interner.aliases
+    )
 
 
 def _merged(maps: Sequence[Any]) -> dict[Any, Any]:

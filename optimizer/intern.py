@@ -46,10 +46,12 @@ class _Known:
 class Interner:
     """Collects nodes, inputs first; ids are places.
 
+    owns     number of a DAG -> ids of columns -> its own ids of them
     aliases  (position of a call of a shared node, number of a DAG) -> that call, and the DAG's own equal one
     """
 
     nodes: list[PhysicalNode] = field(default_factory=list)
+    owns: dict[int, dict[ColumnId, ColumnId]] = field(default_factory=dict)
     aliases: dict[tuple[Span, int], tuple[Written, Written]] = field(default_factory=dict)
     _known: dict[object, _Known] = field(default_factory=dict)
     _copies: dict[tuple[int, int], int] = field(default_factory=dict)
@@ -76,7 +78,7 @@ class Interner:
             return place
         sources = [source for _, source in columns]
         twice = len(set(sources)) < len(sources)
-        ids = [self._fresh() if twice else source for source in sources]
+        ids = [self.fresh() if twice else source for source in sources]
         picked = tuple((replace(column, id=new), source) for new, (column, source) in zip(ids, columns, strict=True))
         return self._append(SelectExec(picked), (place,), tuple(column for column, _ in picked), node.estimate.rows)
 
@@ -91,11 +93,13 @@ class Interner:
         known = self._known.get(key) if form.steady else None
         if known is not None:
             ids |= zip(form.made, known.made, strict=True)
+            self._note_own(number, ids)
             pairs = zip(known.calls, form.calls, strict=True)
             self.aliases |= {(there.span, number): (there, here) for there, here in pairs}
             return known.place, {column.id: ids[column.id] for column in node.columns}
-        made = tuple(self._fresh() for _ in form.made)
+        made = tuple(self.fresh() for _ in form.made)
         ids |= zip(form.made, made, strict=True)
+        self._note_own(number, ids)
         actual = _Actual(ids, offset, [self.nodes[place].columns for place in inputs])
         place = self._append(
             actual.rewritten(node.op), inputs, tuple(map(actual.output, node.columns)), node.estimate.rows
@@ -104,6 +108,9 @@ class Interner:
         if form.steady:
             self._known[key] = _Known(place, made, tuple(form.calls))
         return place, {column.id: ids[column.id] for column in node.columns}
+
+    def _note_own(self, number: int, ids: Ids) -> None:
+        self.owns.setdefault(number, {}).update((there, own) for own, there in ids.items())
 
     def _apart(self, sources: Sequence[tuple[int, Ids]]) -> list[tuple[int, Ids]]:
         """Different inputs that have become one node, as nodes with columns of their own."""
@@ -116,7 +123,7 @@ class Interner:
             node = self.nodes[place]
             there = self._copies.get((place, copy))
             if there is None:
-                picked = tuple((replace(column, id=self._fresh()), column.id) for column in node.columns)
+                picked = tuple((replace(column, id=self.fresh()), column.id) for column in node.columns)
                 columns = tuple(column for column, _ in picked)
                 there = self._append(SelectExec(picked), (place,), columns, node.estimate.rows)
                 self._copies[place, copy] = there
@@ -130,9 +137,18 @@ class Interner:
         self.nodes.append(PhysicalNode(len(self.nodes), op, inputs, columns, Estimate(rows)))
         return len(self.nodes) - 1
 
-    def _fresh(self) -> ColumnId:
+    def fresh(self) -> ColumnId:
+        """An id that no column has."""
         self._free += 1
         return ColumnId(self._free)
+
+
+def form_of(tree: Any) -> tuple[object, tuple[ColumnId, ...]] | None:
+    """A tree without inputs in a form that equal trees share, and its columns in the order of the form; None when
+    equal trees may give different rows."""
+    form = _Form({}, 0)
+    key = form.rewritten(tree)
+    return (key, tuple(form.made)) if form.steady else None
 
 
 class _Form(Renaming):

@@ -269,6 +269,28 @@ def test_a_limit_neither_stops_others_nor_makes_more_calls(con: halo_sql.Connect
         assert [sorted(rows) for _, rows in together] == [sorted(rows) for _, rows in one_by_one(con, statements)]
 
 
+def test_different_columns_of_a_table_are_one_scan(con: halo_sql.Connection) -> None:
+    statements = [
+        "SELECT LLM_MAP('{{ c }}') FROM t",
+        "SELECT b, LLM_MAP('{{ a }}') FROM t",
+        "SELECT LLM_MAP('{{ b }}') FROM t",
+    ]
+    assert con.explain_batch(statements).count("DuckFragment") == 1
+    assert batch(con, statements) == one_by_one(con, statements)
+    con.execute("CREATE VIEW v AS SELECT a, c, CAST(c AS INTEGER) AS wrong FROM t")
+    for source in ("v", "t"):
+        last = "wrong" if source != "t" else "CAST(c AS INTEGER)"
+        statements = [
+            f"SELECT LLM_MAP('{{{{ a }}}}') FROM {source}",
+            f"SELECT LLM_MAP('{{{{ {last} }}}}'), a FROM {source}",
+        ]
+        assert con.explain_batch(statements).count("DuckFragment") == 2
+        together = batch(con, statements)
+        assert together == one_by_one(con, statements)
+        assert len(together[0][1]) == 10
+        assert "Conversion Error" in together[1][1]
+
+
 def test_each_statement_has_its_profile_and_shared_nodes_count_once(con: halo_sql.Connection, model: Model) -> None:
     batch(con, [WHOLE, MORE, WHOLE])
     ids = [profile.number for profile in con.session.profiles()[-3:]]
