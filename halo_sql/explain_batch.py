@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from halo_sql import explain, explaining
 from halo_sql.consolidation import Member, bind_all, one_by_one, run
+from halo_sql.deep import deep
 from halo_sql.errors import Error, ProgrammingError
 from halo_sql.ir.physical import BatchExec, PhysicalDag
 from halo_sql.metrics import Profile
@@ -91,7 +92,8 @@ def _planned(session: Session, statements: Sequence[Member], form: str) -> Itera
         texts = [planned.sql for planned in joint.values()]
         numbers = tuple(place + 1 for place in joint)
         tables = Reads(session.duck).plain_tables()
-        dag = consolidate([planned.optimized for planned in joint.values()], texts, numbers, tables).dag
+        plans = [planned.optimized for planned in joint.values()]
+        dag = deep(lambda: consolidate(plans, texts, numbers, tables)).dag
         yield _Part(numbers, "one plan", dag, query=";\n".join(texts))
     for place, member in enumerate(statements):
         if place >= bound:

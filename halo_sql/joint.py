@@ -7,6 +7,7 @@ from collections.abc import Sequence, Set
 from dataclasses import replace
 from typing import Any
 
+from halo_sql.deep import deep
 from halo_sql.errors import Error
 from halo_sql.ir.physical import calls_by
 from halo_sql.metrics import NodeMetrics, Profile
@@ -31,7 +32,8 @@ class Joint:
         self, planned: Sequence[Planned], profiles: Sequence[Profile], numbers: Sequence[int], tables: Set[str]
     ) -> None:
         texts = [each.sql for each in planned]
-        self.plan: Consolidated = consolidate([each.optimized for each in planned], texts, numbers, tables)
+        plans = [each.optimized for each in planned]
+        self.plan: Consolidated = deep(lambda: consolidate(plans, texts, numbers, tables))
         self.targets = _all_of([each.targets for each in planned])
         self.profile = Profile(
             ";\n".join(texts), self.plan.dag, {node.id: NodeMetrics() for node in self.plan.dag.nodes}
@@ -71,6 +73,7 @@ class Joint:
         began = time.perf_counter()
         rows: list[list[Any]] = [[] for _ in self._planned]
         found: list[Result | Error | None] = [None] * len(rows)
+        left = len(rows)
         try:
             for event in run.batches():
                 number = event.statement
@@ -84,6 +87,10 @@ class Joint:
                 found[number] = (
                     BatchResult(columns, rows[number]) if event.error is None else self._own(event.error, number)
                 )
+                left -= 1
+                if not left and any(isinstance(each, Error) for each in found):
+                    run.close()  # nothing is learnt of statements that ended early
+                    break
         finally:
             self._settle(time.perf_counter() - began)
         return [each for each in found if each is not None]
