@@ -7,6 +7,7 @@ stands after it is planned when it has.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from halo_sql.session import Session
 
 
+_MAKES_TABLE = re.compile(r"\s*create\s+(?:or\s+replace\s+)?(?:temp(?:orary)?\s+)?table\b", re.IGNORECASE)
 SCANNED_ROWS = 1_000_000  # a LIMIT over a longer scan runs by itself
 
 
@@ -191,7 +193,11 @@ def _reads_little(nodes: Sequence[PhysicalNode]) -> bool:
 
 def _bind(session: Session, member: Member) -> None:
     """Raise the error of a member that cannot be bound; what is not sure to be bindable now is not looked at."""
-    if len(member.pieces) != 1 or first_word(member.sql) not in HARMLESS_WORDS:
+    makes_table = _MAKES_TABLE.match(member.sql) is not None
+    if len(member.pieces) != 1 or not (makes_table or first_word(member.sql) in HARMLESS_WORDS):
+        return
+    if makes_table and classify(member.sql) is Kind.LLM:
+        session.queries.bind(member.sql, member.params, session.stored.expand(member.sql), answers=True)
         return
     if classify(member.sql) is not Kind.PLAIN or session.concerns(member.sql):
         query = routing.query_of(session, member.sql, member.params)

@@ -80,7 +80,7 @@ def calls_since(con: halo_sql.Connection, number: int) -> float:
 
 def draw(rng: Random) -> list[Query]:
     """Two to four queries; some of them again."""
-    queries = [Generator(rng, depth=1, size=1).query() for _ in range(rng.randint(2, 3))]
+    queries = [Generator(rng, depth=1, size=2).query() for _ in range(rng.randint(2, 3))]
     return [*queries, queries[rng.randrange(len(queries))]]
 
 

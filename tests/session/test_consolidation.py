@@ -65,6 +65,8 @@ def test_a_statement_that_cannot_be_bound_stops_the_batch_before_it_starts(
         "SELECT LLM_MAP('{{ nope }}') FROM t",
         "SELECT nope FROM t",
         "INSERT INTO t SELECT nope, 1, 'y' FROM t",
+        "CREATE TABLE n AS SELECT LLM_MAP('{{ nope }}') FROM t",
+        "CREATE TABLE n AS SELECT nope FROM t",
     ):
         with pytest.raises(halo_sql.ProgrammingError, match=r"statement 3 of the batch: .*nope") as caught:
             con.execute_batch([WHOLE, "INSERT INTO t VALUES (10, 1, 'y')", bad, "SELECT 1"])
