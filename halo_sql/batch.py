@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
-from halo_sql.errors import Error, InterruptedQueryError, ParserError, ProgrammingError, Span
+from halo_sql.errors import Error, ParserError, ProgrammingError, Span
 from halo_sql.grammar.classify import Kind, classify, code_tokens
 from halo_sql.grammar.split import StatementText, split
 from halo_sql.grammar.statements.redact import redact
-from halo_sql.result import Result, detached
+from halo_sql.result import Result
 
 _TRANSACTION = frozenset({"BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT"})
 
@@ -68,6 +67,23 @@ def units(pieces: Sequence[StatementText], kinds: Sequence[Kind], sql: str, para
     return found
 
 
+def is_batch(sql: str) -> bool:
+    """Whether a text begins with BEGIN BATCH."""
+    return "batch" in sql.lower() and any(classify(piece.text) is Kind.BATCH for piece in split(sql)[:1])
+
+
+def statements(sql: str) -> list[StatementText]:
+    """The statements of a text that is one batch, with BEGIN and END BATCH or without. Errors as of ``units``."""
+    pieces = split(sql)
+    if not is_batch(sql):
+        check_member(sql)
+        return pieces
+    found = units(pieces, [classify(piece.text) for piece in pieces], sql)
+    if len(found) > 1:
+        raise _refused("more stands behind the batch", pieces[found[0].end + 1], sql, "One batch at a time.")
+    return pieces[found[0].first : found[0].end]
+
+
 def check_member(sql: str) -> None:
     """ParserError when a text holds what cannot stand in a batch."""
     for piece in split(sql):
@@ -81,29 +97,6 @@ def _check_member(piece: StatementText, kind: Kind, sql: str) -> None:
     if first in _TRANSACTION:
         remedy = "Put the batch into the transaction: BEGIN; BEGIN BATCH; …; END BATCH; COMMIT;"
         raise _refused(f"{first} cannot stand in a batch", piece, sql, remedy)
-
-
-def run(statements: Sequence[tuple[str, Callable[[], Result]]]) -> list[Outcome]:
-    """Run statements (text, what runs it) one after the other. An error stays with its statement, the next ones run;
-    only an interrupt ends them all."""
-    outcomes = []
-    for sql, execute in statements:
-        try:
-            outcomes.append(Outcome(sql, detached(execute())))
-        except InterruptedQueryError:
-            raise
-        except Error as problem:
-            outcomes.append(Outcome(sql, error=problem))
-    return outcomes
-
-
-def run_pieces(execute: Callable[[str], Result], pieces: Sequence[StatementText], sql: str) -> list[Outcome]:
-    """Run the statements of a batch that stand in the text ``sql``; errors point into it."""
-    outcomes = run([(piece.text, partial(execute, piece.text)) for piece in pieces])
-    for piece, outcome in zip(pieces, outcomes, strict=True):
-        if outcome.error is not None:
-            relocate(outcome.error, piece, sql)
-    return outcomes
 
 
 def last(outcomes: Sequence[Outcome]) -> Result:

@@ -77,14 +77,22 @@ def _size(record: CallRecord) -> int:
 class RunLog:
     """What one run of a query writes.
 
-    nodes  id of a node's counters -> the node's number
-    texts  whether prompts, answers and messages are kept
+    nodes    id of a node's counters -> the node's number
+    texts    whether prompts, answers and messages are kept
+    several  of a batch: id of a node's counters -> the query that it counts for, and the node's number
     """
 
-    def __init__(self, log: CallLog, query: int, nodes: Mapping[int, int], texts: bool) -> None:
+    def __init__(
+        self,
+        log: CallLog,
+        query: int,
+        nodes: Mapping[int, int],
+        texts: bool,
+        several: Mapping[int, tuple[int, int]] | None = None,
+    ) -> None:
         self._log = log
-        self._query = query
-        self._nodes = nodes
+        self._places = several or {counters: (query, node) for counters, node in nodes.items()}
+        self._unknown = (query, -1)
         self._texts = texts
 
     def add(
@@ -109,8 +117,7 @@ class RunLog:
         problem = None if error is None else f"{error.code}: {error.message}" if self._texts else error.code
         self._log.add(
             CallRecord(
-                self._query,
-                self._nodes.get(id(metrics), -1),
+                *self._places.get(id(metrics), self._unknown),
                 row,
                 kind,
                 agent,

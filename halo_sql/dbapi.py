@@ -282,8 +282,9 @@ class Connection(Cursor):
     def execute_batch(self, statements: Sequence[str | tuple[str, object]]) -> list[Cursor]:
         """Run statements, each a SQL text or a pair (text, parameters), as one batch; a cursor for each, in order.
 
-        The results are in memory: they stay readable whatever the connection does next. An error stays with its
-        statement: the others run, and that statement's cursor raises it when it is asked for anything.
+        One that cannot be bound stops the batch before anything runs: its error is raised. Results are in memory: they
+        stay readable whatever the connection does next. An error at run time stays with its statement: the others run,
+        and that statement's cursor raises it when it is asked for anything.
         """
         self._link.free()
         made: list[Cursor] = []
@@ -325,6 +326,14 @@ class Connection(Cursor):
         """
         self._link.free()
         return self._link.open().explain(sql, analyze=analyze, format=format)
+
+    def explain_batch(
+        self, statements: Sequence[str | tuple[str, object]], analyze: bool = False, format: str = "text"
+    ) -> str:
+        """The plans of a batch (``execute_batch``), a node that several statements read written once; with ``analyze``
+        it is run. JSON is a list: statements that are one plan are one object."""
+        self._link.free()
+        return self._link.open().explain_batch(statements, analyze, format)
 
     def last_profile(self) -> dict[str, Any] | None:
         """What the last statement with LLM calls did, as in EXPLAIN ANALYZE (FORMAT json); None before the first."""

@@ -7,13 +7,14 @@ the same text. A node with several consumers is written once, as ``#3``; later l
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from halo_sql.errors import ProgrammingError, did_you_mean
 from halo_sql.explain_ops import operator_name, properties, render_logical
-from halo_sql.ir.physical import Estimate, PhysicalDag, PhysicalNode, ToolApplyExec, calls_by
+from halo_sql.ir.physical import BatchExec, Estimate, PhysicalDag, PhysicalNode, ToolApplyExec, calls_by
 from halo_sql.metrics import NodeMetrics, Profile, as_dict
 from halo_sql.q_error import call_q_errors, node_q_errors
 
@@ -25,30 +26,35 @@ _LIVE_KEYS = ("in_flight", "rows_total", "conversations")
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of a plan: the tree drawing, the node, and whether it was written before."""
+    """One line of a plan: the tree drawing, the node, and whether it was written before.
+
+    statement  number of the batch's statement whose result the node is; 0: of none
+    """
 
     drawing: str
     node: PhysicalNode
     shared: bool
     again: bool
+    statement: int = 0
 
 
 def lines(dag: PhysicalDag) -> Iterator[Line]:
     """The DAG as the lines of a tree, root first; a shared node's inputs follow its first line only."""
     nodes = {node.id: node for node in dag.nodes}
-    consumers = [source for node in dag.nodes for source in node.inputs]
+    consumers = Counter(source for node in dag.nodes for source in node.inputs)
     seen: set[int] = set()
-    stack: list[tuple[int, str, str]] = [(dag.root, "", "")]
+    stack: list[tuple[int, str, str, int]] = [(dag.root, "", "", 0)]
     while stack:
-        node_id, drawing, indent = stack.pop()
+        node_id, drawing, indent, statement = stack.pop()
         node, again = nodes[node_id], node_id in seen
         seen.add(node_id)
-        yield Line(drawing, node, consumers.count(node_id) > 1, again)
+        yield Line(drawing, node, consumers[node_id] > 1, again, statement)
         if not again:
             last = len(node.inputs) - 1
+            numbers = node.op.statements if isinstance(node.op, BatchExec) else (0,) * len(node.inputs)
             for place in range(last, -1, -1):
                 corner, below = ("└─ ", "   ") if place == last else ("├─ ", "│  ")
-                stack.append((node.inputs[place], indent + corner, indent + below))
+                stack.append((node.inputs[place], indent + corner, indent + below, numbers[place]))
 
 
 def render_text(dag: PhysicalDag, profile: Profile | None = None, full: bool = False) -> str:
@@ -56,10 +62,11 @@ def render_text(dag: PhysicalDag, profile: Profile | None = None, full: bool = F
     found = []
     for line in lines(dag):
         head = operator_name(line.node.op)
+        number = f"{line.statement}: " if line.statement else ""
         if line.again:
-            found.append(f"{line.drawing}→ #{line.node.id} {head}")
+            found.append(f"{line.drawing}{number}→ #{line.node.id} {head}")
             continue
-        mark = f"#{line.node.id} " if line.shared else ""
+        mark = f"{number}#{line.node.id} " if line.shared else number
         shown = [f"{key}={value}" if key else value for key, value in properties(line.node, dag, full)]
         counters = profile.nodes.get(line.node.id) if profile is not None else None
         shown += _estimates(line.node) if counters is None else _actuals(line.node, counters)
@@ -79,6 +86,8 @@ def _is_llm(node: PhysicalNode) -> bool:
 
 def _estimates(node: PhysicalNode) -> list[str]:
     estimate = node.estimate
+    if isinstance(node.op, BatchExec):
+        return []
     shown = [f"~{_count(estimate.rows)} rows"]
     if _is_llm(node):
         shown += _llm_estimates(estimate, only_tools=isinstance(node.op, ToolApplyExec))
@@ -99,6 +108,8 @@ def _llm_estimates(estimate: Estimate, only_tools: bool = False) -> list[str]:
 
 
 def _actuals(node: PhysicalNode, did: NodeMetrics) -> list[str]:
+    if isinstance(node.op, BatchExec):
+        return []
     shown = [f"rows ~{_count(node.estimate.rows)}/{did.rows}"]
     if _is_llm(node):
         shown += _llm_actuals(as_dict(did), node.estimate, only_tools=isinstance(node.op, ToolApplyExec))

@@ -28,6 +28,7 @@ from halo_sql.ir.logical import (
     Sort,
 )
 from halo_sql.ir.physical import (
+    BatchExec,
     DemandExec,
     DuckFragmentExec,
     LimitExec,
@@ -135,6 +136,8 @@ def properties(node: PhysicalNode, dag: PhysicalDag, full: bool = False) -> Prop
         return [("", _limit(op))]
     if isinstance(op, SinkExec):
         return [("kind", op.kind), ("sql", one_line(f"{op.prefix} … {op.suffix}", width))]
+    if isinstance(op, BatchExec):
+        return [("", f"{len(op.statements)} statements")]
     assert isinstance(op, MaterializeExec), op
     return []
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from halo_sql.calibrating import refine
@@ -31,12 +31,28 @@ from halo_sql.operators.context import RunContext
 from halo_sql.operators.text_cast import TextCast
 from halo_sql.optimizer.context import EngineProfile, OptimizerContext
 from halo_sql.optimizer.nodes import walk_once
-from halo_sql.optimizer.optimize import Survey
+from halo_sql.optimizer.optimize import Optimized, Survey
 from halo_sql.runtime import Runtime
 from halo_sql.sampling import object_samples
 from halo_sql.statistics import Surveyor, has_choice, read_by_calls
 from halo_sql.targets import Targets, surroundings_of
 from halo_sql.tool_profiles import agent_tools, tool_profiles
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A statement that may begin to run.
+
+    sql, params  as given
+    seconds      that planning took
+    """
+
+    sql: str
+    params: object
+    bound: BoundStatement
+    targets: Targets
+    optimized: Optimized
+    seconds: float
 
 
 def is_sink(bound: BoundStatement) -> bool:
@@ -198,11 +214,13 @@ async def start_run(
     profile: Profile,
     statement: str,
     knowledge: Knowledge | None = None,
+    budget: Budget | None = None,
 ) -> tuple[AsyncIterator[Any], Callable[[bool], Awaitable[None]]]:
     """The root iterator of a plan and a closer (told whether the statement ended well); on the runtime's loop.
 
     statement  text and parameters
     knowledge  what is added to when it has ended well
+    budget     what has been used counts against the limits, too; None: the statement has one of its own
     """
     pool, models = runtime.pool, targets.models
     held: dict[str, PooledEngine] = {}
@@ -217,7 +235,8 @@ async def start_run(
         profile.engines[model] = f"{info.identity} ({info.device})" if info.device else info.identity
         return engine, info
 
-    budget = Budget(
+    budget = budget or Budget()
+    budget.limit(
         settings.integer("halo_max_calls"),
         settings.integer("halo_max_tokens"),
         settings.number("halo_max_seconds"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Set
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +15,8 @@ from halo_sql.call_log import CallLog, RunLog
 from halo_sql.config import Settings
 from halo_sql.deep import deep
 from halo_sql.duck import Duck
-from halo_sql.errors import InterruptedQueryError, NotSupportedError
+from halo_sql.engines.budget import Budget
+from halo_sql.errors import Error, InterruptedQueryError, NotSupportedError
 from halo_sql.metrics import NodeMetrics, Profile
 from halo_sql.result import BatchResult, Result
 from halo_sql.runtime import Runtime
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
     from halo_sql.engines.store import ResponseStore
     from halo_sql.grammar.expanded import Expanded
     from halo_sql.ir.logical import BoundStatement
+    from halo_sql.ir.physical import PhysicalDag
     from halo_sql.optimizer.optimize import Optimized
+    from halo_sql.planning import Planned
     from halo_sql.running import QueryRun
     from halo_sql.targets import Targets
 
@@ -59,6 +62,7 @@ class Queries:
         self._count = 0
         self._planning = 0  # statements that are planned (one may need the answer of another)
         self._stopped = False
+        self._budget: Budget | None = None  # of a batch
 
     def bind(
         self, sql: str, params: object, expanded: Expanded | None = None, answers: bool = False
@@ -107,20 +111,52 @@ class Queries:
         from halo_sql.running import primed
 
         with self._interruptible():
-            run, bound, acting = self._started(sql, params, expanded, closely, sample)
+            planned = self.plan(sql, params, expanded, closely, sample)
+            run = self._begin(planned.optimized.dag, planned.targets, self._profile(planned), self._journaled(planned))
             if self._stopped:
                 run.interrupt()
-        batches = run.batches()
+        bound, batches = planned.bound, run.batches()
         if is_sink(bound):
             counted = list(batches)
             changed = sum(batch.column(0)[0].as_py() for batch in counted if batch.num_rows)
             self._run = None
             return BatchResult(bound.columns, counted, rowcount=changed), run.profile
-        if acting:  # how many rows are read must not decide what happens
+        if planned.targets.acting:  # how many rows are read must not decide what happens
             found = list(batches)
             self._run = None
             return BatchResult(bound.columns, found), run.profile
         return BatchResult(bound.columns, primed(batches), run.close), run.profile
+
+    def together(self, planned: Mapping[int, Planned], tables: Set[str]) -> tuple[list[Result | Error], Profile]:
+        """Run queries, by their numbers, as one plan: the result of each (in memory) or its error, and what all did.
+        InterruptedQueryError ends them all. ``tables`` as of ``consolidate``."""
+        from halo_sql.joint import Joint
+
+        plans = list(planned.values())
+        joint = Joint(plans, [self._profile(each) for each in plans], list(planned), tables)
+        joint.profile.log = RunLog(self.calls, 0, {}, self._settings.flag("halo_trace_text"), joint.nodes())
+        run = self._begin(joint.plan.dag, joint.targets, joint.profile, "")
+        if self._stopped:
+            run.interrupt()
+        try:
+            return joint.collect(run), joint.profile
+        finally:
+            self._run = None
+
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        """The statements run inside use one budget, and an interrupt ends them all."""
+        with self._interruptible():
+            self._budget = Budget()
+            try:
+                yield
+            finally:
+                self._budget = None
+
+    def check_interrupted(self) -> None:
+        """InterruptedQueryError after an interrupt within ``batch``."""
+        if self._stopped:
+            raise InterruptedQueryError("Interrupted!")
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
@@ -133,11 +169,11 @@ class Queries:
         finally:
             self._planning -= 1
 
-    def _started(
-        self, sql: str, params: object, expanded: Expanded | None, closely: bool, sample: int
-    ) -> tuple[QueryRun, BoundStatement, bool]:
-        """A run on its way, what it runs, and whether that may have side effects."""
-        from halo_sql.planning import check_secrets, is_sink, sampled, warm
+    def plan(
+        self, sql: str, params: object, expanded: Expanded | None = None, closely: bool = False, sample: int = 0
+    ) -> Planned:
+        """What ``run`` would run; engines that are sure to be needed begin to start."""
+        from halo_sql.planning import Planned, check_secrets, is_sink, sampled, warm
         from halo_sql.targets import check_tool_secrets, targets_of
 
         began = time.perf_counter()
@@ -151,22 +187,29 @@ class Queries:
                 )
         check_secrets(targets.models, self._runtime.secrets)
         check_tool_secrets(targets, self._runtime.secrets)
-        store = self.store()
         needed = {name: model for name, model in targets.models.items() if name not in targets.proxies}
-        self._runtime.begin(warm(self._runtime, needed, store))
+        self._runtime.begin(warm(self._runtime, needed, self.store()))
         optimized = self.optimize(bound, snapshot, closely)
-        profile = Profile(sql, optimized.dag, {node.id: NodeMetrics() for node in optimized.dag.nodes})
+        return Planned(sql, params, bound, targets, optimized, time.perf_counter() - began)
+
+    def _profile(self, planned: Planned) -> Profile:
+        """The profile of a statement that is about to run."""
+        dag = planned.optimized.dag
+        profile = Profile(planned.sql, dag, {node.id: NodeMetrics() for node in dag.nodes})
         profile.virtual = self._runtime.virtual_time
         profile.number = self._count = self._count + 1
         nodes = {id(counters): number for number, counters in profile.nodes.items()}
         profile.log = RunLog(self.calls, profile.number, nodes, self._settings.flag("halo_trace_text"))
-        profile.planning_s = time.perf_counter() - began
-        self.warnings += bound.warnings
+        profile.planning_s = planned.seconds
+        self.profiles = [*self.profiles[-PROFILES_KEPT + 1 :], profile]
+        self.warnings += planned.bound.warnings
         self._tell_speeds()
-        statement = sql if not params else f"{sql}\n{params!r}"
-        if targets.acting:
-            statement = f"{self._database()}\n{statement}"
-        return self._begin(optimized, targets, profile, statement), bound, targets.acting
+        return profile
+
+    def _journaled(self, planned: Planned) -> str:
+        """What makes two runs of a statement with side effects the same."""
+        statement = planned.sql if not planned.params else f"{planned.sql}\n{planned.params!r}"
+        return f"{self._database()}\n{statement}" if planned.targets.acting else statement
 
     def _database(self) -> str:
         """The file of the current database; '' in memory."""
@@ -174,11 +217,10 @@ class Queries:
         found = self._duck.rows(query)
         return str(Path(found[0][0]).resolve()) if found and found[0][0] else ""
 
-    def _begin(self, optimized: Optimized, targets: Targets, profile: Profile, statement: str) -> QueryRun:
+    def _begin(self, dag: PhysicalDag, targets: Targets, profile: Profile, statement: str) -> QueryRun:
         from halo_sql.planning import start_run
         from halo_sql.running import QueryRun
 
-        self.profiles = [*self.profiles[-PROFILES_KEPT + 1 :], profile]
         store = self.store()
         warned = 0 if store is None else len(store.warnings)
 
@@ -186,13 +228,14 @@ class Queries:
             return start_run(
                 self._duck,
                 self._runtime,
-                optimized.dag,
+                dag,
                 targets,
                 store,
                 self._settings,
                 profile,
                 statement,
                 self.knowledge(),
+                self._budget,
             )
 
         run = QueryRun(self._runtime, self._duck, start, profile)

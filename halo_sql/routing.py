@@ -43,6 +43,28 @@ def run(session: Session, sql: str, params: object, expanded: Expanded | None) -
     return session.queries.run(sql, params, expanded)[0]
 
 
+def query_of(session: Session, sql: str, params: object) -> tuple[object, Expanded | None] | None:
+    """What ``queries.run`` would be given beside the text of a single statement: parameters and the statement written
+    out; None when it goes another way. Errors point into ``sql``."""
+    kind = classify(sql)
+    if kind not in (Kind.LLM, Kind.PLAIN):
+        return None
+    expanded = session.tool_names.expand(sql)
+    if expanded is not None:
+        if session.stored.concerns(expanded.text) or session.prepared.concerns(expanded.text):
+            return None
+    else:
+        expanded = session.prepared.expand(sql, params, session.stored.expand)
+        params = params if expanded is None else None
+        expanded = expanded or session.stored.expand(sql)
+    text = sql if expanded is None else expanded.text
+    if _RUN_AT_ONCE.match(text) is None or classify(text) is not Kind.LLM:
+        return None
+    from halo_sql import staging
+
+    return None if staging.find(sql, params, expanded, session.duck) is not None else (params, expanded)
+
+
 def run_plain(session: Session, sql: str, params: object) -> Result:
     """A text for DuckDB alone."""
     if session.prepared.forget(sql):
@@ -54,15 +76,20 @@ def run_plain(session: Session, sql: str, params: object) -> Result:
     except Error as problem:
         if session.stored.missed(problem) and (expanded := session.stored.expand(sql)) is not None:
             return run(session, sql, params, expanded)
-        if not isinstance(problem, CatalogError):
-            raise
-        from halo_sql.statements import misspelled
-
-        raise misspelled(problem, _agents(session)) or problem from None
+        raise named_better(session, problem) from None
     result = DuckResult(session.duck.connection)
     session.stored.note(sql)
     session.tool_names.note(sql)
     return result
+
+
+def named_better(session: Session, problem: Error) -> Error:
+    """DuckDB's error, or ours for a name that it cannot know."""
+    if not isinstance(problem, CatalogError):
+        return problem
+    from halo_sql.statements import misspelled
+
+    return misspelled(problem, _agents(session)) or problem
 
 
 def _agents(session: Session) -> Container[str]:

@@ -100,7 +100,7 @@ class QueryRun:
         except Exception as problem:
             if self._interrupted:
                 raise InterruptedQueryError("Interrupted!") from None
-            raise InternalError(f"{type(problem).__name__}: {problem}", remedy="Please report this.") from problem
+            raise unexpected(problem) from problem
         self._next = None
         if batch is not None:
             self.prefetch()
@@ -144,6 +144,11 @@ class QueryRun:
                     await asyncio.sleep(0.01)
         if closer is not None:
             await closer(self.profile.status == "done")
+
+
+def unexpected(problem: Exception) -> InternalError:
+    """The error that stands for an exception which is none of ours."""
+    return InternalError(f"{type(problem).__name__}: {problem}", remedy="Please report this.")
 
 
 def primed(batches: Iterator[Any]) -> Iterator[Any]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from halo_sql import batch, routing
+from halo_sql import batch, consolidation, routing
 from halo_sql.batch import Outcome
 from halo_sql.call_log import CallLog
 from halo_sql.config import Settings, store_path
@@ -118,7 +117,7 @@ class Session:
                 result.close()
             given = params if unit.end == len(pieces) else None
             if unit.is_batch:
-                result = batch.last(batch.run_pieces(self.execute, pieces[unit.first : unit.end], sql))
+                result = batch.last(consolidation.run_pieces(self, pieces[unit.first : unit.end], sql))
                 continue
             piece = pieces[unit.first]
             try:
@@ -129,17 +128,23 @@ class Session:
         return result
 
     def execute_batch(self, statements: Sequence[str | tuple[str, object]]) -> list[Outcome]:
-        """Run statements (texts, or pairs of text and parameters) as one batch: what became of each, in order."""
-        given = [(item, None) if isinstance(item, str) else item for item in statements]
-        for sql, _ in given:
-            batch.check_member(sql)
-        return batch.run([(sql, partial(self.execute, sql, params)) for sql, params in given])
+        """Run statements (texts, or pairs of text and parameters) as one batch: what became of each, in order.
+
+        One that cannot be bound stops the batch before anything runs.
+        """
+        return consolidation.run(self, consolidation.members(statements))
+
+    def explain_batch(
+        self, statements: Sequence[str | tuple[str, object]], analyze: bool = False, format: str = "text"
+    ) -> str:
+        """The plan of a batch as text; with ``analyze`` it is run, and the plan shows what happened."""
+        from halo_sql import explain_batch
+
+        return explain_batch.text(self, consolidation.members(statements), analyze, format)
 
     def run_batch(self, sql: str) -> list[Outcome]:
-        """Run a text that is one BEGIN BATCH; …; END BATCH: what became of each statement, in order."""
-        pieces = split(sql)
-        [unit] = batch.units(pieces, [classify(piece.text) for piece in pieces], sql)
-        return batch.run_pieces(self.execute, pieces[unit.first : unit.end], sql)
+        """Run a text that is one BEGIN BATCH; …; END BATCH, or what stands between: what became of each statement."""
+        return consolidation.run_pieces(self, batch.statements(sql), sql)
 
     def execute_many(self, sql: str, rows: Sequence[object]) -> Result:
         """Run a statement once for each set of parameters; the last one's result."""
@@ -231,6 +236,8 @@ class Session:
         """The plan of a statement as text; with ``analyze`` it is run, and the plan shows what happened."""
         from halo_sql import explaining
 
+        if batch.is_batch(sql):
+            return self.explain_batch([piece.text for piece in batch.statements(sql)], analyze, format)
         self._prepare_listings(sql)
         self.queries.end()
         return explaining.any_text(self, sql, analyze, format, params)

@@ -158,6 +158,10 @@ class Stored:
             path.append((parts[0], parts[1]) if len(parts) > 1 else (database, parts[0]))
         return list(dict.fromkeys([*path, (database, schema), (database, "main")]))
 
+    def names(self) -> frozenset[str]:
+        """Lower-case names of the views and macros with LLM calls, also of some that are gone."""
+        return frozenset(name.lower() for name in self._names)
+
     def expand(self, sql: str) -> Expanded | None:
         """The statement with its views and macros written out; None when it names none."""
         if not self.concerns(sql):

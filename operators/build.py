@@ -7,6 +7,7 @@ from typing import Any
 
 from halo_sql.ir.physical import (
     AgentApplyExec,
+    BatchExec,
     DemandExec,
     DuckFragmentExec,
     LimitExec,
@@ -26,6 +27,7 @@ from halo_sql.ir.physical import (
     calls_by,
 )
 from halo_sql.operators.agent_apply import agent_apply
+from halo_sql.operators.batch import batch
 from halo_sql.operators.context import Batches, RunContext
 from halo_sql.operators.demand import demand
 from halo_sql.operators.duck_fragment import duck_fragment
@@ -63,11 +65,13 @@ OPERATORS: Mapping[type, Operator] = {
     LimitExec: limit,
     MaterializeExec: materialize,
     SinkExec: sink,
+    BatchExec: batch,
 }
 
 
 def build(dag: PhysicalDag, ctx: RunContext) -> Batches:
     """The result of ``dag`` as a stream of RecordBatches with columns ``c<id>``; nothing runs before the first pull.
+    Of a batch it is a stream of ``operators.batch.Event``.
 
     Closing the stream (or its end, or an error) closes every operator; ``ctx.close()`` afterwards is the caller's.
     """
@@ -86,6 +90,9 @@ def build(dag: PhysicalDag, ctx: RunContext) -> Batches:
 
     for node in dag.nodes:
         inputs = [output(number) for number in node.inputs]
+        if isinstance(node.op, BatchExec):
+            streams[node.id] = batch(node, inputs, ctx)
+            continue
         metrics = ctx.node_metrics(node.id)
         if consumers.get(node.id, 0) > 1:
             assert isinstance(node.op, MaterializeExec), f"node {node.id} has several consumers and is not materialized"
@@ -97,8 +104,8 @@ def build(dag: PhysicalDag, ctx: RunContext) -> Batches:
 
 async def _pass_on(source: Batches) -> AsyncIterator[Any]:
     """A shared node's rows on their way to the spool."""
-    async for batch in source:
-        yield batch
+    async for rows in source:
+        yield rows
 
 
 def _needs_settings(op: object) -> bool:
@@ -113,18 +120,25 @@ def must_spool(dag: PhysicalDag, querying: frozenset[str] = frozenset()) -> froz
     ``querying``: names of tools and agents that run queries on it; what calls them needs it while its input comes.
 
     DuckDB allows one open result per connection. Of two nodes that use it, one may stream if the other comes
-    strictly before or after it (a node that reads waits for the end of its inputs); nodes side by side may not.
+    strictly before or after it (a node that reads waits for the end of its inputs); nodes side by side may not, as the
+    statements of a batch are, nor one below a shared node, whose readers may be at different places.
     """
     users = [node for node in dag.nodes if _uses_connection(node.op)]
     if any(call.target.lower() in querying for node in dag.nodes for call in calls_by(node.op) if call.target):
         return frozenset(node.id for node in users)
+    if isinstance(dag.node(dag.root).op, BatchExec):
+        return frozenset(node.id for node in users)
     below: dict[int, set[int]] = {}
+    shared: set[int] = set()
     for node in dag.nodes:
         below[node.id] = set(node.inputs).union(*(below[number] for number in node.inputs))
+        if isinstance(node.op, MaterializeExec):
+            shared |= below[node.id]
     return frozenset(
         node.id
         for node in users
-        if any(
+        if node.id in shared
+        or any(
             other.id != node.id and other.id not in below[node.id] and node.id not in below[other.id] for other in users
         )
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 from halo_sql.operators.context import Batches, RunContext
@@ -21,17 +21,21 @@ async def materialize(node: Any, inputs: list[Batches], ctx: RunContext) -> Asyn
 
 
 class Shared:
-    """A materialized stream with several readers.
+    """A materialized stream with several readers, each at its own pace.
 
-    A queue that the readers drain together would stand still as soon as one of them waits for another: the rows are
-    spooled first, whoever asks first. Closed when the last reader is.
+    The source is pulled when a reader wants a batch that no reader has had yet, and the batch is spooled for the
+    others: none waits for another (a queue of bounded length would stand still as soon as one does), none makes the
+    source do more than the one that reads furthest, and each meets an error of the source behind the rows before it.
+    Closed when the last reader is.
     """
 
     def __init__(self, source: Batches, ctx: RunContext) -> None:
         self._source = source
         self._ctx = ctx
         self._spool: Spool | None = None
-        self._filling: asyncio.Task[Spool] | None = None
+        self._pull: asyncio.Task[None] | None = None
+        self._ended = False
+        self._failure: Exception | None = None
         self._readers = 0
 
     def reader(self) -> _Reader:
@@ -39,21 +43,40 @@ class Shared:
         self._readers += 1
         return _Reader(self)
 
-    async def filled(self) -> Spool:
-        """The spool with every row; computed by a task of its own, as any reader may be cancelled."""
-        if self._filling is None:
+    async def batch(self, place: int) -> Any:
+        """The batch at a place; None behind the last."""
+        if self._spool is None:
             self._spool = new_spool(self._ctx)
-            self._filling = asyncio.create_task(fill(self._spool, self._source))
-        return await asyncio.shield(self._filling)
+        while place >= len(self._spool) and not self._ended:
+            if self._failure is not None:
+                raise self._failure
+            if self._pull is None:  # a task of its own, as any reader may be cancelled
+                self._pull = asyncio.create_task(self._advance(self._spool))
+            await asyncio.wait([self._pull])
+        return self._spool.batch(place) if place < len(self._spool) else None
+
+    async def _advance(self, spool: Spool) -> None:
+        try:
+            batch = await anext(self._source, None)
+            if batch is None:
+                self._ended = True
+                spool.finish()
+            elif batch.num_rows:
+                spool.append(batch)
+        except Exception as problem:
+            self._failure = problem
+        finally:
+            self._pull = None
 
     async def leave(self) -> None:
         """A reader is closed."""
         self._readers -= 1
         if self._readers:
             return
-        if self._filling is not None:
-            self._filling.cancel()
-            await asyncio.gather(self._filling, return_exceptions=True)
+        pull = self._pull
+        if pull is not None:
+            pull.cancel()
+            await asyncio.gather(pull, return_exceptions=True)
         await self._source.aclose()
         if self._spool is not None:
             self._spool.close()
@@ -62,7 +85,7 @@ class Shared:
 class _Reader:
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
-        self._batches: Iterator[Any] | None = None
+        self._place = 0
         self._closed = False
 
     def __aiter__(self) -> _Reader:
@@ -71,15 +94,13 @@ class _Reader:
     async def __anext__(self) -> Any:
         if self._closed:
             raise StopAsyncIteration
-        if self._batches is None:
-            self._batches = (await self._shared.filled()).batches()
-        batch = next(self._batches, None)
+        batch = await self._shared.batch(self._place)
         if batch is None:
             raise StopAsyncIteration
+        self._place += 1
         return batch
 
     async def aclose(self) -> None:
         if not self._closed:
             self._closed = True
-            self._batches = None
             await self._shared.leave()

@@ -14,7 +14,8 @@ from halo_sql.operators.context import Batches, RunContext
 
 
 class Spool:
-    """Append batches of one schema, ``finish``, then read. ``close`` deletes the file.
+    """Append batches of one schema, read them any number of times, also while more are appended. ``close`` deletes
+    the file.
 
     rows, schema  of what was appended; schema is None while nothing was
     """
@@ -26,8 +27,8 @@ class Spool:
         self._folder = folder
         self._bytes = 0
         self._kept: list[Any] = []
+        self._places: list[tuple[int, int]] = []  # offset and length in the file of each batch
         self._path: Path | None = None
-        self._writer: Any = None
         self._file: Any = None
 
     def append(self, batch: Any) -> None:
@@ -35,13 +36,13 @@ class Spool:
         if self.schema is None:
             self.schema = batch.schema
         self.rows += batch.num_rows
-        if self._writer is None:
+        if self._path is None:
             self._kept.append(batch)
             self._bytes += batch.nbytes
             if self._bytes > self._limit_bytes:
                 self._guard(self._move_to_file)
         else:
-            self._guard(lambda: self._writer.write_batch(batch))
+            self._guard(lambda: self._write(batch))
 
     def _guard(self, write: Callable[[], None]) -> None:
         try:
@@ -61,19 +62,26 @@ class Spool:
         os.close(handle)
         self._path = Path(path)
         self._file = pa.OSFile(path, "wb")
-        self._writer = pa.ipc.new_stream(self._file, self.schema)
         kept, self._kept = self._kept, []
         for batch in kept:
-            self._writer.write_batch(batch)
+            self._write(batch)
+
+    def _write(self, batch: Any) -> None:
+        """Each batch is a stream of its own: it can be read while the next one is written."""
+        import pyarrow as pa
+
+        start = self._file.tell()
+        with pa.ipc.new_stream(self._file, self.schema) as writer:
+            writer.write_batch(batch)
+        self._places.append((start, self._file.tell() - start))
 
     def finish(self) -> None:
         """No more batches will come."""
-        if self._writer is not None:
+        if self._file is not None:
             self._guard(self._end_file)
 
     def _end_file(self) -> None:
         if not self._file.closed:
-            self._writer.close()
             self._file.close()
 
     @property
@@ -81,15 +89,25 @@ class Spool:
         """Whether the rows are on disk."""
         return self._path is not None
 
-    def batches(self) -> Iterator[Any]:
-        """All batches, in order; every call is a pass of its own."""
+    def __len__(self) -> int:
+        """Batches appended."""
+        return len(self._kept) if self._path is None else len(self._places)
+
+    def batch(self, place: int) -> Any:
+        """The batch at a place, from 0."""
         if self._path is None:
-            yield from self._kept
-            return
+            return self._kept[place]
         import pyarrow as pa
 
-        with pa.memory_map(str(self._path)) as source, pa.ipc.open_stream(source) as reader:
-            yield from reader
+        start, length = self._places[place]
+        with pa.OSFile(str(self._path)) as source:
+            source.seek(start)
+            return pa.ipc.open_stream(source.read_buffer(length)).read_next_batch()
+
+    def batches(self) -> Iterator[Any]:
+        """The batches that there are, in order; every call is a pass of its own."""
+        for place in range(len(self)):
+            yield self.batch(place)
 
     def close(self) -> None:
         """Forget the rows, delete the file; idempotent."""

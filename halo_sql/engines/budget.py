@@ -24,21 +24,25 @@ FREE = Price()
 
 
 class Budget:
-    """The limits of one statement (0: none) and what is left of them.
+    """The limits of one statement, or of a batch (0: none), and what is left of them.
 
     Calls are counted when they are sent and never given back. Tokens and money are reserved at their upper bound
     and settled to what was used, so what others have reserved may come free again: then there is reason to wait.
     """
 
     def __init__(self, max_calls: int = 0, max_tokens: int = 0, max_seconds: float = 0.0, max_usd: float = 0.0) -> None:
-        self.max_calls, self.max_tokens, self.max_seconds, self.max_usd = max_calls, max_tokens, max_seconds, max_usd
-        self.limited = bool(max_calls or max_tokens or max_seconds or max_usd)
+        self.limit(max_calls, max_tokens, max_seconds, max_usd)
         self.calls = 0
         self.tokens = 0
         self.usd = 0.0
         self._reserved_tok = 0
         self._reserved_usd = 0.0
         self._began = clock_s()
+
+    def limit(self, max_calls: int, max_tokens: int, max_seconds: float, max_usd: float) -> None:
+        """Set the limits; what has been used stays used."""
+        self.max_calls, self.max_tokens, self.max_seconds, self.max_usd = max_calls, max_tokens, max_seconds, max_usd
+        self.limited = bool(max_calls or max_tokens or max_seconds or max_usd)
 
     def left_s(self) -> float:
         """Seconds until the time limit; only with one."""

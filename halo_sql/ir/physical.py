@@ -247,6 +247,16 @@ class SinkExec:
     kind: str
 
 
+@dataclass(frozen=True, slots=True)
+class BatchExec:
+    """The statements of a batch side by side; the n-th input is the result of the n-th. Only as the root.
+
+    statements  their numbers in the batch, for EXPLAIN
+    """
+
+    statements: tuple[int, ...]
+
+
 PhysicalOp = (
     DuckFragmentExec
     | SelectExec
@@ -264,6 +274,7 @@ PhysicalOp = (
     | LimitExec
     | MaterializeExec
     | SinkExec
+    | BatchExec
 )
 
 
@@ -371,4 +382,6 @@ class PhysicalDag:
 
     def node(self, node_id: int) -> PhysicalNode:
         """The node with this id."""
+        if node_id < len(self.nodes) and self.nodes[node_id].id == node_id:  # ids are places, but for parts of a DAG
+            return self.nodes[node_id]
         return next(node for node in self.nodes if node.id == node_id)

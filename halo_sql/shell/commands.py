@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from halo_sql import __version__
+from halo_sql import __version__, batch
 from halo_sql.config import store_path
 from halo_sql.errors import InterfaceError, did_you_mean
 from halo_sql.ir.expr import literal, quote
@@ -153,6 +153,18 @@ def _read(shell: Shell, words: Words, rest: str) -> None:
     from halo_sql.shell.run import run_script
 
     run_script(shell, Path(words[0]).expanduser().read_text(encoding="utf-8"), stop_at_error=not shell.interactive)
+
+
+def _batch(shell: Shell, words: Words, rest: str) -> None:
+    from halo_sql.shell.run import run_batch
+
+    explained = words[0] in ("-explain", "--explain")
+    text = Path(words[1 if explained else 0]).expanduser().read_text(encoding="utf-8")
+    if explained:
+        statements = [piece.text for piece in batch.statements(text)]
+        shell.output.line(shell.session.explain_batch(statements))
+    else:
+        run_batch(shell, text)
 
 
 def _open(shell: Shell, words: Words, rest: str) -> None:
@@ -309,6 +321,7 @@ def _trace(words: Words) -> str:
 COMMANDS: tuple[Command, ...] = (
     Command("agents", "", "agents", _show_query(lambda words: "SHOW AGENTS")),
     Command("bail", "on|off", "stop at the first error", _flag("bail")),
+    Command("batch", "[-explain] FILE", "run the statements of a file as one batch, or show its plans", _batch),
     Command("budget", "", "limits of one statement (SET halo_max_… changes them)", _budget),
     Command("cache", "", "where the response store is, and its size", _cache),
     Command("cd", "FOLDER", "change the working folder", _cd),

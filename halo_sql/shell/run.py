@@ -169,6 +169,16 @@ def _execute(shell: Shell, sql: str) -> None:
     if not _is_batch(sql):
         _show(shell, shell.session.execute(sql), sql)
         return
+    _execute_batch(shell, sql)
+
+
+def run_batch(shell: Shell, sql: str) -> None:
+    """Run the statements of a text as one batch, and write their results; raises BatchFailed when one has failed."""
+    if split(sql):
+        in_worker(shell, lambda: _execute_batch(shell, sql))
+
+
+def _execute_batch(shell: Shell, sql: str) -> None:
     failed = False
     for outcome in shell.session.run_batch(sql):
         if outcome.error is not None:

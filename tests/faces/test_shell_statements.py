@@ -12,7 +12,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 BATCH = """SELECT 1 AS a;
 BEGIN BATCH;
 SELECT 2 AS b;
-SELECT nope;
+SELECT error('nope');
 SELECT LLM_MAP('3', model => 'echo') AS c;
 END BATCH;
 SELECT 4 AS d;
@@ -55,6 +55,22 @@ def test_a_batch_is_one_piece_of_a_script() -> None:
         "begin batch; end batch",
     ):
         assert not is_complete(part)
+
+
+def test_a_file_is_one_batch(halo: Run, tmp_path: Path) -> None:
+    file = tmp_path / "batch.sql"
+    file.write_text("SELECT LLM_MAP('a') AS a;\nSELECT LLM_MAP('a') AS b; SELECT error('c');\n")
+    done = halo("-csv", "-no-progress", stdin=f"SET halo_default_model = 'echo';\n.batch {file}\n")
+    assert (done.stdout, done.returncode) == ("a\na\nb\na\n", 1)
+    assert done.stderr.count("Error") == 1
+    done = halo(stdin=f"SET halo_default_model = 'echo';\n.batch -explain {file}\n")
+    assert "Statements 1, 2: one plan" in done.stdout
+    assert "→ #" in done.stdout
+    file.write_text("SELECT 1 AS a;\nSELECT nope;\n")
+    done = halo("-csv", stdin=f".batch {file}\n")
+    assert done.stdout == ""
+    assert "statement 2 of the batch" in done.stderr
+    assert "LINE 2: SELECT nope" in done.stderr
 
 
 def test_an_unfinished_batch_runs_nothing(halo: Run) -> None:

@@ -55,6 +55,41 @@ def test_one_reader_of_a_shared_result_leaving_does_not_stop_the_other(kit: Any,
     asyncio.run(main())
 
 
+def test_the_furthest_reader_pulls_and_an_error_comes_behind_the_rows_before_it(kit: Any, bench: Any) -> None:
+    async def main() -> None:
+        from halo_sql.operators.materialize import Shared
+
+        pulled = 0
+
+        async def source() -> Any:
+            nonlocal pulled
+            for number in range(5):
+                pulled += 1
+                yield pa.RecordBatch.from_pydict({"c0": [number]})
+            raise OperationalError("broken")
+
+        for limit in (0, 1 << 30):
+            pulled = 0
+            ctx = bench.context(spool_limit_bytes=limit)
+            shared = Shared(source(), ctx)
+            readers = [shared.reader() for _ in range(3)]
+            assert (await anext(readers[0])).column(0).to_pylist() == [0]
+            assert (await anext(readers[1])).column(0).to_pylist() == [0]
+            assert pulled == 1
+            assert [(await anext(readers[1])).column(0)[0].as_py() for _ in range(3)] == [1, 2, 3]
+            assert pulled == 4
+            await readers[1].aclose()
+            for reader, start in ((readers[0], 1), (readers[2], 0)):
+                assert [(await anext(reader)).column(0)[0].as_py() for _ in range(start, 5)] == list(range(start, 5))
+                for _ in range(2):
+                    with pytest.raises(OperationalError, match="broken"):
+                        await anext(reader)
+                await reader.aclose()
+            ctx.close()
+
+    asyncio.run(main())
+
+
 def test_spools_in_memory_and_in_a_file_read_the_same(tmp_path: Path) -> None:
     table = pa.table({"c0": pa.array(["a", "b"] * 500).dictionary_encode(), "c1": pa.array(range(1000))})
     for limit in (0, 3000, 1 << 20):
