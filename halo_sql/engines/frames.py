@@ -13,7 +13,8 @@ From the worker:
     {op: ready, context_tok, block_tok, kv_capacity_tok, dtype, device, version, tokenizer_dir, revision, max_num_seqs}
     {op: failed, message}                                        the model could not be loaded; the worker ends
     {op: results, items: [[seq, text, finish, prompt_tok, cached_tok, output_tok, error code or None, message], …]}
-        the text of a score is a decimal, that of a vector base64 of little-endian float32
+        the text of a score is a decimal, that of a vector base64 of little-endian float32; now and then with
+        gauges: {kv_used, running, waiting, preemptions, queued_s, queued}, the last three since the start
     {op: reply, call: n, value, error}
 
 Token ids travel as native unsigned 32-bit integers: both ends run on one machine.

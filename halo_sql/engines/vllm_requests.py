@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from halo_sql.engines.chat import ChatTokenizer
 from halo_sql.engines.kinds import EMBEDDING
-from halo_sql.engines.protocol import Answer, GenRequest, GenResult, failure
+from halo_sql.engines.protocol import Answer, Gauges, GenRequest, GenResult, failure
 from halo_sql.engines.text_tokenizer import TextTokenizer
 from halo_sql.engines.vllm_model import VllmModel
 from halo_sql.errors import EngineError
@@ -38,6 +39,19 @@ def worker_params(sampling: Sampling, answer: Answer, model: VllmModel) -> dict[
         if isinstance(model.tokenizer, ChatTokenizer) and not sampling.stop:
             spec["first"] = sorted(model.tokenizer.deciding(answer.choices).items())
     return spec
+
+
+def read_gauges(told: Mapping[str, float], before: Mapping[str, float]) -> Gauges:
+    """What a worker told of its scheduler (``frames``), and what it had told before."""
+    queued = told.get("queued", 0.0) - before.get("queued", 0.0)
+    queued_s = told.get("queued_s", 0.0) - before.get("queued_s", 0.0)
+    return Gauges(
+        told.get("kv_used", 0.0),
+        int(told.get("running", 0)),
+        int(told.get("waiting", 0)),
+        int(told.get("preemptions", 0)),
+        max(0.0, queued_s / queued) if queued > 0 else 0.0,
+    )
 
 
 def fitted(request: GenRequest, prompt: list[int], context_tok: int, model: VllmModel) -> list[int] | GenResult:

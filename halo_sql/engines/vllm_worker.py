@@ -28,6 +28,8 @@ _NEEDED = ("msgpack", "vllm")
 _GRACE_S = 2.0
 #: Finished requests are collected this long before they are sent as one frame.
 _FLUSH_S = 0.001
+#: The scheduler's gauges go with results at most so often.
+_GAUGES_S = 0.25
 
 
 class Worker:
@@ -40,6 +42,7 @@ class Worker:
         self._aborted: set[int] = set()
         self._finished: list[list[Any]] = []
         self._calls: set[asyncio.Task[None]] = set()
+        self._gauges_due_s = 0.0
         self._totals = {"requests": 0, "prompt_tok": 0, "prompt_tok_cached": 0, "output_tok": 0}
 
     async def serve(self, reader: asyncio.StreamReader) -> None:
@@ -156,7 +159,12 @@ class Worker:
 
     def _flush(self) -> None:
         items, self._finished = self._finished, []
-        self._send({"op": "results", "items": items})
+        frame: dict[str, Any] = {"op": "results", "items": items}
+        now_s = time.monotonic()
+        if now_s >= self._gauges_due_s:
+            self._gauges_due_s = now_s + _GAUGES_S
+            frame["gauges"] = scheduler_gauges()
+        self._send(frame)
 
     def _send(self, frame: dict[str, Any]) -> None:
         from halo_sql.engines import frames
@@ -219,7 +227,8 @@ def pooling_params(spec: dict[str, Any]) -> Any:
 
 
 def scheduler_gauges() -> dict[str, float]:
-    """What vLLM's scheduler says of itself: share of the KV cache in use, queues, preemptions so far."""
+    """What vLLM's scheduler says of itself: share of the KV cache in use, queues; preemptions, and seconds that
+    requests waited (and how many have), so far."""
     from prometheus_client import REGISTRY
 
     wanted = {
@@ -227,9 +236,11 @@ def scheduler_gauges() -> dict[str, float]:
         "vllm:num_requests_running": "running",
         "vllm:num_requests_waiting": "waiting",
         "vllm:num_preemptions_total": "preemptions",
+        "vllm:request_queue_time_seconds_sum": "queued_s",
+        "vllm:request_queue_time_seconds_count": "queued",
     }
     found: dict[str, float] = {}
-    for metric in REGISTRY.collect():
+    for metric in REGISTRY.restricted_registry(list(wanted)).collect():
         for sample in metric.samples:
             if sample.name in wanted:
                 found[wanted[sample.name]] = found.get(wanted[sample.name], 0.0) + sample.value
