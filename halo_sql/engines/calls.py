@@ -55,8 +55,8 @@ class Call:
     key       its key in the response store, once looked up
     sent_s    when it was given to the engine (Unix time); 0: not
     tok, usd  reserved in the budget; 0 until weighed
-    room_tok  reserved in the window, beside what it shares
-    pieces    of its prompt, as the model of the prefix cache knows them; ``warm`` of them were in it when it was sent
+    room_tok  where pieces are known: reserved in the window, beside what it shares
+    pieces    of its prompt, as the model of the prefix cache knows them; once sent, ``warm`` of them were in it then
     outcome   set when finished; by ``judge``, the ``validate`` function that made it
     dropped   nobody waits any more
     """
@@ -74,7 +74,7 @@ class Call:
         self.request: GenRequest | None = None
         self.key: bytes | None = None
         self.pieces: tuple[int, ...] | None = None
-        self.tok = self.room_tok = self.warm = 0
+        self.tok = 0
         self.usd = 0.0
         self.sent_s = 0.0
         self.dropped = False

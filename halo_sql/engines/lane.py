@@ -110,11 +110,12 @@ class Lane:
         """Calls off the queue that fit window and budget now, and those the budget will never allow."""
         taken: list[Call] = []
         refused: list[tuple[Call, EngineError]] = []
-        window, budget = self.window, self._budget
+        window, budget, cache = self.window, self._budget, self.cache
         calls = self._queue.pop_many(min(SEND_AT_ONCE, window.room()))
         for place, call in enumerate(calls):
-            whole_tok = call.tok or self._weigh(call)
-            tok = whole_tok if self.cache is None else self._unshared_tok(call, self.cache)
+            tok = whole_tok = call.tok or self._weigh(call)
+            if cache is not None:
+                tok = self._unshared_tok(call, cache)
             if not window.fits(tok):
                 self._queue.put_back(calls[place:])
                 break
@@ -127,12 +128,12 @@ class Lane:
                 except EngineError as problem:
                     refused.append((call, problem))
                     continue
-            if self.cache is None:
+            if cache is None:
                 window.used_tok += tok
             else:
-                self._begin_use(call, self.cache)
+                self._begin_use(call, cache)
             window.used_requests += 1
-            window.usual_tok = max(1, tok)
+            window.usual_tok = tok or 1
             taken.append(call)
         return taken, refused
 
@@ -174,8 +175,8 @@ class Lane:
         """The tokens to reserve for a call: counted by the engine's tokenizer only where it matters."""
         channel, window = call.channel, self.window
         prompt_tok = window.estimate(len(call.user)) + channel.base_tok
-        rough = self.cache is not None and window.has_learnt
-        if not rough and 2 * (window.taken_tok + prompt_tok + channel.output_tok) > window.limit_tok:
+        exact = self.cache is None or not window.has_learnt
+        if exact and 2 * (window.used_tok + prompt_tok + channel.output_tok) > window.limit_tok:
             prompt_tok = self.engine.count_tok(request_of(call))
         if self._price is not FREE:
             call.usd = self._price.usd(prompt_tok, channel.output_tok)
@@ -200,7 +201,7 @@ class Lane:
 
     def on_results(self, results: Sequence[GenResult]) -> None:
         """The engine delivers."""
-        window, memory = self.window, self._memory
+        window, memory, cache = self.window, self._memory, self.cache
         handed: Handed = {}
         rows: list[tuple[bytes, Entry]] = []
         refusal: EngineError | None = None
@@ -211,10 +212,10 @@ class Lane:
             if call is None:
                 continue
             channel, error = call.channel, result.error
-            if self.cache is None:
+            if cache is None:
                 window.used_tok -= call.tok
             else:
-                self._end_use(call, result, self.cache)
+                self._end_use(call, result, cache)
             window.used_requests -= 1
             channel.metrics.in_flight -= 1
             if counting or result.prompt_tok or result.output_tok or result.retries:

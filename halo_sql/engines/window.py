@@ -78,14 +78,14 @@ class Window:
 
     @property
     def has_learnt(self) -> bool:
-        """Whether ``estimate`` goes by enough prompts."""
+        """Whether ``estimate`` goes by enough prompts, where prefixes are counted once."""
         return self._learnt >= LEARNT_FROM
 
     def fits(self, tok: int) -> bool:
         """Whether a request of this size may be sent now; one that exceeds the whole window may go alone."""
         if self.used_requests >= self.limit_requests:
             return False
-        return self.taken_tok + tok <= self.limit_tok or self.used_requests == 0
+        return self.used_tok + self.shared_tok + tok <= self.limit_tok or self.used_requests == 0
 
     def fits_all(self, count: int, tok: int) -> bool:
         """Whether ``count`` requests of ``tok`` tokens together may be sent now."""
@@ -105,9 +105,9 @@ class Window:
         nothing."""
         if result.prompt_tok <= 0:
             return
-        self._learnt += 1
         self._chars_per_tok += LEARN * (max(0.25, chars / result.prompt_tok) - self._chars_per_tok)
         if not self._shares:
+            self._learnt += 1
             return
         share = result.prompt_tok_cached / result.prompt_tok
         if share != self._cached_share:
