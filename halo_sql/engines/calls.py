@@ -64,6 +64,9 @@ class Call:
     __slots__ = ("channel", "dropped", "finish", "judge", "key", "number", "others", "outcome", "pieces", "request",
                  "room_tok", "sent_s", "table", "text", "tok", "usd", "user", "warm")  # fmt: skip
 
+    room_tok: int
+    warm: int
+
     def __init__(self, channel: Asker, number: int, user: str, table: dict[str, Call] | None) -> None:
         self.channel = channel
         self.number = number
