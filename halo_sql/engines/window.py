@@ -88,8 +88,9 @@ class Window:
         return self.used_tok + self.shared_tok + tok <= self.limit_tok or self.used_requests == 0
 
     def fits_all(self, count: int, tok: int) -> bool:
-        """Whether ``count`` requests of ``tok`` tokens together may be sent now."""
-        return self.used_requests + count <= self.limit_requests and self.taken_tok + tok <= self.limit_tok
+        """Whether ``count`` requests of ``tok`` tokens together may be sent now, and fit the KV cache together."""
+        limit_tok = min(self.limit_tok, self._capacity_tok) if self._capacity_tok else self.limit_tok
+        return self.used_requests + count <= self.limit_requests and self.taken_tok + tok <= limit_tok
 
     def room(self) -> int:
         """About how many requests of the usual size may be sent now, at least one as long as one may."""

@@ -370,4 +370,4 @@ async def test_prefixes_in_flight_are_counted_once() -> None:
                 break
             await asyncio.sleep(0)
     assert len(node.got) == 40
-    assert most >= 30
+    assert most >= 25
