@@ -137,9 +137,13 @@ def cache_of(engine: Engine, info: EngineInfo) -> PrefixCache | None:
     if not info.kv_capacity_tok or not info.block_tok:
         return None
     held: Engine = getattr(engine, "engine", engine)  # a pool's engine is handed out anew to every run
-    known = _known.get(held)
-    if known is None or known.block_tok != info.block_tok:
-        known = _known[held] = PrefixCache(info.kv_capacity_tok, info.block_tok)
+    fresh = PrefixCache(info.kv_capacity_tok, info.block_tok)
+    try:
+        known = _known.setdefault(held, fresh)
+    except TypeError:  # an engine that nothing can be kept with
+        return fresh
+    if known.block_tok != info.block_tok:
+        known = _known[held] = fresh
     return known
 
 
