@@ -203,7 +203,7 @@ def real(data: Path, movie_rows: int) -> bool:
             statement = (
                 f"SELECT r.reviewId, LLM_MAP('{template}', {options}, model => 'small') AS a {source} ORDER BY ALL"
             )
-            con.execute(f"SELECT LLM_MAP('Hello', model => 'small', max_tokens => 2) FROM range({2}) t(i)").fetchall()
+            con.execute(f"SELECT LLM_MAP('Hello', model => 'small', max_tokens => 2) FROM range(2) t(i)").fetchall()
             times = []
             for turn in range(3 if caching else 1):
                 turned = statement.replace("You judge", f"Turn {turn}: you judge")  # a cold cache
@@ -211,12 +211,8 @@ def real(data: Path, movie_rows: int) -> bool:
                 answers[caching] = con.execute(turned).fetchall()
                 times.append(time.perf_counter() - started)
             seconds[caching] = median(times)
-            nodes = con.last_profile.nodes.values()
-            counters[caching] = (
-                sum(node.prompt_tok for node in nodes),
-                sum(node.prompt_tok_cached for node in nodes),
-                sum(node.output_tok for node in nodes),
-            )
+            totals = con.last_profile()["totals"]
+            counters[caching] = (totals["prompt_tok"], totals["prompt_tok_cached"], totals["output_tok"])
         if caching:
             with halo_sql.connect(config=config) as con:
                 con.execute(LOAD.format(data=data))
