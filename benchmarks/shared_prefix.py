@@ -203,9 +203,9 @@ def real(data: Path, movie_rows: int) -> bool:
             statement = (
                 f"SELECT r.reviewId, LLM_MAP('{template}', {options}, model => 'small') AS a {source} ORDER BY ALL"
             )
-            con.execute(f"SELECT LLM_MAP('Hello', model => 'small', max_tokens => 2) FROM range(2) t(i)").fetchall()
+            con.execute("SELECT LLM_MAP('Hello', model => 'small', max_tokens => 2) FROM range(2) t(i)").fetchall()
             times = []
-            for turn in range(3 if caching else 1):
+            for turn in range(3) if caching else (2,):
                 turned = statement.replace("You judge", f"Turn {turn}: you judge")  # a cold cache
                 started = time.perf_counter()
                 answers[caching] = con.execute(turned).fetchall()
