@@ -170,6 +170,11 @@ class Asking:
 
     # --- answers
 
+    @property
+    def unfinished(self) -> int:
+        """Rows that wait for an answer."""
+        return self._pending
+
     def _deliver(self, outcomes: Sequence[tuple[int, Outcome]]) -> None:
         answers, first, twins = self._answers, self._first, self._twins
         for row, outcome in outcomes:

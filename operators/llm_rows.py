@@ -1,8 +1,9 @@
 """The row pump of the LLM operators: rows in, the same rows in the same order with their answers out.
 
 Rows are read ahead so that the engine always has work, but never more than ``lookahead`` rows beyond the last row
-handed on: a slow consumer or a LIMIT stops the reading. Rows without a request (guard not TRUE, NULL hole) only
-wait for the rows before them.
+handed on: a slow consumer or a LIMIT stops the reading. (Some times as many where the rows behind an unfinished one
+are finished: requests are sent in the order of their prompts, not of the rows.) Rows without a request (guard not
+TRUE, NULL hole) only wait for the rows before them.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from typing import Any
 from halo_sql.errors import EngineError, Error, InterruptedQueryError
 from halo_sql.ir.prompt import LlmCall
 from halo_sql.metrics import NodeMetrics
-from halo_sql.operators.asking import Asking, ends_at_once, open_channels
+from halo_sql.operators.asking import ORDERED_FROM_ROWS, Asking, ends_at_once, open_channels
 from halo_sql.operators.context import Batches, RunContext
 from halo_sql.operators.readahead import ReadAhead
 from halo_sql.operators.render import Renderer, excerpt
 
+#: Times the lookahead that may be held where rows wait for an earlier one: requests are sent in the prompts' order.
+HELD = 4
 #: Codes of errors that tools and agents add, of single rows.
 TOOL_ERRORS = ("tool", "too_large", "denied", "limit")
 
@@ -62,7 +65,7 @@ async def answered(
     askings = [kind(call, distinct, metrics, wake.set, ctx.text_cast) for call in calls]
     for asking in askings:
         asking.keeps = by_turn or pass_on
-    window = _Window(max(1, lookahead))
+    window = _Window(max(1, lookahead), ordered=lookahead >= ORDERED_FROM_ROWS and not by_turn)
     reader = ReadAhead(source)
     problem: Error | None = None  # the source's, which waits for the rows before it
     try:
@@ -79,7 +82,7 @@ async def answered(
                 if batch is not None and batch.num_rows:
                     window.add(batch)
                     metrics.rows_total += batch.num_rows
-            if stop is None and window.has_room() and not reader.ended:
+            if stop is None and not reader.ended and (window.has_room() or window.has_room_behind(askings)):
                 reader.start(wake.set)
             for chunk, first in window.to_submit() if stop is None else ():
                 asks = [asking.admit(chunk, first) for asking in askings]
@@ -119,14 +122,18 @@ async def answered(
 class _Window:
     """The rows between reading and leaving: batches in order, and how far they were submitted.
 
-    left  rows handed on
+    ordered  requests are sent in the order of their prompts, so that the first row may be answered last
+    left     rows handed on
     """
 
-    def __init__(self, lookahead: int) -> None:
+    def __init__(self, lookahead: int, ordered: bool) -> None:
         self._lookahead = lookahead
+        self._most = HELD * lookahead if ordered else lookahead
         self._batches: deque[Any] = deque()
         self.left = 0
         self._submitted = 0
+        self._stuck = False  # the batch being read is one of ``has_room_behind``
+        self._behind = 0  # rows that may be asked for that reason
         self._read = 0
         self._largest = 0
 
@@ -134,6 +141,8 @@ class _Window:
         self._batches.append(batch)
         self._read += batch.num_rows
         self._largest = max(self._largest, batch.num_rows)
+        if self._stuck:
+            self._behind, self._stuck = self._read, False
 
     def has_room(self) -> bool:
         """Whether another batch may be read: what is held stays within the lookahead.
@@ -145,12 +154,22 @@ class _Window:
             return True
         return self._largest > self._lookahead > held and self._submitted == self._read
 
+    def has_room_behind(self, askings: Sequence[Asking]) -> bool:
+        """Whether another batch may be read although ``has_room`` says no: the next row is not finished, most of those
+        behind it are, and the engine would have to wait for work."""
+        if self._read - self.left + self._largest > self._most:
+            return False
+        unfinished = self._read - self._submitted + max(asking.unfinished for asking in askings)
+        waits = unfinished + self._largest <= self._lookahead
+        self._stuck = waits and min(asking.ready() for asking in askings) == 0
+        return self._stuck
+
     def empty(self) -> bool:
         return self._read == self.left
 
     def to_submit(self) -> list[tuple[Any, int]]:
         """Slices of the rows that may be asked now, each with the number of its first row."""
-        until = min(self._read, self.left + self._lookahead)
+        until = min(self._read, max(self.left + self._lookahead, self._behind))
         found = []
         start = self.left
         for batch in self._batches:

@@ -17,9 +17,10 @@ FINAL_ERRORS = frozenset({"rejected", "context", "truncated", "invalid_output"})
 class Asker(Protocol):
     """What a call knows of the channel that asked.
 
-    keys        set when answers may come from the response store
-    base_tok    estimated tokens of every prompt beside its user message
-    output_tok  the most tokens an answer may take
+    keys          set when answers may come from the response store
+    base_tok      estimated tokens of every prompt beside its user message
+    output_tok    the most tokens an answer may take
+    expected_tok  tokens of an answer as those before it have shown; as long as there are too few, the most
     """
 
     spec: ChannelSpec
@@ -28,6 +29,11 @@ class Asker(Protocol):
     keys: RequestKeys | None
     base_tok: int
     output_tok: int
+
+    @property
+    def expected_tok(self) -> float:
+        """See above."""
+        ...
 
     def emit(self, outcomes: Sequence[tuple[int, Outcome]]) -> None:
         """Hand outcomes to the operator."""
@@ -48,13 +54,18 @@ class Call:
     table     the run's calls by user message to which it belongs; None when it is not to be shared
     key       its key in the response store, once looked up
     sent_s    when it was given to the engine (Unix time); 0: not
-    tok, usd  reserved in window and budget; 0 until weighed
+    tok, usd  reserved in the budget; 0 until weighed
+    room_tok  where pieces are known: reserved in the window, beside what it shares
+    pieces    of its prompt, as the model of the prefix cache knows them; once sent, ``warm`` of them were in it then
     outcome   set when finished; by ``judge``, the ``validate`` function that made it
     dropped   nobody waits any more
     """
 
-    __slots__ = ("channel", "dropped", "finish", "judge", "key", "number", "others", "outcome", "request", "sent_s",
-                 "table", "text", "tok", "usd", "user")  # fmt: skip
+    __slots__ = ("channel", "dropped", "finish", "judge", "key", "number", "others", "outcome", "pieces", "request",
+                 "room_tok", "sent_s", "table", "text", "tok", "usd", "user", "warm")  # fmt: skip
+
+    room_tok: int
+    warm: int
 
     def __init__(self, channel: Asker, number: int, user: str, table: dict[str, Call] | None) -> None:
         self.channel = channel
@@ -65,6 +76,7 @@ class Call:
         self.outcome: Outcome | None = None
         self.request: GenRequest | None = None
         self.key: bytes | None = None
+        self.pieces: tuple[int, ...] | None = None
         self.tok = 0
         self.usd = 0.0
         self.sent_s = 0.0

@@ -18,6 +18,7 @@ from halo_sql.engines.experience import Experience
 from halo_sql.engines.keys import RequestKeys
 from halo_sql.engines.lane import Handed, Lane, hand_out, leaves, note
 from halo_sql.engines.meter import Meter
+from halo_sql.engines.prefix_cache import cache_of
 from halo_sql.engines.protocol import (
     ChannelSpec,
     DeliverOutcomes,
@@ -29,6 +30,7 @@ from halo_sql.engines.protocol import (
     Validate,
     estimate_tok,
 )
+from halo_sql.engines.send_queue import SendQueue
 from halo_sql.engines.store import ResponseStore
 from halo_sql.engines.window import Window
 from halo_sql.metrics import NodeMetrics
@@ -37,6 +39,7 @@ ABORT_S = 1.0  # how long close waits for the engine to deliver what was aborted
 LOOK_UP_AT_ONCE = 2048  # keys per read of the store
 KEPT_BYTES = 64 << 20  # finished answers of a run kept in memory, for rows that ask the same later
 TEMPLATE_TOK = 16  # what a chat template adds to a prompt, about
+EXPECT_FROM = 4  # answers after which the next one's length is expected to be their average
 
 EngineOf = Callable[[str], Awaitable[tuple[Engine, EngineInfo]]]
 
@@ -115,9 +118,13 @@ class Dispatcher:
                 await self._look_up_task
 
     def _new_lane(self, model: str, engine: Engine, info: EngineInfo) -> Lane:
-        window = Window(info.window_tok, self._max_concurrency or info.window_requests, info.kv_capacity_tok)
+        cache = cache_of(engine, info)
+        limit = self._max_concurrency or info.window_requests
+        window = Window(info.window_tok, limit, info.kv_capacity_tok, info.batch_requests, shares=cache is None)
+        queue = SendQueue(cache, info.batch_requests)
         price = self._prices.get(model, FREE)
-        lane = Lane(engine, window, self._budget, price, self._memory, self._store, self._freed, self._log)
+        lane = Lane(engine, window, queue, self._budget, price, self._memory, self._store, self._freed, self._log)
+        lane.cache = cache
         self.meters[model] = lane.meter
         return lane
 
@@ -222,6 +229,14 @@ class _Channel:
         self._aborting = 0
         self._quiet = asyncio.Event()
         self._quiet.set()
+
+    @property
+    def expected_tok(self) -> float:
+        """See ``Asker``."""
+        seen = self._experience
+        if seen is None or seen.requests < EXPECT_FROM:
+            return float(self.output_tok)
+        return min(float(self.output_tok), seen.output_tok / seen.requests)
 
     def count_tok(self, prompt: str) -> int:
         """Tokens of a prompt, see ``protocol.Channel``."""

@@ -17,7 +17,8 @@ From the worker:
     {op: results, items: [[seq, text, finish, prompt_tok, cached_tok, output_tok, error code or None, message,
         moved_tok], …]}
         moved_tok of the cached tokens were fetched from another worker
-        the text of a score is a decimal, that of a vector base64 of little-endian float32
+        the text of a score is a decimal, that of a vector base64 of little-endian float32; now and then with
+        gauges: {kv_used, running, waiting, preemptions, queued_s, queued}, the last three since the start
     {op: reply, call: n, value, error}
 
 Token ids travel as native unsigned 32-bit integers: both ends run on one machine.

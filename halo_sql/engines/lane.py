@@ -13,7 +13,8 @@ from halo_sql.call_log import RunLog
 from halo_sql.engines.budget import FREE, Budget, Price
 from halo_sql.engines.calls import FINAL_ERRORS, AnswerMemory, Asker, Call
 from halo_sql.engines.meter import Meter
-from halo_sql.engines.protocol import Engine, GenRequest, GenResult, Outcome
+from halo_sql.engines.prefix_cache import PrefixCache
+from halo_sql.engines.protocol import Engine, Gauges, GenRequest, GenResult, Outcome
 from halo_sql.engines.send_queue import SendQueue
 from halo_sql.engines.store import Entry, ResponseStore
 from halo_sql.engines.window import Window
@@ -29,7 +30,9 @@ Handed = dict[Asker, list[tuple[int, Outcome]]]  # by whom to tell
 class Lane:
     """Sends calls to one engine and settles them.
 
+    queue    where calls wait
     freed    called when a budget claim was settled: another lane may be waiting for it
+    cache    model of what the engine's prefix cache holds; None: nothing is known of it
     meter    what the engine did
     stopped  set when nothing may be sent any more (credentials refused, time over): every call fails with it
     """
@@ -38,6 +41,7 @@ class Lane:
         self,
         engine: Engine,
         window: Window,
+        queue: SendQueue,
         budget: Budget,
         price: Price,
         memory: AnswerMemory,
@@ -48,6 +52,7 @@ class Lane:
     ) -> None:
         self.engine = engine
         self.window = window
+        self.cache: PrefixCache | None = None
         self.meter = meter or Meter()
         self.stopped: EngineError | None = None
         self.starved = False  # waits for budget that others have reserved
@@ -57,8 +62,9 @@ class Lane:
         self._store = store
         self._freed = freed
         self._log = log
-        self._queue = SendQueue()
+        self._queue = queue
         self._in_flight: dict[int, Call] = {}
+        self._in_use: dict[int, int] = {}  # piece of the prompts in flight -> how many have it
         self._sending = False
         self._late_aborts: list[int] = []  # asked for while the engine was inside submit
 
@@ -103,33 +109,73 @@ class Lane:
         """Calls off the queue that fit window and budget now, and those the budget will never allow."""
         taken: list[Call] = []
         refused: list[tuple[Call, EngineError]] = []
-        window, budget = self.window, self._budget
+        window, budget, cache = self.window, self._budget, self.cache
         calls = self._queue.pop_many(min(SEND_AT_ONCE, window.room()))
         for place, call in enumerate(calls):
-            tok = call.tok or self._weigh(call)
+            tok = whole_tok = call.tok or self._weigh(call)
+            if cache is not None:
+                tok = self._unshared_tok(call, cache)
             if not window.fits(tok):
                 self._queue.put_back(calls[place:])
                 break
             if budget.limited:
                 try:
-                    if not budget.reserve(tok, call.usd):
+                    if not budget.reserve(whole_tok, call.usd):
                         self.starved = True
                         self._queue.put_back(calls[place:])
                         break
                 except EngineError as problem:
                     refused.append((call, problem))
                     continue
-            window.used_tok += tok
+            if cache is None:
+                window.used_tok += tok
+            else:
+                self._begin_use(call, cache)
             window.used_requests += 1
-            window.usual_tok = tok
+            window.usual_tok = tok or 1
             taken.append(call)
         return taken, refused
+
+    def _unshared_tok(self, call: Call, cache: PrefixCache) -> int:
+        """What a call adds to the KV cache beside the prefix that requests in flight have there already."""
+        if call.pieces is None:
+            call.pieces = cache.pieces(call.channel.spec.system, call.user)
+        in_use = self._in_use
+        call.room_tok = max(0, call.tok - int(len(call.pieces) * cache.piece_tok))
+        return call.room_tok + int(sum(piece not in in_use for piece in call.pieces) * cache.piece_tok)
+
+    def _begin_use(self, call: Call, cache: PrefixCache) -> None:
+        """A call is sent: its prompt is in the cache as long as it is in flight, and for some time after."""
+        in_use, pieces, window = self._in_use, call.pieces or (), self.window
+        call.warm = cache.warm(pieces)
+        cache.use(pieces)
+        for piece in pieces:
+            in_use[piece] = in_use.get(piece, 0) + 1
+        window.used_tok += call.room_tok
+        window.shared_tok = int(len(in_use) * cache.piece_tok)
+
+    def _end_use(self, call: Call, result: GenResult, cache: PrefixCache) -> None:
+        """The answer of a call came, or it is never to come."""
+        in_use, pieces, window = self._in_use, call.pieces or (), self.window
+        for piece in pieces:
+            if in_use[piece] == 1:
+                del in_use[piece]
+            else:
+                in_use[piece] -= 1
+        if result.prompt_tok:
+            cache.correct(pieces, call.warm, result.prompt_tok_cached)
+            cache.piece_tok = window.estimate(cache.chars)
+        end_tok = max(1.0, result.prompt_tok - len(pieces) * cache.piece_tok)
+        cache.use(pieces, min(end_tok, cache.piece_tok) + result.output_tok)
+        window.used_tok -= call.room_tok
+        window.shared_tok = int(len(in_use) * cache.piece_tok)
 
     def _weigh(self, call: Call) -> int:
         """The tokens to reserve for a call: counted by the engine's tokenizer only where it matters."""
         channel, window = call.channel, self.window
         prompt_tok = window.estimate(len(call.user)) + channel.base_tok
-        if 2 * (window.used_tok + prompt_tok + channel.output_tok) > window.limit_tok:
+        exact = self.cache is None or not window.has_learnt
+        if exact and 2 * (window.used_tok + prompt_tok + channel.output_tok) > window.limit_tok:
             prompt_tok = self.engine.count_tok(request_of(call))
         if self._price is not FREE:
             call.usd = self._price.usd(prompt_tok, channel.output_tok)
@@ -154,7 +200,7 @@ class Lane:
 
     def on_results(self, results: Sequence[GenResult]) -> None:
         """The engine delivers."""
-        window, memory = self.window, self._memory
+        window, memory, cache = self.window, self._memory, self.cache
         handed: Handed = {}
         rows: list[tuple[bytes, Entry]] = []
         refusal: EngineError | None = None
@@ -165,7 +211,10 @@ class Lane:
             if call is None:
                 continue
             channel, error = call.channel, result.error
-            window.used_tok -= call.tok
+            if cache is None:
+                window.used_tok -= call.tok
+            else:
+                self._end_use(call, result, cache)
             window.used_requests -= 1
             channel.metrics.in_flight -= 1
             if counting or result.prompt_tok or result.output_tok or result.retries:
@@ -202,6 +251,8 @@ class Lane:
             self.stop(refusal)
         if self._budget.limited:
             self._freed()
+        if (gauges := _gauges_of(self.engine)) is not None:
+            window.on_gauges(gauges, len(self._queue))
         self.pump()
 
     def _account(self, call: Call, result: GenResult) -> None:
@@ -270,6 +321,13 @@ class Lane:
             self._late_aborts += ids
         elif ids:
             self.engine.abort(ids)
+
+
+def _gauges_of(engine: Engine) -> Gauges | None:
+    """What the engine tells of its scheduler; a pool's handle stands for the engine that it has now."""
+    gauges = getattr(getattr(engine, "engine", engine), "gauges", None)
+    found: Gauges | None = None if gauges is None else gauges()
+    return found
 
 
 def note(

@@ -170,6 +170,24 @@ class EngineInfo:
     timed: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class Gauges:
+    """How an engine's scheduler stood when it last told. An engine that can has a method ``gauges() -> Gauges | None``.
+
+    kv_used    share of the KV cache that running requests take, 0 … 1
+    running    requests being computed
+    waiting    requests that it holds back
+    preempted  requests, so far, that it had to begin again because the KV cache was full
+    queue_s    seconds that a request waited in it, on the average since the report before
+    """
+
+    kv_used: float
+    running: int
+    waiting: int
+    preempted: int
+    queue_s: float = 0.0
+
+
 class Engine(Protocol):
     """One model behind one worker or server. All methods run on the session's loop.
 

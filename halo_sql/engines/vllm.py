@@ -21,8 +21,17 @@ from typing import Any
 from halo_sql.engines import bundled, frames
 from halo_sql.engines.kinds import GENERATE, admitted
 from halo_sql.engines.model_dir import fingerprint
-from halo_sql.engines.protocol import Deliver, EngineInfo, GenRequest, GenResult, estimate_prompt_tok, failure
+from halo_sql.engines.protocol import (
+    Deliver,
+    EngineInfo,
+    Gauges,
+    GenRequest,
+    GenResult,
+    estimate_prompt_tok,
+    failure,
+)
 from halo_sql.engines.shares import ALONE, Share
+from halo_sql.engines.vllm_gauges import read_gauges
 from halo_sql.engines.vllm_model import VllmModel
 from halo_sql.engines.vllm_options import (
     VLLM_OPTIONS,
@@ -93,6 +102,8 @@ class VllmEngine:
         self._numbers = itertools.count(1)
         self._pump_task: asyncio.Task[None] | None = None
         self._closed = False
+        self._told: dict[str, float] | None = None
+        self._gauges: Gauges | None = None
         self._encoder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="halo-encode")
 
     @property
@@ -332,6 +343,14 @@ class VllmEngine:
         if tokenizer is None:
             return estimate_prompt_tok(request)
         return tokenizer.count(request)
+
+    def gauges(self) -> Gauges | None:
+        """How the scheduler stood when the worker last told; None: it has not."""
+        told = self._worker.gauges if self._worker is not None else None
+        if told is not self._told:
+            self._told, before = told, self._told or {}
+            self._gauges = None if told is None else read_gauges(told, before)
+        return self._gauges
 
     async def stats(self) -> dict[str, float]:
         """Counters of the worker: requests, prompt_tok, prompt_tok_cached, output_tok, in_flight, kv_used, …"""

@@ -35,13 +35,15 @@ Results = Callable[[list[list[Any]]], None]
 class WorkerProcess:
     """A running worker. Made by ``spawn``; all methods on one loop.
 
-    ready  the worker's ``ready`` frame (see ``frames``)
-    lost   the worker ended by itself after it was ready
-    log    the file with everything the worker and vLLM print
+    ready   the worker's ``ready`` frame (see ``frames``)
+    gauges  what it told last of its scheduler (``frames``); None: nothing
+    lost    the worker ended by itself after it was ready
+    log     the file with everything the worker and vLLM print
     """
 
     def __init__(self, process: subprocess.Popen[bytes], log: Path, folder: Path, exited: asyncio.Future[int]) -> None:
         self.ready: dict[str, Any] = {}
+        self.gauges: dict[str, float] | None = None
         self.lost = False
         self.log = log
         self.pid = process.pid
@@ -191,6 +193,7 @@ class WorkerProcess:
     async def _read(self, reader: asyncio.StreamReader, on_results: Results, on_lost: Callable[[], None]) -> None:
         while (frame := await frames.read(reader)) is not None:
             if frame["op"] == "results":
+                self.gauges = frame.get("gauges") or self.gauges
                 on_results(frame["items"])
             elif frame["op"] == "reply" and frame["call"] in self._calls:  # else its caller was cancelled
                 reply = self._calls.pop(frame["call"])

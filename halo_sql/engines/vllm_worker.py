@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from halo_sql.engines.process_group import end_group
+from halo_sql.engines.vllm_gauges import scheduler_gauges
 
 #: Exit status when vLLM (or what the worker needs beside it) is not installed.
 EXIT_NOT_INSTALLED = 77
@@ -30,6 +31,8 @@ _GRACE_S = 2.0
 _CONNECTORS = {"Nixl": ("nixl", "nixl_cu12", "nixl_cu13"), "LMCache": ("lmcache",), "Mooncake": ("mooncake",)}
 #: Finished requests are collected this long before they are sent as one frame.
 _FLUSH_S = 0.001
+#: The scheduler's gauges go with results at most so often.
+_GAUGES_S = 0.25
 
 
 class Worker:
@@ -42,6 +45,7 @@ class Worker:
         self._aborted: set[int] = set()
         self._finished: list[list[Any]] = []
         self._calls: set[asyncio.Task[None]] = set()
+        self._gauges_due_s = 0.0
         self._totals = {"requests": 0, "prompt_tok": 0, "prompt_tok_cached": 0, "output_tok": 0}
 
     async def serve(self, reader: asyncio.StreamReader) -> None:
@@ -161,7 +165,12 @@ class Worker:
 
     def _flush(self) -> None:
         items, self._finished = self._finished, []
-        self._send({"op": "results", "items": items})
+        frame: dict[str, Any] = {"op": "results", "items": items}
+        now_s = time.monotonic()
+        if now_s >= self._gauges_due_s:
+            self._gauges_due_s = now_s + _GAUGES_S
+            frame["gauges"] = scheduler_gauges()
+        self._send(frame)
 
     def _send(self, frame: dict[str, Any]) -> None:
         from halo_sql.engines import frames
@@ -221,24 +230,6 @@ def pooling_params(spec: dict[str, Any]) -> Any:
     from vllm import PoolingParams
 
     return PoolingParams(task="embed", dimensions=spec["embed"] or None)
-
-
-def scheduler_gauges() -> dict[str, float]:
-    """What vLLM's scheduler says of itself: share of the KV cache in use, queues, preemptions so far."""
-    from prometheus_client import REGISTRY
-
-    wanted = {
-        "vllm:kv_cache_usage_perc": "kv_used",
-        "vllm:num_requests_running": "running",
-        "vllm:num_requests_waiting": "waiting",
-        "vllm:num_preemptions_total": "preemptions",
-    }
-    found: dict[str, float] = {}
-    for metric in REGISTRY.collect():
-        for sample in metric.samples:
-            if sample.name in wanted:
-                found[wanted[sample.name]] = found.get(wanted[sample.name], 0.0) + sample.value
-    return found
 
 
 def load(start: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

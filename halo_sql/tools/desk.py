@@ -159,6 +159,7 @@ class ToolChannel:
     keys: RequestKeys | None = None  # these three are of models only
     base_tok = 0
     output_tok = 0
+    expected_tok = 0.0
 
     def __init__(
         self,

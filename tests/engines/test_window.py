@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from halo_sql.engines.calls import Call
 from halo_sql.engines.dispatch import output_bound
-from halo_sql.engines.protocol import YES_NO, ChannelSpec, GenResult
+from halo_sql.engines.protocol import YES_NO, ChannelSpec, Gauges, GenResult
 from halo_sql.engines.send_queue import SendQueue
 from halo_sql.engines.window import Window
 from halo_sql.ir.prompt import Sampling
@@ -69,3 +69,94 @@ def test_window_learns_from_results() -> None:
     assert window.limit_tok in range(1000, 1010)
     assert output_bound(ChannelSpec("m", None, Sampling(), YES_NO)) == 4
     assert output_bound(ChannelSpec("m", None, Sampling(max_tokens=7))) == 7
+
+
+# --- following an engine's reports
+
+
+def full(window: Window, tok: int = 100) -> None:
+    """Send until nothing more fits."""
+    window.usual_tok = tok
+    while window.fits(tok):
+        window.used_tok += tok
+        window.used_requests += 1
+
+
+def test_a_preemption_shrinks_the_room_and_reports_of_room_bring_it_back() -> None:
+    window = Window(10_000, 64, 10_000, 32, shares=False)
+    full(window)
+    assert window.used_requests == 64
+    window.on_gauges(Gauges(0.99, 32, 0, 5), 100)  # the first report: what was before is nobody's fault
+    assert window.limit_tok >= 10_000
+    window.on_gauges(Gauges(0.99, 32, 0, 6), 100)
+    shrunk = window.limit_tok
+    assert shrunk == int(0.75 * 6_400)
+    report = Gauges(0.99, 32, 0, 6)
+    for _ in range(9):
+        window.on_gauges(report, 100)  # the cache is full: it stays as it is
+    assert window.limit_tok == shrunk
+    full(window)
+    for _ in range(40):
+        window.on_gauges(Gauges(0.5, 20, 0, 6), 100)
+        full(window)
+    assert shrunk < window.limit_tok <= 40_000
+
+
+def test_room_grows_only_while_calls_wait_for_it() -> None:
+    for backlog, grows in ((0, False), (50, True)):
+        window = Window(1_000, 64, 1_000, 32, shares=False)
+        full(window)
+        assert window.used_requests == 10
+        for _ in range(30):
+            window.on_gauges(Gauges(0.3, 10, 0, 0), backlog)
+            full(window)
+        assert (window.used_requests > 10) is grows
+        assert window.limit_tok <= 4_000
+
+
+def test_what_waits_in_the_engine_is_kept_small_and_the_engine_busy() -> None:
+    window = Window(1_000_000, 512, 1_000_000, 256, shares=False)
+    full(window)
+    assert window.used_requests == 512
+    window.on_gauges(Gauges(0.4, 256, 256, 0), 1_000)
+    assert window.limit_requests == 320  # a batch and a quarter
+    for _ in range(5):
+        window.on_gauges(Gauges(0.4, 40, 200, 0), 1_000)  # however few run just now
+    assert window.limit_requests == 256
+    window.used_requests = 256
+    for _ in range(9):
+        window.on_gauges(Gauges(0.4, 256, 0, 0), 1_000)
+        window.used_requests = window.limit_requests
+    assert window.limit_requests == 512
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(0, 1), st.integers(0, 64), st.integers(0, 200), st.integers(0, 9), st.integers(0, 50)),
+        max_size=40,
+    ),
+    st.integers(1, 400),
+)
+def test_something_may_always_be_sent(reports: list[tuple[float, int, int, int, int]], tok: int) -> None:
+    window = Window(2_000, 64, 2_000, 32, shares=False)
+    for kv_used, running, waiting, preempted, backlog in reports:
+        full(window, tok)
+        window.on_gauges(Gauges(kv_used, running, waiting, preempted), backlog)
+        assert tok <= window.limit_tok <= 8_000 or window.limit_tok == tok
+        assert 32 <= window.limit_requests <= 64
+        window.used_tok = window.used_requests = 0
+        assert window.fits(tok)
+
+
+@given(st.integers(1, 400), st.integers(1, 64))
+def test_the_room_finds_what_the_engine_takes(tok: int, batch: int) -> None:
+    """An engine that computes ``batch`` requests, whose answers are a quarter of what they may be, is kept full."""
+    capacity = 8_000
+    window = Window(capacity, 2 * batch, capacity, batch, shares=False)
+    most = min(batch, 4 * capacity // tok)  # by what they may take, a quarter of it is taken
+    for _ in range(60):
+        full(window, tok)
+        running = min(most, window.used_requests)
+        window.on_gauges(Gauges(running * tok / 4 / capacity, running, window.used_requests - running, 0), 1_000)
+    full(window, tok)
+    assert window.used_requests >= 0.7 * most
