@@ -76,16 +76,19 @@ CREATE TOOL links(q VARCHAR) RETURNS VARCHAR STABLE
 AS HTTP GET 'http://127.0.0.1:8765/wiki/links?q={{ q }}&limit=40'
 WITH (loopback = true, concurrency = 1024, timeout_s = 120);
 
-WITH opened AS (
-    SELECT qid, user_query,
+WITH topics AS (
+    SELECT qid, user_query, at_scale(200, 2000) AS chars FROM w3_inputs WHERE qid < $n
+),
+opened AS (
+    SELECT *,
     LLM_MAP('## user_query
 {{ user_query }}
 
 ## text_new
-{{ TOOL(text_new, topic => user_query, chars => at_scale(200, 2000)) }}
+{{ TOOL(text_new, topic => user_query, chars => chars) }}
 
 ## title_hits
-{{ TOOL(title_hits, topic => user_query, chars => at_scale(200, 2000)) }}', model => 'medium', max_tokens => at_scale(40, 384), system => desk('
+{{ TOOL(title_hits, topic => user_query, chars => chars) }}', model => 'medium', max_tokens => at_scale(40, 384), system => desk('
         You open the subject. The section text_new holds pages whose text has all words of the subject, latest changes
         first; title_hits holds pages with the subject in the title. Give a broad but orderly account of what
         the subject is, and end with the numbers of the pages you lean on.')) AS summary,
@@ -108,7 +111,7 @@ WITH opened AS (
 {{ user_query }}', model => 'medium', max_tokens => at_scale(24, 96), system => desk('
         You sharpen subjects into questions. Write one question about the subject that is narrow enough to be answered
         in a paragraph and that most readers of such an article would ask first. Give the question only.')) AS focus_question
-    FROM w3_inputs WHERE qid < $n
+    FROM topics
 ),
 followed AS (
     SELECT *,
@@ -119,7 +122,7 @@ followed AS (
 {{ summary }}
 
 ## text_old
-{{ TOOL(text_old, topic => user_query, chars => at_scale(200, 2000)) }}', model => 'medium', max_tokens => at_scale(40, 384), system => desk('
+{{ TOOL(text_old, topic => user_query, chars => chars) }}', model => 'medium', max_tokens => at_scale(40, 384), system => desk('
         You lay out time. Starting from summary, and with the pages of text_old, which come in the order of their last
         change from the oldest on, put the events around the subject into a first rough sequence, each with the
         year the text gives.')) AS rough_timeline,
@@ -177,7 +180,7 @@ SELECT qid,
 {{ focus_question }}
 
 ## text_support
-{{ TOOL(text_support, topic => user_query, chars => at_scale(200, 2000)) }}', model => 'small', max_tokens => at_scale(48, 512), system => desk('
+{{ TOOL(text_support, topic => user_query, chars => chars) }}', model => 'small', max_tokens => at_scale(48, 512), system => desk('
         You write the entry for the reader. Answer focus_question first, then round it off with summary, timeline and
         subtopics; use link_notes and backlink_notes for one sentence on context. The section text_support is
         loose background for checking names and dates.')) AS answer

@@ -53,17 +53,20 @@ CREATE TOOL categories(q VARCHAR) RETURNS VARCHAR STABLE
 AS HTTP GET 'http://127.0.0.1:8765/wiki/categories?q={{ q }}&limit=20'
 WITH (loopback = true, concurrency = 1024, timeout_s = 120);
 
-WITH digested AS (
-    SELECT qid, user_query,
+WITH topics AS (
+    SELECT qid, user_query, at_scale(200, 2000) AS chars FROM w4_inputs WHERE qid < $n
+),
+digested AS (
+    SELECT *,
     LLM_MAP('## user_query
 {{ user_query }}
 
 ## pool
-{{ TOOL(pool, topic => user_query, chars => at_scale(200, 2000)) }}', model => 'medium', max_tokens => at_scale(40, 384), system => desk('
+{{ TOOL(pool, topic => user_query, chars => chars) }}', model => 'medium', max_tokens => at_scale(40, 384), system => desk('
         Main line, step one. The section pool holds English pages whose text has all words of the subject. Read them as
         one body of evidence and write a digest of what they say about the subject, with the page numbers in
         brackets behind each statement.')) AS digest
-    FROM w4_inputs WHERE qid < $n
+    FROM topics
 ),
 outlined AS (
     SELECT *,
@@ -81,7 +84,7 @@ outlined AS (
 {{ digest }}
 
 ## foreign_pool
-{{ TOOL(foreign_pool, topic => user_query, chars => at_scale(200, 2000)) }}', model => 'small', max_tokens => at_scale(32, 320), system => desk('
+{{ TOOL(foreign_pool, topic => user_query, chars => chars) }}', model => 'small', max_tokens => at_scale(32, 320), system => desk('
         Language bridge, step one. Hold digest against foreign_pool, the pages in other languages whose text has all
         words of the subject. Tell what these pages stress, what they leave out, and how their view differs; if
         there are none, say that and stop.')) AS abroad_notes
