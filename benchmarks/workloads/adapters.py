@@ -156,6 +156,7 @@ class Bench:
             catalog = self.con._link.open().catalog.snapshot()
             definition = runtime.models.get(model) or catalog.models[model]
             self.run(self._held(definition))
+        self.con.execute("SELECT LLM_MAP('ready', model => 'echo')").fetchall()  # imports what planning needs
 
     async def _held(self, definition: Any) -> None:
         await self._runtime.pool.get(definition).start()

@@ -17,10 +17,12 @@ FILES = Path(__file__).parent / "sql"
 STUB = "http://127.0.0.1:8765"  # where the files look for the HTTP stub
 
 
-def statements(name: str, url: str, models: Mapping[str, str]) -> tuple[str, str]:
-    """The statements that make tools and macros, and the query, of a workload: with the stub's address and the
-    engine's names for the model classes."""
+def statements(name: str, url: str, http_limit: int, models: Mapping[str, str]) -> tuple[str, str]:
+    """The statements that make tools and macros, and the query, of a workload: with the stub's address, the limit of
+    HTTP requests at once (0: none), and the engine's names for the model classes."""
     text = (FILES / f"{name}.sql").read_text(encoding="utf-8").replace(STUB, url)
+    if http_limit:
+        text = text.replace("concurrency = 1024", f"concurrency = {http_limit}")
     for model_class, model in models.items():
         text = text.replace(f"model => '{model_class}'", f"model => '{model}'")
     *setup, query = (piece.text for piece in split(text))
@@ -30,11 +32,11 @@ def statements(name: str, url: str, models: Mapping[str, str]) -> tuple[str, str
 class Workload:
     """A workload on a connection: attached data with its tools."""
 
-    def __init__(self, bench: Bench, name: str, scale: str, url: str, folder: Path) -> None:
+    def __init__(self, bench: Bench, name: str, scale: str, url: str, http_limit: int, folder: Path) -> None:
         pack.worker_paths()
         self._bench, self._name = bench, name
         path = pack.copy_of_data(Path(tempfile.mkdtemp(dir=folder)), name)
-        setup, self.query = statements(name, url, bench.adapter.models)
+        setup, self.query = statements(name, url, http_limit, bench.adapter.models)
         for statement in (f"ATTACH '{path}' AS {name}", f"USE {name}", f"SET VARIABLE scale = '{scale}'", setup):
             bench.con.execute(statement)
         self.kinds = {row[0]: row[1] for row in bench.con.execute("SELECT name, kind FROM halo_tools()").fetchall()}

@@ -73,6 +73,7 @@ def _gantt(run: Measured, path: Path) -> Path:
     for lane, kind, began, ended in run.bars:
         axes.barh(lanes.index(lane), max(ended - began, 1e-3), left=began, height=0.7, color=COLOURS[kind], alpha=0.35)
     axes.set_yticks(range(len(lanes)), lanes, fontsize=8)
+    axes.set_xlim(left=0)
     axes.set_xlabel("seconds")
     axes.set_title(f"{run.workload}: {run.system}, N = {run.queries}")
     figure.savefig(path, bbox_inches="tight")

@@ -50,7 +50,12 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
     parser.add_argument("--scale", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--time-scale", type=float, default=0.1, help="factor on the latencies of the HTTP stub")
-    parser.add_argument("--http-limit", type=int, default=0, help="HTTP requests of a baseline at once, 0: any number")
+    parser.add_argument(
+        "--http-limit",
+        type=int,
+        default=0,
+        help="HTTP requests at once of a client (HaloSQL: of a tool), 0: any number",
+    )
     parser.add_argument(
         "--runs", type=int, default=1, help="runs of each system, in an order drawn anew; the median counts"
     )
@@ -71,7 +76,7 @@ def run(options: argparse.Namespace) -> tuple[list[Measured], dict[tuple[str, in
             for name in options.workloads:
                 reference = pack.Reference(name, options.scale, max(options.n))
                 bounds = None if options.no_floor else _floors(bench, reference, options)
-                halo = Workload(bench, name, options.scale, stub.url, Path(folder))
+                halo = Workload(bench, name, options.scale, stub.url, options.http_limit, Path(folder))
                 for count in options.n:
                     floors[name, count] = NO_FLOOR if bounds is None else bounds.of(count)
                     once = partial(measure, bench, stub, reference, halo, count=count, limit=options.http_limit)
