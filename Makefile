@@ -1,4 +1,4 @@
-# make install | demo | test | check | fix | bench | bench-optimizer | docs | clean
+# make install | demo | test | check | fix | bench | bench-optimizer | bench-workloads | docs | clean
 #
 # Everything happens in .venv; nothing needs to be activated. HALO_EXTRA picks the engine that is installed:
 # cpu (the default) or cuda. PYTHON is the interpreter the environment is made of.
@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(HALO_EXTRA)
 
-.PHONY: install demo test check lint types layers fix bench bench-optimizer docs clean
+.PHONY: install demo test check lint types layers fix bench bench-optimizer bench-workloads docs clean
 
 install: $(STAMP)
 
@@ -64,6 +64,12 @@ bench: $(STAMP)
 STATEMENTS ?= 200
 bench-optimizer: $(STAMP)
 	$(BIN)/python benchmarks/run.py optimizer $(STATEMENTS)
+
+# W1 to W6 beside their baselines; ARGS are those of benchmarks/workloads/run.py, as in ARGS='--engine bundled --n 16'.
+# LangGraph and pictures need the extra `bench`: .venv/bin/python -m pip install -e '.[bench]'
+ARGS ?=
+bench-workloads: $(STAMP)
+	$(BIN)/python benchmarks/workloads/run.py $(ARGS)
 
 clean:
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info

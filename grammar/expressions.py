@@ -74,6 +74,8 @@ _SYNTAX = frozenset(
     ]
 )
 
+_BEFORE_TYPES = ("AS", "::")  # CAST(x AS DECIMAL(4, 2)), x::DECIMAL(4, 2)
+
 
 def contains_query(source: Source, first: int, end: int) -> bool:
     """Whether a sub-query stands in a token range."""
@@ -90,6 +92,7 @@ def functions_in(source: Source, first: int, end: int, besides: Sequence[Placed]
         if lexed.text(index + 1) == "("
         and lexed.tokens[index].kind in ("identifier", "keyword")
         and lexed.word(index) not in _SYNTAX
+        and lexed.text(index - 1).upper() not in _BEFORE_TYPES
         and not any(call.first <= index < call.end for call in besides)
     }
 

@@ -1,0 +1,143 @@
+"""One run of one system on one batch: its answers, its counters, and whether both are what the ledger says."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import baselines
+import pack
+from adapters import Bench
+from clients import Clients
+from halo import Workload
+from stub import HttpStub
+
+HALO = "halosql"
+SYSTEMS = (HALO, *baselines.STRATEGIES)
+ONCE = (HALO, *baselines.MEMO)  # these ask equal requests once
+
+
+@dataclass
+class Measured:
+    """What a run did. Counters are of calls that were made; ``wrong`` says what differs from the ledger.
+
+    bars  (lane, kind, seconds since the start, until): calls as they ran, for the Gantt picture
+    """
+
+    workload: str
+    system: str
+    queries: int
+    wall_s: float
+    planning_s: float
+    counters: dict[str, int]
+    http_peak: int
+    cached_tok: int = 0
+    engine_idle: float = 0.0
+    answers_sha256: str = ""
+    wrong: list[str] = field(default_factory=list)
+    bars: list[tuple[str, str, float, float]] = field(default_factory=list)
+
+
+def measure(
+    bench: Bench, stub: HttpStub, reference: pack.Reference, halo: Workload, system: str, count: int, limit: int
+) -> Measured:
+    """Run it on empty caches with counters at zero."""
+    bench.reset()
+    stub.reset()
+    planning_s = 0.0
+    if system == HALO:
+        began, wall = bench.clock(), time.perf_counter()
+        answers = halo.run(count)
+        wall, ended = time.perf_counter() - wall, bench.clock()
+        tools = halo.tool_calls()
+        planning_s = halo.profile()["totals"]["planning_s"]
+        bars = _tool_bars(bench, began, ended)
+    else:
+        queries = reference.trace.answers["user_query"][:count]
+        answers, tools, bars, began, ended = bench.run(_baseline(bench, stub, reference, system, queries, limit))
+        wall = ended - began
+        bars = [(lane, kind, first - began, last - began) for lane, kind, first, last in bars]
+    spec = pack.module("spec")
+    tokens = pack.tokens_of_bundled()
+    packed = tokens.pack([spec.chatml(call.system, call.user) for call in bench.log])
+    replies = tokens.pack([call.result.text for call in bench.log])
+    counters = {
+        "llm": len(bench.log),
+        **{kind: tools[kind] for kind in ("sql", "http", "python")},
+        "prompt_tok": sum(map(len, packed)) // tokens.WIDTH,
+        "output_tok": sum(map(len, replies)) // tokens.WIDTH,
+    }
+    bars += [(call.model, "llm", call.began - began, call.ended - began) for call in bench.log]
+    found = Measured(reference.name, system, count, wall, planning_s, counters, stub.stats()["max_inflight"], bars=bars)
+    found.cached_tok = sum(call.result.prompt_tok_cached for call in bench.log)
+    found.engine_idle = 1 - _covered([(call.began, call.ended) for call in bench.log], began, ended) / (ended - began)
+    found.answers_sha256 = hashlib.sha256("\n".join(answers).encode()).hexdigest()
+    _check(found, bench, reference, stub)
+    return found
+
+
+async def _baseline(
+    bench: Bench, stub: HttpStub, reference: pack.Reference, system: str, queries: Any, limit: int
+) -> Any:
+    async with Clients(bench, reference, stub.url, limit) as clients:
+        began = bench.clock()
+        answers = await baselines.STRATEGIES[system](reference.workload, queries, clients)
+        ended = bench.clock()
+    tools = {kind: clients.issued[kind] for kind in ("sql", "http", "python")}
+    return answers, tools, [(call.tool, call.kind, call.began, call.ended) for call in clients.log], began, ended
+
+
+def _tool_bars(bench: Bench, began: float, ended: float) -> list[tuple[str, str, float, float]]:
+    """Calls of tools by HaloSQL's log of calls, which has times of the clock on the wall."""
+    rows = bench.con.execute(
+        "SELECT model, started, seconds FROM halo_calls() "
+        "WHERE kind = 'tool' AND query = (SELECT max(query) FROM halo_calls())"
+    ).fetchall()
+    now, loop_now = datetime.now(UTC).replace(tzinfo=None), bench.clock()
+    bars = []
+    for tool, started, seconds in rows:
+        first = loop_now - (now - started).total_seconds() - began
+        bars.append((tool, "tool", first, first + seconds))
+    return bars
+
+
+def _covered(spans: list[tuple[float, float]], began: float, ended: float) -> float:
+    """Seconds in which at least one span runs."""
+    total, until = 0.0, began
+    for first, last in sorted(spans):
+        first, last = max(first, until), min(last, ended)
+        if last > first:
+            total, until = total + last - first, last
+    return total
+
+
+def _check(found: Measured, bench: Bench, reference: pack.Reference, stub: HttpStub) -> None:
+    """Against the ledger. With a model that answers otherwise than the stand-in, only what cannot depend on answers."""
+    ledger, which = reference.figures(found.queries), "distinct" if found.system in ONCE else "naive"
+    wanted: dict[str, int] = {"llm": ledger["llm"][which]}
+    if bench.adapter.exact:
+        wanted |= {kind: ledger["tool"]["by_kind"].get(kind, {which: 0})[which] for kind in ("sql", "http", "python")}
+        wanted |= {"prompt_tok": ledger["prompt_tokens"][which], "output_tok": ledger["output_tokens"][which]}
+        if found.answers_sha256 != ledger["answers_sha256"]:
+            found.wrong.append("answers differ")
+        asked = {(call.model, pack.module("spec").chatml(call.system, call.user)) for call in bench.log}
+        if asked != reference.prompts(found.queries):
+            found.wrong.append("prompts differ")
+    for name, number in wanted.items():
+        if found.counters[name] != number:
+            found.wrong.append(f"{name} {found.counters[name]:,}, ledger {number:,}")
+    limits = {node.max_tokens[reference.scale] for node in reference.workload.nodes if node.kind == "llm"}
+    if {call.max_tokens for call in bench.log} != limits:
+        found.wrong.append("max_tokens differ")
+    served = stub.stats()["calls"]
+    if served != found.counters["http"]:
+        found.wrong.append(f"the stub served {served} requests, {found.counters['http']} were counted")
+
+
+def same_answers(runs: Mapping[str, Measured]) -> bool:
+    """Whether all systems gave the same answers, whatever the model."""
+    return len({run.answers_sha256 for run in runs.values()}) == 1

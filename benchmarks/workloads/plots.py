@@ -1,0 +1,81 @@
+"""Pictures of a run in ``benchmarks/results``; without matplotlib a line says that there are none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from measure import HALO, SYSTEMS, Measured
+
+COLOURS = {"llm": "#4c72b0", "tool": "#dd8452", "sql": "#dd8452", "http": "#55a868", "python": "#8172b3"}
+
+
+def plot(runs: Sequence[Measured], folder: Path, stem: str) -> list[Path]:
+    """Draw the speed-up per workload and a Gantt picture of HaloSQL's last run of each; the files made."""
+    try:
+        import matplotlib
+    except ImportError:
+        print("\nNo pictures: matplotlib is not installed (the extra `bench` has it).")
+        return []
+    matplotlib.use("Agg")
+    made = [_speed_up(runs, folder / f"{stem}-speedup.svg"), _tokens(runs, folder / f"{stem}-calls.svg")]
+    for name in dict.fromkeys(run.workload for run in runs):
+        own = [run for run in runs if run.workload == name and run.system == HALO]
+        if own:
+            made.append(_gantt(own[-1], folder / f"{stem}-gantt-{name}.svg"))
+    return made
+
+
+def _bars(runs: Sequence[Measured], path: Path, title: str, label: str, value: Any) -> Path:
+    from matplotlib import pyplot
+
+    most = max(run.queries for run in runs)
+    names = list(dict.fromkeys(run.workload for run in runs))
+    systems = [system for system in SYSTEMS if any(run.system == system for run in runs)]
+    figure, axes = pyplot.subplots(figsize=(9, 4))
+    width = 0.8 / len(systems)
+    for place, system in enumerate(systems):
+        found = {run.workload: value(run) for run in runs if run.system == system and run.queries == most}
+        places = [number + place * width for number in range(len(names))]
+        axes.bar(places, [found.get(name, 0.0) for name in names], width, label=system)
+    axes.set_xticks([number + 0.4 - width / 2 for number in range(len(names))], names)
+    axes.set_ylabel(label)
+    axes.set_title(f"{title}, N = {most}")
+    axes.legend(fontsize=8)
+    figure.savefig(path, bbox_inches="tight")
+    pyplot.close(figure)
+    return path
+
+
+def _speed_up(runs: Sequence[Measured], path: Path) -> Path:
+    base = {(run.workload, run.queries): run.wall_s for run in runs if run.system == "dispatch-all"}
+
+    def value(run: Measured) -> float:
+        return base.get((run.workload, run.queries), 0.0) / run.wall_s
+
+    return _bars(runs, path, "Speed-up over dispatch-all", "times faster", value)
+
+
+def _tokens(runs: Sequence[Measured], path: Path) -> Path:
+    return _bars(
+        runs, path, "Prompt tokens computed", "tokens", lambda run: run.counters["prompt_tok"] - run.cached_tok
+    )
+
+
+def _gantt(run: Measured, path: Path) -> Path:
+    from matplotlib import pyplot
+
+    lanes = list(
+        dict.fromkeys(lane for lane, _, began, _ in sorted(run.bars, key=lambda bar: (bar[1] == "llm", bar[2])))
+    )
+    figure, axes = pyplot.subplots(figsize=(9, 1 + 0.35 * len(lanes)))
+    for lane, kind, began, ended in run.bars:
+        axes.barh(lanes.index(lane), max(ended - began, 1e-3), left=began, height=0.7, color=COLOURS[kind], alpha=0.35)
+    axes.set_yticks(range(len(lanes)), lanes, fontsize=8)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("seconds")
+    axes.set_title(f"{run.workload}: {run.system}, N = {run.queries}")
+    figure.savefig(path, bbox_inches="tight")
+    pyplot.close(figure)
+    return path
