@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -126,7 +126,7 @@ def grouping(source: Source, first: int, end: int, duck: Duck) -> str:
 
 
 #: Words that are functions without brackets, unless a column or an alias has the name.
-_VALUE_FUNCTIONS = frozenset(
+VALUE_FUNCTIONS = frozenset(
     [
         *("current_catalog", "current_date", "current_role", "current_schema", "current_time", "current_timestamp"),
         *("current_user", "localtime", "localtimestamp", "session_user", "user"),
@@ -134,12 +134,14 @@ _VALUE_FUNCTIONS = frozenset(
 )
 
 
-def _refuse_hidden_functions(source: Source, first: int, end: int, names: Collection[str]) -> None:
+def _refuse_hidden_functions(source: Source, first: int, end: int, scope: Scope, aliases: Aliases) -> None:
     """NotSupportedError when a name in reach is spelled like a function: only DuckDB knows which of them is meant."""
     lexed = source.lexed
     for index in range(first, end):
         word = lexed.word(index).lower()
-        if word in _VALUE_FUNCTIONS and word in names and lexed.text(index + 1) != "(" and lexed.text(index - 1) != ".":
+        if word not in VALUE_FUNCTIONS or lexed.text(index + 1) == "(" or lexed.text(index - 1) == ".":
+            continue
+        if word in aliases or any(column.name.lower() == word for column in scope.columns()):
             raise NotSupportedError(f'"{word}" is a function and a column here', remedy=f'Write "{word}" in quotes.')
 
 
@@ -163,9 +165,7 @@ def resolved(
     names = source.syntax.columns_in(span.start, span.end)
     if names is None:
         return None
-    if any(column.name.lower() in _VALUE_FUNCTIONS for column in scope.columns()) or _VALUE_FUNCTIONS & aliases.keys():
-        reach = {column.name.lower() for column in scope.columns()} | aliases.keys()
-        _refuse_hidden_functions(source, first, end, reach)
+    _refuse_hidden_functions(source, first, end, scope, aliases)
     inside = [call for call in calls if first <= call.first and call.end <= end]
     volatile = row_wise_breaks = False
     cuts: list[tuple[int, int, Sequence[str | ColumnRef]]] = [
