@@ -59,6 +59,16 @@ class Queries:
         self._count = 0
         self._planning = 0  # statements that are planned (one may need the answer of another)
         self._stopped = False
+        self._watched: list[tuple[BoundStatement, Optimized]] | None = None
+
+    @contextmanager
+    def watched(self) -> Iterator[list[tuple[BoundStatement, Optimized]]]:
+        """What is planned meanwhile, in order."""
+        before, self._watched = self._watched, []
+        try:
+            yield self._watched
+        finally:
+            self._watched = before
 
     def bind(
         self, sql: str, params: object, expanded: Expanded | None = None, answers: bool = False
@@ -96,7 +106,10 @@ class Queries:
                 bound.plan, bound.columns, context, survey=survey(self._duck, closely, targets, self.knowledge())
             )
 
-        return deep(plan)
+        optimized = deep(plan)
+        if self._watched is not None:
+            self._watched.append((bound, optimized))
+        return optimized
 
     def run(
         self, sql: str, params: object, expanded: Expanded | None = None, closely: bool = False, sample: int = 0
