@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -227,6 +226,8 @@ class Queries:
 
     def calibrate(self, model: ModelDef) -> Speed:
         """Measure a model, see ``calibrating``; ``interrupt`` stops it."""
+        from concurrent.futures import CancelledError
+
         from halo_sql.calibrating import calibrated
 
         self.end()

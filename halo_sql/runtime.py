@@ -6,10 +6,8 @@ session of plain SQL never pays for it.
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,6 +18,9 @@ from halo_sql.engines.secret_store import SecretStore
 from halo_sql.errors import InterfaceError
 
 if TYPE_CHECKING:
+    import asyncio
+    from concurrent.futures import Future
+
     from halo_sql.catalog.objects import ModelDef, ToolDef
     from halo_sql.engines.knowledge import Knowledge
     from halo_sql.engines.pool import EnginePool
@@ -73,6 +74,8 @@ class Runtime:
         """The loop, running."""
         with self._lock:
             if self._loop is None:
+                import asyncio
+
                 self._loop = asyncio.new_event_loop()
                 self._loop.set_exception_handler(_report)
                 self._thread = threading.Thread(target=self._loop.run_forever, name="halo-runtime", daemon=True)
@@ -133,6 +136,8 @@ class Runtime:
 
     def begin(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         """Run a coroutine on the loop."""
+        import asyncio
+
         return asyncio.run_coroutine_threadsafe(work, self.loop)
 
     def add_function(self, name: str, fn: Callable[..., Any], options: dict[str, object]) -> None:
@@ -158,6 +163,8 @@ class Runtime:
         loop, thread = self._loop, self._thread
         if loop is not None and thread is not None:
             if self._pool is not None:
+                import asyncio
+
                 asyncio.run_coroutine_threadsafe(self._pool.close(), loop).result(CLOSE_S)
             loop.call_soon_threadsafe(loop.stop)
             thread.join(CLOSE_S)

@@ -37,14 +37,17 @@ def test_sections_follow_what_happened(connection: halo_sql.Connection, sql: str
     physical, memo = text.split("\n\nMEMO\ngroups ")
     memo, rules = memo.split("\n\nRULES\n")
     assert key == "analyzed_plan"
-    assert physical.startswith("PHYSICAL\n") and "/2 calls" in physical
+    assert physical.startswith("PHYSICAL\n")
+    assert "/2 calls" in physical
     assert "LlmMap" in memo
-    assert "llm_map" in rules and "tried" in rules
+    assert "llm_map" in rules
+    assert "tried" in rules
 
 
 def test_the_plan_alone_has_no_heading(connection: halo_sql.Connection) -> None:
     _, alone = _explained(connection, "(ANALYZE, PHYSICAL)", f"SELECT {CALL} FROM p")
-    assert "/2 calls" in alone and "PHYSICAL" not in alone
+    assert "/2 calls" in alone
+    assert "PHYSICAL" not in alone
     _, ordered = _explained(connection, "(COSTS, PHYSICAL, ANALYZE)", f"SELECT {CALL} FROM p")
     assert ordered.index("PHYSICAL\n") < ordered.index("COSTS\n")
 
