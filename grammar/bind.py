@@ -170,8 +170,9 @@ def _bind_shadow(binding: Binding, query: Range, answers: bool) -> None:
     problem: Error | None = None
     parsed = parse_query(binding.lexed, *query)
     context, first = CteContext(), query[0]
-    if parsed.ctes and not parsed.recursive:  # the CTEs by one question, the rest over what they look like
-        learn_ctes(binding, parsed.ctes, context)
+    if parsed.ctes and not parsed.recursive:  # the CTEs by few questions, the rest over what they look like
+        for place in range(len(parsed.ctes)):
+            learn_ctes(binding, parsed.ctes[place:], CteContext(parsed.ctes[:place]))
         context, first = CteContext(parsed.ctes), parsed.arms[0].range[0]
     learn_subqueries(binding, (first, query[1]), context)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -15,7 +16,7 @@ from halo_sql.ir.expr import Column, ColumnId, ColumnRef, SqlExpr, column_expr, 
 from halo_sql.ir.logical import Project
 from halo_sql.ir.physical import Input, batch_name
 from halo_sql.ir.sql import render
-from halo_sql.ir.types import VARCHAR
+from halo_sql.ir.types import BOOLEAN, VARCHAR
 
 
 class Placed(Protocol):
@@ -240,6 +241,24 @@ def _is_text_of_column(expr: SqlExpr) -> bool:
     return len(expr.parts) == 3 and expr.parts[0] == "CAST(" and expr.parts[2] == " AS VARCHAR)" and not expr.scope
 
 
+#: A reference compared with a constant: what stands in front of it and behind it.
+_COMPARED = re.compile(r"\s*(?:=|<>|!=|<=?|>=?)\s*-?(?:\d+(?:\.\d+)?|'(?:[^']|'')*+')\s*")
+
+
+def _is_comparison(expr: SqlExpr) -> bool:
+    """``column < constant``: the user's own, DuckDB has bound it with the statement, and it is a BOOLEAN."""
+    if expr.scope or len(expr.parts) not in (2, 3) or not isinstance(expr.parts[-1], str):
+        return False
+    front, behind = (expr.parts[0], expr.parts[-1]) if len(expr.parts) == 3 else ("", expr.parts[-1])
+    reference = expr.parts[-2]
+    if not isinstance(front, str) or isinstance(reference, str):
+        return False
+    opened = front.strip()
+    if opened == "(":
+        opened, behind = "", behind.rstrip().removesuffix(")") if behind.rstrip().endswith(")") else "("
+    return not opened and _COMPARED.fullmatch(behind) is not None
+
+
 def typed(duck: Duck, exprs: Sequence[SqlExpr], columns: Sequence[Column]) -> list[SqlExpr] | None:
     """The expressions with their types, as DuckDB binds them over ``columns``; None when it does not."""
     if not exprs:
@@ -253,6 +272,8 @@ def typed(duck: Duck, exprs: Sequence[SqlExpr], columns: Sequence[Column]) -> li
             result[index] = replace(expr, type=known[single], row_wise=True)
         elif _is_text_of_column(expr) and expr.columns() <= known.keys():
             result[index] = replace(expr, type=VARCHAR)
+        elif _is_comparison(expr) and expr.columns() <= known.keys():
+            result[index] = replace(expr, type=BOOLEAN)
         else:
             asked.append(index)
     groups: dict[object, list[int]] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import duckdb
 import pytest
@@ -10,6 +10,7 @@ import pytest
 from halo_sql.catalog.objects import BUILT_IN_MODELS, Snapshot
 from halo_sql.config import Settings
 from halo_sql.duck import Duck
+from halo_sql.errors import BinderError
 from halo_sql.grammar.bind import bind
 from halo_sql.grammar.binding import Binding
 from halo_sql.grammar.calls import CallReader
@@ -109,15 +110,40 @@ def _nested(levels: int) -> str:
     return query
 
 
+def _asked(write: Callable[[int], str], levels: int) -> int:
+    duck = CountingDuck(duckdb.connect(":memory:"))
+    duck.execute("CREATE TABLE t (id BIGINT, body VARCHAR)")
+    settings = Settings({"halo_default_model": "echo"})
+    bind(write(levels), duck, Snapshot(models=dict(BUILT_IN_MODELS)), settings)
+    duck.close()
+    return duck.probes
+
+
 @pytest.mark.parametrize("write", [_stacked, _nested])
-def test_more_levels_are_no_more_questions(write: object) -> None:
-    asked = []
-    for levels in (20, 60):
-        duck = CountingDuck(duckdb.connect(":memory:"))
-        duck.execute("CREATE TABLE t (id BIGINT, body VARCHAR)")
-        settings = Settings({"halo_default_model": "echo"})
-        bound = bind(write(levels), duck, Snapshot(models=dict(BUILT_IN_MODELS)), settings)  # type: ignore[operator]
-        assert bound.columns[-1].name == f"v{levels}"
-        asked.append(duck.probes)
-        duck.close()
-    assert asked[0] == asked[1] <= 5
+def test_more_levels_are_no_more_questions(write: Callable[[int], str]) -> None:
+    assert _asked(write, 20) == _asked(write, 60) <= 5
+
+
+def _filtered(levels: int) -> str:
+    parts = ["q0 AS (SELECT id, body AS v0 FROM t)"]
+    parts += [
+        f"q{n} AS (SELECT *, LLM_MAP('{{{{ v{n - 1} }}}}') AS v{n} FROM q{n - 1} WHERE id > {n} AND v0 <> '{n}')"
+        for n in range(1, levels + 1)
+    ]
+    return f"WITH {', '.join(parts)} SELECT * FROM q{levels}"
+
+
+def _arms(count: int) -> str:
+    return " UNION ALL ".join(f"SELECT id, LLM_MAP('{n} {{{{ body }}}}') AS m FROM t" for n in range(count))
+
+
+@pytest.mark.parametrize(("write", "more"), [(_filtered, 5), (_arms, 0)])
+def test_comparisons_and_arms_are_few_questions(write: Callable[[int], str], more: int) -> None:
+    asked = _asked(write, 10), _asked(write, 50)
+    assert asked[1] - asked[0] <= more
+
+
+def test_a_wrong_comparison_is_refused(duck: Duck) -> None:
+    sql = f"WITH q AS (SELECT [id] AS l, {CALL} AS m FROM t) SELECT m FROM q WHERE l > 5"
+    with pytest.raises(BinderError, match="Cannot compare"):
+        bind(sql, duck, Snapshot(models=dict(BUILT_IN_MODELS)), Settings({"halo_default_model": "echo"}))
