@@ -35,6 +35,7 @@ from halo_sql.ir.expr import Column, literal
 from halo_sql.ir.logical import BoundStatement, Fragment, Sink
 from halo_sql.ir.types import BIGINT
 
+SHALLOW = 40  # brackets in each other that an ordinary stack is sure to take; sqlglot needs up to twenty frames for one
 Answer = Callable[[str, Any], str]  # (a constant call's text, parameters) -> its answer as a SQL expression
 
 
@@ -111,13 +112,13 @@ def _named(column: Column, names: Sequence[tuple[str, str]]) -> Column:
 def _bind(
     sql: str, place: Callable[[Span], Span], duck: Duck, snapshot: Snapshot, settings: Settings, answers: bool
 ) -> BoundStatement:
-    return deep(lambda: _bind_text(sql, place, duck, snapshot, settings, answers))
+    lexed = lex(sql)
+    return deep(lambda: _bind_text(lexed, place, duck, snapshot, settings, answers), lexed.depth > SHALLOW)
 
 
 def _bind_text(
-    sql: str, place: Callable[[Span], Span], duck: Duck, snapshot: Snapshot, settings: Settings, answers: bool
+    lexed: Lexed, place: Callable[[Span], Span], duck: Duck, snapshot: Snapshot, settings: Settings, answers: bool
 ) -> BoundStatement:
-    lexed = lex(sql)
     if not lexed.tokens:
         raise ParserError("the statement is empty", remedy="Write a query.")
     for index, token in enumerate(lexed.tokens):
@@ -169,8 +170,9 @@ def _bind_shadow(binding: Binding, query: Range, answers: bool) -> None:
     problem: Error | None = None
     parsed = parse_query(binding.lexed, *query)
     context, first = CteContext(), query[0]
-    if parsed.ctes and not parsed.recursive:  # the CTEs by one question, the rest over what they look like
-        learn_ctes(binding, parsed.ctes, context)
+    if parsed.ctes and not parsed.recursive:  # the CTEs by few questions, the rest over what they look like
+        for place in range(len(parsed.ctes)):
+            learn_ctes(binding, parsed.ctes[place:], CteContext(parsed.ctes[:place]))
         context, first = CteContext(parsed.ctes), parsed.arms[0].range[0]
     learn_subqueries(binding, (first, query[1]), context)
     try:

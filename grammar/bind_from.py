@@ -203,18 +203,24 @@ def bind_relations(binding: Binding, clause: Range | None, context: CteContext, 
 def _renamed(binding: Binding, query: BoundQuery) -> BoundQuery:
     """The query with its names made unique, as a sub-query in FROM shows them."""
     names = [name for name, _ in visible(query.columns)]
-    columns = tuple(replace(column, name=name) for column, name in zip(query.columns, names, strict=True))
+    columns = tuple(
+        column if column.name == name else replace(column, name=name)
+        for column, name in zip(query.columns, names, strict=True)
+    )
     return BoundQuery(query.plan, columns)
 
 
 def _refuse_calls(binding: Binding, clause: Range, bound: Sequence[Span]) -> None:
-    for call in binding.calls_in(*clause):
-        if not any(span.start <= call.span.start < span.end for span in bound):
+    lexed = binding.lexed
+    at, inside = clause[0], sorted((lexed.at(span.start), lexed.at(span.end)) for span in bound)
+    for start, end in (*inside, (clause[1], clause[1])):
+        for call in binding.calls_in(at, start):
             raise NotSupportedError(
                 "an LLM call in an outer join's condition or a table function is not available in this version",
                 span=call.origin(),
                 remedy="Join first, and put the call into WHERE.",
             )
+        at = max(at, end)
 
 
 def _items(node: Any) -> list[tuple[str, bool]]:

@@ -40,9 +40,11 @@ def has_reduce(block: Block) -> bool:
 
 def _own_calls(block: Block) -> list[CallSite]:
     """The calls of the block behind FROM and WHERE."""
-    gone = [part for clause, part in block.select.clauses.items() if clause in ("FROM", "WHERE")]
-    calls = row_calls(block, block.select.range)
-    return [call for call in calls if not any(first <= call.first < end for first, end in gone)]
+    (at, stop), calls = block.select.range, list[CallSite]()
+    for first, end in sorted(part for clause, part in block.select.clauses.items() if clause in ("FROM", "WHERE")):
+        calls += row_calls(block, (at, first))
+        at = end
+    return calls + row_calls(block, (at, stop))
 
 
 def bind_groups(block: Block, described: Described) -> BoundQuery:

@@ -59,7 +59,10 @@ def bind_plain(block: Block, described: Described) -> BoundQuery | None:
     checked = typed(binding.duck, [*outputs, *(key.expr for key in keys)], available)
     if checked is None:
         return None
-    exprs = [replace(expr, type=kind) for expr, (_, kind) in zip(checked, described, strict=False)]
+    exprs = [
+        expr if expr.type == kind else replace(expr, type=kind)
+        for expr, (_, kind) in zip(checked, described, strict=False)
+    ]
     keys = [replace(key, expr=expr) for key, expr in zip(keys, checked[len(exprs) :], strict=True)]
     count, offset = _number(block, "LIMIT"), _number(block, "OFFSET")
     plan: LogicalPlan = hoister.plan

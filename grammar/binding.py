@@ -151,7 +151,9 @@ class Binding:
 
     def tainted(self, first: int, end: int, context: CteContext) -> bool:
         """Whether a token range holds an LLM call or reads a CTE that does."""
-        return bool(self.calls_in(first, end)) or bool(self.bound_tables(first, end, context))
+        left = bisect_left(self.calls, first, key=_position)
+        held = left < len(self.calls) and self.calls[left].end <= end
+        return held or bool(self.bound_tables(first, end, context))
 
     def bound_tables(self, first: int, end: int, context: CteContext) -> list[tuple[int, str, str]]:
         """Token index, CTE name and alias of each table name in a range that stands for a CTE with LLM calls."""
@@ -259,6 +261,7 @@ class Binding:
     def learn(self, cte: Cte, columns: Columns) -> None:
         """The names and types of a CTE are known from now on, and those of its body if it is one block."""
         self.stubs.texts[cte.whole[0]] = stub(cte.name, columns)
+        self.stubs.columns[cte.whole[0]] = columns
         if cte.column_list is None:
             self.learned[cte.body] = columns
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -15,7 +16,7 @@ from halo_sql.ir.expr import Column, ColumnId, ColumnRef, SqlExpr, column_expr, 
 from halo_sql.ir.logical import Project
 from halo_sql.ir.physical import Input, batch_name
 from halo_sql.ir.sql import render
-from halo_sql.ir.types import VARCHAR
+from halo_sql.ir.types import BOOLEAN, VARCHAR
 
 
 class Placed(Protocol):
@@ -129,7 +130,7 @@ def grouping(source: Source, first: int, end: int, duck: Duck) -> str:
 
 
 #: Words that are functions without brackets, unless a column or an alias has the name.
-_VALUE_FUNCTIONS = frozenset(
+VALUE_FUNCTIONS = frozenset(
     [
         *("current_catalog", "current_date", "current_role", "current_schema", "current_time", "current_timestamp"),
         *("current_user", "localtime", "localtimestamp", "session_user", "user"),
@@ -137,12 +138,14 @@ _VALUE_FUNCTIONS = frozenset(
 )
 
 
-def _refuse_hidden_functions(source: Source, first: int, end: int, names: Collection[str]) -> None:
+def _refuse_hidden_functions(source: Source, first: int, end: int, scope: Scope, aliases: Aliases) -> None:
     """NotSupportedError when a name in reach is spelled like a function: only DuckDB knows which of them is meant."""
     lexed = source.lexed
     for index in range(first, end):
         word = lexed.word(index).lower()
-        if word in _VALUE_FUNCTIONS and word in names and lexed.text(index + 1) != "(" and lexed.text(index - 1) != ".":
+        if word not in VALUE_FUNCTIONS or lexed.text(index + 1) == "(" or lexed.text(index - 1) == ".":
+            continue
+        if word in aliases or any(column.name.lower() == word for column in scope.columns()):
             raise NotSupportedError(f'"{word}" is a function and a column here', remedy=f'Write "{word}" in quotes.')
 
 
@@ -166,9 +169,7 @@ def resolved(
     names = source.syntax.columns_in(span.start, span.end)
     if names is None:
         return None
-    if any(column.name.lower() in _VALUE_FUNCTIONS for column in scope.columns()) or _VALUE_FUNCTIONS & aliases.keys():
-        reach = {column.name.lower() for column in scope.columns()} | aliases.keys()
-        _refuse_hidden_functions(source, first, end, reach)
+    _refuse_hidden_functions(source, first, end, scope, aliases)
     inside = [call for call in calls if first <= call.first and call.end <= end]
     volatile = row_wise_breaks = False
     cuts: list[tuple[int, int, Sequence[str | ColumnRef]]] = [
@@ -243,6 +244,24 @@ def _is_text_of_column(expr: SqlExpr) -> bool:
     return len(expr.parts) == 3 and expr.parts[0] == "CAST(" and expr.parts[2] == " AS VARCHAR)" and not expr.scope
 
 
+#: A reference compared with a constant: what stands in front of it and behind it.
+_COMPARED = re.compile(r"\s*(?:=|<>|!=|<=?|>=?)\s*-?(?:\d+(?:\.\d+)?|'(?:[^']|'')*+')\s*")
+
+
+def _is_comparison(expr: SqlExpr) -> bool:
+    """``column < constant``: the user's own, DuckDB has bound it with the statement, and it is a BOOLEAN."""
+    if expr.scope or len(expr.parts) not in (2, 3) or not isinstance(expr.parts[-1], str):
+        return False
+    front, behind = (expr.parts[0], expr.parts[-1]) if len(expr.parts) == 3 else ("", expr.parts[-1])
+    reference = expr.parts[-2]
+    if not isinstance(front, str) or isinstance(reference, str):
+        return False
+    opened = front.strip()
+    if opened == "(":
+        opened, behind = "", behind.rstrip().removesuffix(")") if behind.rstrip().endswith(")") else "("
+    return not opened and _COMPARED.fullmatch(behind) is not None
+
+
 def typed(duck: Duck, exprs: Sequence[SqlExpr], columns: Sequence[Column]) -> list[SqlExpr] | None:
     """The expressions with their types, as DuckDB binds them over ``columns``; None when it does not."""
     if not exprs:
@@ -256,6 +275,8 @@ def typed(duck: Duck, exprs: Sequence[SqlExpr], columns: Sequence[Column]) -> li
             result[index] = replace(expr, type=known[single], row_wise=True)
         elif _is_text_of_column(expr) and expr.columns() <= known.keys():
             result[index] = replace(expr, type=VARCHAR)
+        elif _is_comparison(expr) and expr.columns() <= known.keys():
+            result[index] = replace(expr, type=BOOLEAN)
         else:
             asked.append(index)
     groups: dict[object, list[int]] = {}

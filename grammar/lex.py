@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from halo_sql.duck_tokens import Token, tokenize
+from halo_sql.duck_tokens import LONG_TEXT, Token, tokenize
 from halo_sql.errors import ParserError, Span
 
 OPENING = {"(": ")", "[": "]", "{": "}"}
+_CLOSING = frozenset(OPENING.values())
 MAX_DEPTH = 900  # deeper nesting is refused before any recursion
 
 
@@ -23,16 +24,14 @@ class Lexed:
     tokens: tuple[Token, ...]
     partner: dict[int, int]
     parent: tuple[int, ...]  # index of the innermost opening token around each token; -1 at the top
+    words: tuple[str, ...]  # what ``word`` gives for each token
+    depth: int = 0  # brackets around the innermost token
     binds_names: bool = False  # whether there may be a lambda or a list comprehension
     query_starts: dict[int, bool] = field(default_factory=dict, compare=False, repr=False)  # skeleton.starts_query's
 
     def word(self, index: int) -> str:
         """Upper-case text of an unquoted word; '' for everything else and outside the text."""
-        if 0 <= index < len(self.tokens):
-            token = self.tokens[index]
-            if token.kind in ("keyword", "identifier") and not token.text.startswith('"'):
-                return token.text.upper()
-        return ""
+        return self.words[index] if 0 <= index < len(self.words) else ""
 
     def text(self, index: int) -> str:
         """The token's text; '' outside the text."""
@@ -94,14 +93,32 @@ class Lexed:
 
 
 def lex(sql: str) -> Lexed:
-    """Tokens and brackets of a text. ParserError for an unmatched bracket or nesting over 900 levels."""
+    """Tokens and brackets of a text. ParserError for an unmatched bracket or nesting over 900 levels.
+
+    The same object for a long text that was asked for just before: a statement is read by several, one after another.
+    """
+    global _latest
+    if len(sql) < LONG_TEXT:
+        return _lexed(sql)
+    known = _latest
+    if known is None or known.sql != sql:
+        known = _latest = _lexed(sql)
+    return known
+
+
+_latest: Lexed | None = None
+
+
+def _lexed(sql: str) -> Lexed:
     tokens = tuple(token for token in tokenize(sql) if token.kind != "comment")
+    words = tuple([_word(token) for token in tokens])
     partner: dict[int, int] = {}
     parents: list[int] = []
     stack: list[int] = []
+    depth = 0
     for index, token in enumerate(tokens):
-        text = token.text
-        if text in (")", "]", "}"):
+        text, word = token.text, words[index]
+        if text in _CLOSING:
             while stack and tokens[stack[-1]].text not in OPENING:
                 stack.pop()  # a CASE that never ended: DuckDB says it better
             if not stack or OPENING[tokens[stack[-1]].text] != text:
@@ -110,13 +127,14 @@ def lex(sql: str) -> Lexed:
                 )
             opening = stack.pop()
             partner[opening], partner[index] = index, opening
-        elif _is_end(tokens, index) and stack and tokens[stack[-1]].text not in OPENING:
+        elif word == "END" and _is_plain(tokens, index) and stack and tokens[stack[-1]].text not in OPENING:
             opening = stack.pop()
             partner[opening], partner[index] = index, opening
         parents.append(stack[-1] if stack else -1)
-        if text in OPENING or _is_case(tokens, index):
+        if text in OPENING or (word == "CASE" and _is_plain(tokens, index)):
             stack.append(index)
-            if len(stack) > MAX_DEPTH:
+            depth = max(depth, len(stack))
+            if depth > MAX_DEPTH:
                 raise ParserError(
                     f"nested deeper than {MAX_DEPTH} levels",
                     sql=sql,
@@ -132,20 +150,19 @@ def lex(sql: str) -> Lexed:
                 span=Span(token.start, token.end),
                 remedy="Check the brackets.",
             )
-    binds_names = any(token.text == "->" or token.text.upper() in ("LAMBDA", "FOR") for token in tokens)
-    return Lexed(sql, tokens, partner, tuple(parents), binds_names)
+    binds_names = "LAMBDA" in words or "FOR" in words or any(token.text == "->" for token in tokens)
+    return Lexed(sql, tokens, partner, tuple(parents), words, depth, binds_names)
 
 
-def _plain_word(tokens: tuple[Token, ...], index: int, word: str) -> bool:
-    if tokens[index].kind != "keyword" or tokens[index].text.upper() != word:
+def _word(token: Token) -> str:
+    if token.kind in ("keyword", "identifier") and token.text[:1] != '"':
+        return token.text.upper()
+    return ""
+
+
+def _is_plain(tokens: tuple[Token, ...], index: int) -> bool:
+    """Whether a word is a keyword here, not a name behind AS or a dot."""
+    if tokens[index].kind != "keyword":
         return False
     previous = tokens[index - 1] if index else None
     return previous is None or not (previous.text == "." or previous.text.upper() == "AS")
-
-
-def _is_case(tokens: tuple[Token, ...], index: int) -> bool:
-    return _plain_word(tokens, index, "CASE")
-
-
-def _is_end(tokens: tuple[Token, ...], index: int) -> bool:
-    return _plain_word(tokens, index, "END")

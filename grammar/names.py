@@ -67,6 +67,8 @@ class Scope:
 
     def columns(self) -> tuple[Column, ...]:
         """All columns, merged ones that are no table's last."""
+        if len(self.tables) == 1 and not self.merged:
+            return self.tables[0].columns
         found = (*(column for table in self.tables for column in table.columns), *self.merged.values())
         return tuple(dict.fromkeys(found))
 

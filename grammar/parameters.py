@@ -6,6 +6,7 @@ import datetime
 import decimal
 import math
 import uuid
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -85,7 +86,7 @@ def _item_names(sql: str, made: Sequence[Edit], numbered: Sequence[Edit], name_o
         for item in lexed.items(*part):
             span = lexed.span(*item)
             changed = any(span.start <= edit.start < span.end for edit, _ in (*made, *edits))
-            calling = derived and any(span.start <= call < span.end for call in calls)
+            calling = derived and bisect_left(calls, span.start) < bisect_left(calls, span.end)
             if (changed or calling) and not is_named(lexed, *item):
                 inside = [edit for edit in numbered if span.start <= edit[0].start and edit[0].end <= span.end]
                 text = assemble(pieces_of(sql, span.start, span.end, inside)).text

@@ -67,8 +67,10 @@ def merged(parts: Sequence[Piece]) -> tuple[Piece, ...]:
 
 def visible(columns: Sequence[Column]) -> tuple[tuple[str, ColumnId], ...]:
     """Display names of columns, made unique as DuckDB does for sub-queries (``a``, ``a_1``, …)."""
-    seen: dict[str, int] = {}
     taken = {column.name.lower() for column in columns}
+    if len(taken) == len(columns):
+        return tuple([(column.name, column.id) for column in columns])
+    seen: dict[str, int] = {}
     names = []
     for column in columns:
         name = column.name

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from halo_sql.catalog.objects import ModelDef
+from halo_sql.clock import clock_s
 from halo_sql.config import Settings
 from halo_sql.engines.budget import Budget
 from halo_sql.engines.calibrate import calibrate
@@ -17,7 +18,6 @@ from halo_sql.engines.speed import Speed
 from halo_sql.engines.speeds import definition_of
 from halo_sql.errors import CatalogError, Error
 from halo_sql.runtime import Runtime
-from halo_sql.virtual_time import clock_s
 
 
 async def calibrated(runtime: Runtime, model: ModelDef, settings: Settings) -> Speed:

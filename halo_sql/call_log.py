@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import NamedTuple
 
+from halo_sql.clock import unix_s
 from halo_sql.errors import EngineError
-from halo_sql.virtual_time import unix_s
 
 KEPT_ROWS = 10_000
 KEPT_BYTES = 32 << 20  # of prompts and answers

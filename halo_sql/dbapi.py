@@ -8,7 +8,6 @@ and the value returned by ``Cursor.execute`` follow DuckDB, the cursor's own fet
 
 from __future__ import annotations
 
-import asyncio
 import os
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
@@ -311,6 +310,8 @@ class Connection(Cursor):
 
     async def astream(self, sql: str, parameters: object = None, batch_rows: int = 2048) -> AsyncIterator[Any]:
         """``stream`` for asyncio: the waiting is done in a thread; cancelling the task cancels the query."""
+        import asyncio
+
         try:
             batches = await asyncio.to_thread(self.stream, sql, parameters, batch_rows)
             while (batch := await asyncio.to_thread(next, batches, None)) is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 from halo_sql.errors import NotSupportedError
@@ -16,15 +17,15 @@ Result = TypeVar("Result")
 _one = threading.Lock()  # the limits below are the interpreter's
 
 
-def deep(work: Callable[[], Result]) -> Result:
+def deep(work: Callable[[], Result], at_once: bool = False) -> Result:
     """``work()``; once more with a long stack when it recursed too deep. So it must be safe to begin it again.
+    ``at_once``: the long stack will be needed, and is taken from the start.
 
     Raises NotSupportedError when even that does not do, and whatever ``work`` raises.
     """
-    try:
-        return work()
-    except RecursionError:
-        pass
+    if not at_once:
+        with suppress(RecursionError):
+            return work()
     outcome: list[Result] = []
     problems: list[BaseException] = []
 

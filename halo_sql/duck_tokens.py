@@ -53,8 +53,7 @@ def _tokens(sql: str) -> list[Token]:
     ends = [*starts[1:], len(plain)] if starts else []
     kinds = {id(kind): kind for _, kind in raw}  # members of an enum, whose own hashes are slow
     names = {key: kind.name for key, kind in kinds.items()}
-    tokens = []
-    for (_, kind), start, end in zip(raw, starts, ends, strict=True):
-        stop = start + len(plain[start:end].rstrip())
-        tokens.append(Token(start, stop, names[id(kind)], sql[start:stop]))
-    return tokens
+    stops = [start + len(plain[start:end].rstrip()) for start, end in zip(starts, ends, strict=True)]
+    named = [names[id(kind)] for _, kind in raw]
+    texts = [sql[start:stop] for start, stop in zip(starts, stops, strict=True)]
+    return list(map(Token._make, zip(starts, stops, named, texts, strict=True)))

@@ -11,16 +11,41 @@ from halo_sql.errors import ProgrammingError
 from halo_sql.ir.logical import BoundStatement
 
 if TYPE_CHECKING:
+    from halo_sql.metrics import Profile
     from halo_sql.optimizer.context import EngineProfile, ToolProfile
     from halo_sql.optimizer.optimize import Optimized
 
 
-def render(bound: BoundStatement, optimized: Optimized, form: str, sections: Sequence[str], sql: str) -> str:
-    """The sections asked for (none: the physical plan in ``form``), each under its name; or a dump."""
+def render(
+    bound: BoundStatement,
+    optimized: Optimized,
+    form: str,
+    sections: Sequence[str],
+    sql: str,
+    profile: Profile | None = None,
+) -> str:
+    """The sections asked for (none: the physical plan in ``form``), each under its name; or a dump. With a profile the
+    physical plan shows what its nodes did."""
     if not sections:
-        return explain.render(optimized.dag, None, form, sql)
+        return explain.render(optimized.dag, profile, form, sql)
     if list(sections) == ["dump"]:
         return deep(lambda: replay.dump(optimized, sql))
+    check(form, sections)
+    parts = []
+    for section in sections:
+        body = {
+            "logical": lambda: _logical(bound, optimized),
+            "physical": lambda: explain.render(optimized.dag, profile, form, sql),
+            "memo": lambda: _memo(optimized),
+            "rules": lambda: _rules(optimized),
+            "costs": lambda: _costs(optimized),
+        }[section]()
+        parts.append(f"{section.upper()}\n{body}" if len(sections) > 1 else body)
+    return "\n\n".join(parts)
+
+
+def check(form: str, sections: Sequence[str]) -> None:
+    """ProgrammingError for sections that cannot be shown in one text of this form."""
     if "dump" in sections:
         raise ProgrammingError(
             "EXPLAIN (DUMP) is one JSON text", kind="Invalid Input Error", remedy="Leave the other sections out."
@@ -29,17 +54,6 @@ def render(bound: BoundStatement, optimized: Optimized, form: str, sections: Seq
         raise ProgrammingError(
             f"EXPLAIN sections are text, not {form}", kind="Invalid Input Error", remedy="Leave FORMAT out."
         )
-    parts = []
-    for section in sections:
-        body = {
-            "logical": lambda: _logical(bound, optimized),
-            "physical": lambda: explain.render(optimized.dag, None, form, sql),
-            "memo": lambda: _memo(optimized),
-            "rules": lambda: _rules(optimized),
-            "costs": lambda: _costs(optimized),
-        }[section]()
-        parts.append(f"{section.upper()}\n{body}" if len(sections) > 1 else body)
-    return "\n\n".join(parts)
 
 
 def _logical(bound: BoundStatement, optimized: Optimized) -> str:

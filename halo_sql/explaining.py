@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from halo_sql import explain, explain_sections, routing, staging
+from halo_sql import explain_sections, routing, staging
 from halo_sql.errors import Error, NotSupportedError, ProgrammingError
 from halo_sql.grammar.classify import Kind, classify
 from halo_sql.result import DuckResult, Result
@@ -77,7 +77,10 @@ def text(
     sections: Sequence[str],
     expanded: Expanded | None = None,
 ) -> str:
-    """The plan of a statement with LLM calls; with ``analyze`` it is run."""
+    """The plan of a statement with LLM calls; with ``analyze`` it is run, and other sections follow what happened."""
+    if analyze and sections:
+        sections = ("physical", *(section for section in sections if section != "physical"))
+        explain_sections.check(form, sections)
     stages = staging.find(sql, params, expanded, session.duck)
     if not analyze:
         if stages is None:
@@ -88,19 +91,20 @@ def text(
         if not plans:
             return plain
         return plans[0] if len(plans) == 1 else _joined(plans, form, sections)
-    if stages is None:
-        result, profile = session.queries.run(sql, params, expanded, closely=True)
-    else:
-        result = routing.run_staged(session, sql, *stages)
-        last = session.last_profile()
-        assert last is not None
-        profile = last
+    with session.queries.watched() as planned:
+        if stages is None:
+            result, profile = session.queries.run(sql, params, expanded, closely=True)
+        else:
+            result = routing.run_staged(session, sql, *stages)
+            last = session.last_profile()
+            assert last is not None
+            profile = last
     try:
         for _ in result.reader():
             pass
     finally:
         result.close()
-    return explain.render(profile.dag, profile, form, sql)
+    return explain_sections.render(*planned[-1], form, sections, sql, profile)
 
 
 def _planned(

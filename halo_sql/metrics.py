@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING
 
 from halo_sql.call_log import RunLog
-from halo_sql.ir.physical import PhysicalDag
+
+if TYPE_CHECKING:
+    from halo_sql.ir.physical import PhysicalDag
 
 
 @dataclass(slots=True)

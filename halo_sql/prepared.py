@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING
 from halo_sql.duck import Duck
 from halo_sql.errors import Error, NotSupportedError, ParserError, Span
 from halo_sql.grammar.lex import Lexed, lex
-from halo_sql.grammar.parameters import SqlText, parameter_names, splice_parameters
-from halo_sql.grammar.skeleton import identifier
-from halo_sql.grammar.values import constant, parameter
 from halo_sql.ir.expr import quote
 
 if TYPE_CHECKING:
     from halo_sql.grammar.expanded import Expanded
+    from halo_sql.grammar.parameters import SqlText
 
 _NAMED = re.compile(r"\b(?:prepare|execute|deallocate)\b", re.IGNORECASE)
 _CONSTANTS = ("string_const", "numeric_const")
@@ -62,6 +60,8 @@ class Prepared:
             )
         if lexed.word(2) != "AS" or len(lexed.tokens) < 4:
             raise ParserError("PREPARE needs a name, AS and a statement", sql=sql, span=lexed.span(0, 1))
+        from halo_sql.grammar.skeleton import identifier
+
         name = identifier(lexed.text(1))
         span = lexed.span(3, len(lexed.tokens))
         text = sql[span.start : span.end]
@@ -73,6 +73,7 @@ class Prepared:
     @staticmethod
     def _check(sql: str, text: str, start: int, expand: Expand, check: Check) -> None:
         from halo_sql.grammar.expanded import Mark, assembled
+        from halo_sql.grammar.parameters import SqlText, parameter_names, splice_parameters
 
         written = expand(text)
         names = parameter_names(text if written is None else written.text)
@@ -98,6 +99,8 @@ class Prepared:
         at = 2 if word == "DEALLOCATE" and lexed.word(1) == "PREPARE" and len(lexed.tokens) > 2 else 1
         if word not in ("DEALLOCATE", "PREPARE"):
             return False
+        from halo_sql.grammar.skeleton import identifier
+
         known = self._known.pop(identifier(lexed.text(at)).lower(), None)
         return known is not None and word == "DEALLOCATE"
 
@@ -105,6 +108,11 @@ class Prepared:
         """An EXECUTE, or an EXPLAIN of one, as the statement it stands for; None when it is none of ours."""
         if not self.concerns(sql):
             return None
+        from halo_sql.grammar.expanded import Mark, assembled
+        from halo_sql.grammar.parameters import splice_parameters
+        from halo_sql.grammar.skeleton import identifier
+        from halo_sql.grammar.values import parameter
+
         lexed = lex(sql)
         at = next((index for index in lexed.level(0, len(lexed.tokens)) if lexed.word(index) == "EXECUTE"), -1)
         if at < 0 or (at > 0 and lexed.word(0) != "EXPLAIN") or at + 1 >= len(lexed.tokens):
@@ -112,8 +120,6 @@ class Prepared:
         known = self._known.get(identifier(lexed.text(at + 1)).lower())
         if known is None:
             return None
-        from halo_sql.grammar.expanded import Mark, assembled
-
         if "?" in sql or "$" in sql:  # all before them keeps its place
             lexed = lex(splice_parameters(sql, params, partial(parameter, self._duck)).text)
         where = lexed.span(at + 1, at + 2)
@@ -133,6 +139,8 @@ class Prepared:
         """The arguments of an EXECUTE as SQL, each computed once."""
         if lexed.text(opening) != "(":
             return []
+        from halo_sql.grammar.skeleton import identifier
+
         positional: list[SqlText] = []
         named: dict[str, SqlText] = {}
         for first, end in lexed.items(opening + 1, lexed.partner[opening]):
@@ -145,6 +153,9 @@ class Prepared:
         return named or positional
 
     def _argument(self, lexed: Lexed, first: int, end: int) -> SqlText:
+        from halo_sql.grammar.parameters import SqlText
+        from halo_sql.grammar.values import constant
+
         token = lexed.tokens[first]
         if end - first == 1 and (token.kind in _CONSTANTS or lexed.word(first) in ("NULL", "TRUE", "FALSE")):
             return SqlText(token.text)

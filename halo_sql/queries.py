@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Set
-from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,6 +62,16 @@ class Queries:
         self._planning = 0  # statements that are planned (one may need the answer of another)
         self._stopped = False
         self._budget: Budget | None = None  # of a batch
+        self._watched: list[tuple[BoundStatement, Optimized]] | None = None
+
+    @contextmanager
+    def watched(self) -> Iterator[list[tuple[BoundStatement, Optimized]]]:
+        """What is planned meanwhile, in order."""
+        before, self._watched = self._watched, []
+        try:
+            yield self._watched
+        finally:
+            self._watched = before
 
     def bind(
         self, sql: str, params: object, expanded: Expanded | None = None, answers: bool = False
@@ -100,7 +109,10 @@ class Queries:
                 bound.plan, bound.columns, context, survey=survey(self._duck, closely, targets, self.knowledge())
             )
 
-        return deep(plan)
+        optimized = deep(plan)
+        if self._watched is not None:
+            self._watched.append((bound, optimized))
+        return optimized
 
     def run(
         self, sql: str, params: object, expanded: Expanded | None = None, closely: bool = False, sample: int = 0
@@ -258,6 +270,8 @@ class Queries:
 
     def calibrate(self, model: ModelDef) -> Speed:
         """Measure a model, see ``calibrating``; ``interrupt`` stops it."""
+        from concurrent.futures import CancelledError
+
         from halo_sql.calibrating import calibrated
 
         self.end()

@@ -6,10 +6,8 @@ session of plain SQL never pays for it.
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,9 +16,11 @@ from halo_sql.closing import exiting
 from halo_sql.config import home
 from halo_sql.engines.secret_store import SecretStore
 from halo_sql.errors import InterfaceError
-from halo_sql.virtual_time import VirtualTimeLoop
 
 if TYPE_CHECKING:
+    import asyncio
+    from concurrent.futures import Future
+
     from halo_sql.catalog.objects import ModelDef, ToolDef
     from halo_sql.engines.knowledge import Knowledge
     from halo_sql.engines.pool import EnginePool
@@ -78,7 +78,7 @@ class Runtime:
         """The loop, running."""
         with self._lock:
             if self._loop is None:
-                self._loop = VirtualTimeLoop() if self.virtual_time else asyncio.new_event_loop()
+                self._loop = _new_loop(self.virtual_time)
                 self._loop.set_exception_handler(_report)
                 self._thread = threading.Thread(target=self._loop.run_forever, name="halo-runtime", daemon=True)
                 self._thread.start()
@@ -138,13 +138,17 @@ class Runtime:
 
     def begin(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         """Run a coroutine on the loop."""
+        import asyncio
+
         return asyncio.run_coroutine_threadsafe(work, self.loop)
 
     def wait(self, future: Future[T], timeout_s: float | None = None) -> T:
         """The result of what was begun; on a virtual clock time passes meanwhile. ``timeout_s`` is real."""
-        loop = self.loop
-        if isinstance(loop, VirtualTimeLoop):
-            loop.awaited(future)
+        if self.virtual_time:
+            from halo_sql.virtual_time import VirtualTimeLoop
+
+            assert isinstance(self.loop, VirtualTimeLoop)
+            self.loop.awaited(future)
         return future.result(timeout_s)
 
     def now_s(self) -> float:
@@ -189,6 +193,8 @@ class Runtime:
         loop, thread = self._loop, self._thread
         if loop is not None and thread is not None:
             if self._pool is not None:
+                import asyncio
+
                 self.wait(asyncio.run_coroutine_threadsafe(self._pool.close(), loop), CLOSE_S)
             loop.call_soon_threadsafe(loop.stop)
             thread.join(CLOSE_S)
@@ -203,6 +209,16 @@ class Runtime:
             self._journal = None
         self._loop = self._thread = self._pool = None
         self._stores, self._knowledge = {}, {}
+
+
+def _new_loop(virtual_time: bool) -> asyncio.AbstractEventLoop:
+    if virtual_time:
+        from halo_sql.virtual_time import VirtualTimeLoop
+
+        return VirtualTimeLoop()
+    import asyncio
+
+    return asyncio.new_event_loop()
 
 
 def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -14,21 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from halo_sql.duck import Duck
 from halo_sql.errors import BinderError, CatalogError, Error
-from halo_sql.grammar.definitions import (
-    STUB_ERROR,
-    Columns,
-    Creation,
-    Definition,
-    macro_stub,
-    parse_creation,
-    read_stub,
-    view_stub,
-)
 from halo_sql.grammar.lex import lex
-from halo_sql.grammar.texts import visible
 from halo_sql.ir.expr import literal, quote
 
 if TYPE_CHECKING:
+    from halo_sql.grammar.definitions import Columns, Creation, Definition
     from halo_sql.grammar.expanded import Expanded
     from halo_sql.ir.logical import BoundStatement
 
@@ -102,6 +92,8 @@ class Stored:
 
     def missed(self, problem: Error) -> bool:
         """Whether DuckDB may have stumbled over a stub this connection did not know of; then it does now."""
+        from halo_sql.grammar.definitions import STUB_ERROR
+
         if self._fresh or not (STUB_ERROR in problem.message or isinstance(problem, BinderError | CatalogError)):
             return False
         try:
@@ -119,6 +111,8 @@ class Stored:
 
     def read(self) -> None:
         """Read the definitions that DuckDB's catalog holds now."""
+        from halo_sql.grammar.definitions import STUB_ERROR, read_stub
+
         self._found, self._others = {}, set()
         views = self._duck.rows(
             "SELECT view_name, database_name, schema_name, sql FROM duckdb_views() "
@@ -250,7 +244,11 @@ class Stored:
 
     def creation(self, sql: str) -> Creation | None:
         """The parts of a CREATE VIEW or CREATE MACRO statement; None for another statement."""
-        return parse_creation(lex(sql)) if _CREATES.search(sql) else None
+        if not _CREATES.search(sql):
+            return None
+        from halo_sql.grammar.definitions import parse_creation
+
+        return parse_creation(lex(sql))
 
     def create(self, sql: str, creation: Creation, params: Any, bind: Bind) -> Any:
         """Check a definition by binding it, then make its stub; nothing is called. DuckDB's result of the CREATE."""
@@ -268,6 +266,8 @@ class Stored:
         if definition.kind == "view":
             stub = self._view(sql, head, creation, bind)
         else:
+            from halo_sql.grammar.definitions import macro_stub
+
             stub = macro_stub(head, definition, self._check_macro(sql, creation, bind))
         try:
             result = self._duck.execute(stub)
@@ -286,6 +286,9 @@ class Stored:
         return True
 
     def _view(self, sql: str, head: str, creation: Creation, bind: Bind) -> str:
+        from halo_sql.grammar.definitions import view_stub
+        from halo_sql.grammar.texts import visible
+
         span = lex(sql).span(*creation.bodies[0])
         query = sql[span.start : span.end]
         try:
@@ -309,6 +312,7 @@ class Stored:
         """
         found: list[Columns] = []
         from halo_sql.grammar.expand import expand_body
+        from halo_sql.grammar.texts import visible
 
         for overload, body in zip(creation.definition.overloads, creation.bodies, strict=True):
             expanded = expand_body(sql, lex(sql).span(*body), creation.definition, overload, self)

@@ -18,7 +18,6 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import selectors
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -47,7 +46,12 @@ class _Selector(selectors.DefaultSelector):
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """An event loop on a virtual clock that starts at 0 seconds."""
+    """An event loop on a virtual clock that starts at 0 seconds.
+
+    epoch_s  Unix time of second 0
+    """
+
+    epoch_s = EPOCH_S
 
     def __init__(self) -> None:
         self._now_s = 0.0
@@ -180,15 +184,3 @@ def is_virtual() -> bool:
     """Whether this code runs on a virtual clock."""
     loop = asyncio._get_running_loop()
     return isinstance(loop, VirtualTimeLoop)
-
-
-def clock_s() -> float:
-    """Seconds of the running loop's clock; without a loop those of ``time.monotonic``."""
-    loop = asyncio._get_running_loop()
-    return time.monotonic() if loop is None else loop.time()
-
-
-def unix_s() -> float:
-    """Unix time; on a virtual clock its seconds since ``EPOCH_S``."""
-    loop = asyncio._get_running_loop()
-    return EPOCH_S + loop.time() if isinstance(loop, VirtualTimeLoop) else time.time()

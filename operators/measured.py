@@ -6,9 +6,10 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Generator, Sequence
 from typing import Any
 
+from halo_sql.clock import clock_s
 from halo_sql.metrics import NodeMetrics
 from halo_sql.operators.context import Batches
-from halo_sql.virtual_time import clock_s, is_virtual
+from halo_sql.virtual_time import is_virtual
 
 
 class Clock:

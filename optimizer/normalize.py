@@ -55,8 +55,8 @@ def _offer(rule: Rule, node: Any, ctx: PlanContext) -> LogicalPlan | None:
     result: LogicalPlan | None = rule.function(node, ctx)
     if result is node:
         result = None
-    where = () if result is None else (label(node),)
-    ctx.recorder.record(rule.name, rule.stage.value, perf_counter() - started, where)
+    seconds = perf_counter() - started
+    ctx.recorder.record(rule.name, rule.stage, seconds, result is not None, lambda: label(node))
     if result is not None and ctx.options.verify:
         check_same_columns(rule.name, node, result)
         check_tree(rule.name, result)

@@ -31,7 +31,7 @@ class PlanContext:
         self.cte_reads: dict[int, int] = {}
         self.first_free = 0
         self.values = Values()
-        self.has_string_constants = False
+        self.has_string_constants = True
         self.settled: dict[tuple[int, int], tuple[Any, Any]] = {}
         self.refresh(plan)
 
@@ -39,13 +39,13 @@ class PlanContext:
         """Read again what depends on the plan."""
         readers: dict[int, set[tuple[Any, ...]]] = {}
         highest = self.first_free - 1
-        constants = False
+        constants, wanted = False, self.has_string_constants
         for node in walk_once(plan):
             if isinstance(node, CteScan):
                 readers.setdefault(node.cte, set()).add(node.columns)
             if isinstance(node, CteScan | Fragment) or hasattr(node, "exprs"):
-                highest = max(highest, *(column.id for column in output_columns(node)), -1)
-            if isinstance(node, Project) and not constants:
+                highest = max([highest, *[column.id for column in output_columns(node)]])
+            if wanted and not constants and isinstance(node, Project):
                 constants = any(string_constant(expr) is not None for _, expr in node.exprs)
             for call in calls_of(node):
                 highest = max(highest, call.output)

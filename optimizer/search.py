@@ -125,13 +125,16 @@ class Search:
         started = perf_counter()
         found: list[Any] = rule.function(*arguments, self.memo, self.ctx)
         seconds = perf_counter() - started
-        fired = [f"G{where}" if isinstance(where, int) else label(where)] * len(found) if found else []
-        self.ctx.recorder.record(rule.name, rule.stage.value, seconds, fired)
+        self.ctx.recorder.record(rule.name, rule.stage, seconds, len(found), lambda: _place(where))
         return found
 
     def own_value(self, alternative: Alternative) -> float:
         """The alternative's own cost in the objective's unit."""
         return value(alternative.estimate.cost, self.ctx.options.objective)
+
+
+def _place(where: Any) -> str:
+    return f"G{where}" if isinstance(where, int) else label(where)
 
 
 def _stage(rules: Sequence[Rule], stage: Stage) -> list[Rule]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 
@@ -90,17 +90,18 @@ class Recorder:
         self.counters: dict[str, RuleCounter] = {}
         self.notes: list[str] = []
 
-    def record(self, name: str, stage: str, seconds: float, where: Sequence[str]) -> None:
-        """One application of a rule: ``where`` has a label per change it made (none: it did not fire)."""
+    def record(self, name: str, stage: str, seconds: float, fired: int, where: Callable[[], str]) -> None:
+        """One application of a rule that made so many changes; ``where`` gives the label of the node."""
         counter = self.counters.get(name)
         if counter is None:
             counter = self.counters[name] = RuleCounter(stage)
         counter.tried += 1
         counter.seconds += seconds
-        counter.fired += len(where)
-        room = self.WHERE_LIMIT - len(counter.where)
-        if room > 0:
-            counter.where.extend(where[:room])
+        if fired:
+            counter.fired += fired
+            room = self.WHERE_LIMIT - len(counter.where)
+            if room > 0:
+                counter.where += [where()] * min(fired, room)
 
     def note(self, sentence: str) -> None:
         """A sentence for EXPLAIN; said once."""

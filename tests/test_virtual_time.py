@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from halo_sql.virtual_time import EPOCH_S, VirtualTimeLoop, clock_s, held, is_virtual, outside, unix_s
+from halo_sql.clock import clock_s, unix_s
+from halo_sql.virtual_time import EPOCH_S, VirtualTimeLoop, held, is_virtual, outside
 
 
 def run(work: Coroutine[Any, Any, Any]) -> Any:

@@ -8,9 +8,9 @@ from halo_sql.agents.conversation import Conversation, Event, Refusal
 from halo_sql.agents.protocol import AgentSpec
 from halo_sql.agents.steps import Call
 from halo_sql.call_log import RunLog
+from halo_sql.clock import unix_s
 from halo_sql.errors import EngineError
 from halo_sql.metrics import NodeMetrics
-from halo_sql.virtual_time import unix_s
 
 
 class Ledger:

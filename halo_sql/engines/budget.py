@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from halo_sql.clock import clock_s
 from halo_sql.errors import EngineError
-from halo_sql.virtual_time import clock_s
 
 
 @dataclass(frozen=True, slots=True)

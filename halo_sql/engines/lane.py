@@ -10,16 +10,16 @@ from collections.abc import Callable, Sequence
 from itertools import count
 
 from halo_sql.call_log import RunLog
+from halo_sql.clock import unix_s
 from halo_sql.engines.budget import FREE, Budget, Price
 from halo_sql.engines.calls import FINAL_ERRORS, AnswerMemory, Asker, Call
 from halo_sql.engines.meter import Meter
 from halo_sql.engines.prefix_cache import PrefixCache
-from halo_sql.engines.protocol import Engine, Gauges, GenRequest, GenResult, Outcome
+from halo_sql.engines.protocol import Engine, GenRequest, GenResult, Outcome
 from halo_sql.engines.send_queue import SendQueue
 from halo_sql.engines.store import Entry, ResponseStore
-from halo_sql.engines.window import Window
+from halo_sql.engines.window import Window, gauges_of
 from halo_sql.errors import EngineError
-from halo_sql.virtual_time import unix_s
 
 SEND_AT_ONCE = 2048  # requests per submit
 _next_id = count(1).__next__  # engines are shared by runs: ids are unique in the process
@@ -251,7 +251,7 @@ class Lane:
             self.stop(refusal)
         if self._budget.limited:
             self._freed()
-        if (gauges := _gauges_of(self.engine)) is not None:
+        if (gauges := gauges_of(self.engine)) is not None:
             window.on_gauges(gauges, len(self._queue))
         self.pump()
 
@@ -321,13 +321,6 @@ class Lane:
             self._late_aborts += ids
         elif ids:
             self.engine.abort(ids)
-
-
-def _gauges_of(engine: Engine) -> Gauges | None:
-    """What the engine tells of its scheduler; a pool's handle stands for the engine that it has now."""
-    gauges = getattr(getattr(engine, "engine", engine), "gauges", None)
-    found: Gauges | None = None if gauges is None else gauges()
-    return found
 
 
 def note(

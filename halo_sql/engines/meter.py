@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from halo_sql.clock import clock_s
 from halo_sql.engines.protocol import GenResult
 from halo_sql.engines.speed import Work
-from halo_sql.virtual_time import clock_s
 
 
 class Meter:

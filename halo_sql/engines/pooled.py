@@ -9,11 +9,12 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from halo_sql.clock import clock_s
 from halo_sql.engines.protocol import Deliver, Engine, EngineInfo, GenRequest, GenResult
 from halo_sql.engines.residency import Residency
 from halo_sql.engines.tasks import Shared, cancelled
 from halo_sql.errors import EngineError, Error
-from halo_sql.virtual_time import clock_s, is_virtual
+from halo_sql.virtual_time import is_virtual
 
 # name, version, engine, source, options, id of the registered callable, what its secret holds
 Key = tuple[str, int, str, str, str, int, str]

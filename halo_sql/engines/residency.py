@@ -12,9 +12,9 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from halo_sql.clock import clock_s
 from halo_sql.engines.protocol import EngineInfo
 from halo_sql.errors import EngineError
-from halo_sql.virtual_time import clock_s
 
 PATIENCE_S = 2.0
 PATIENCE_STARTS = 4.0  # how many starts long a model may keep its place while another waits

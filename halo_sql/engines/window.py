@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from halo_sql.engines.protocol import Gauges, GenResult
+from halo_sql.engines.protocol import Engine, Gauges, GenResult
 
 LEARN = 0.05  # weight of a new result in the running averages
 WIDEST = 4.0  # times the engine's own window that the room may grow to
@@ -141,3 +141,10 @@ class Window:
             self.limit_requests = min(self._most_requests, int(GROW * self.limit_requests) + 1)
         if gauges.kv_used < FULL and self.taken_tok + 2 * self.usual_tok > 0.8 * self.limit_tok:
             self.limit_tok = min(self._most_tok, int(GROW * self.limit_tok) + 1)
+
+
+def gauges_of(engine: Engine) -> Gauges | None:
+    """What the engine tells of its scheduler; a pool's handle stands for the engine that it has now."""
+    gauges = getattr(getattr(engine, "engine", engine), "gauges", None)
+    found: Gauges | None = None if gauges is None else gauges()
+    return found

@@ -68,9 +68,10 @@ class SqlExpr:
 
     def as_column(self) -> ColumnId | None:
         """The column when the expression is nothing but a reference to one."""
-        if len(self.parts) == 1 and isinstance(self.parts[0], ColumnRef) and not self.scope:
-            return self.parts[0].id
-        return None
+        if len(self.parts) != 1 or self.scope:
+            return None
+        part = self.parts[0]
+        return None if isinstance(part, str) else part.id
 
     def text(self, name_of: Callable[[ColumnId], str]) -> str:
         """The SQL text with each reference spelled by ``name_of``."""

@@ -14,11 +14,11 @@ from halo_sql.ir.types import SqlType
 
 def children(node: Any) -> tuple[Any, ...]:
     """The node's inputs, in order."""
-    inputs = getattr(node, "inputs", None)
-    if inputs is not None:
-        return tuple(inputs)
     single = getattr(node, "input", None)
-    return () if single is None else (single,)
+    if single is not None:
+        return (single,)
+    inputs = getattr(node, "inputs", None)
+    return () if inputs is None else tuple(inputs)
 
 
 def with_children(node: Any, inputs: tuple[Any, ...]) -> Any:

@@ -8,13 +8,14 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Protocol
 
+from halo_sql.clock import clock_s, unix_s
 from halo_sql.engines.calls import Asker, Call
 from halo_sql.engines.experience import Experience
 from halo_sql.errors import EngineError, Error, InterruptedQueryError
 from halo_sql.tools.journal import StatementJournal
 from halo_sql.tools.limits import acts, limits_of, takes_sql
 from halo_sql.tools.protocol import BoundTool, Limits, Runner, ToolRequest
-from halo_sql.virtual_time import clock_s, held, unix_s
+from halo_sql.virtual_time import held
 
 START_S = 60.0  # how long a tool may take to start
 COUNTED = 256  # lists whose items are counted, of a run

@@ -28,6 +28,13 @@ QUERIES = [
     f"WITH a AS (SELECT id, id, {CALL} AS id FROM t), b AS (SELECT * FROM a) SELECT * FROM b",
     f'WITH "A ""b" AS (SELECT {CALL} AS "c d" FROM t), b AS (SELECT "C D" FROM "a ""B") FROM b',
     f"WITH a(x, y) AS (SELECT id, {CALL} FROM t), b AS (SELECT y, x FROM a) SELECT * FROM b, a",
+    # blocks that only pick columns and add calls, one over the other
+    f"WITH a AS (SELECT id, body, {CALL} AS m FROM t), b AS (SELECT *, {CALL} AS n FROM a), "
+    f"c AS (SELECT N AS x, body, {CALL} AS k FROM b AS z), d(p, q, r) AS (SELECT * FROM c), "
+    f"e AS (SELECT q AS body FROM d), f AS (SELECT body, {CALL} AS m FROM e) SELECT * FROM f, d",
+    f"WITH a AS (SELECT id, id AS i, body FROM t), b AS (SELECT *, {CALL} AS body FROM a), "
+    f"c AS (SELECT *, {CALL} AS k FROM b), d AS (SELECT body_1, {CALL} AS m FROM c) SELECT * FROM d",
+    f"SELECT *, {CALL} AS c FROM (SELECT *, {CALL} AS b FROM (SELECT id, body, {CALL} AS a FROM t) AS s) AS s",
     # CTEs without calls in front of, between and behind those with calls
     f"WITH p AS (SELECT id, body FROM t), q AS (SELECT * FROM p), a AS (SELECT {CALL} AS m, id FROM q), "
     "r AS (SELECT m || 'x' AS r FROM a), s AS (SELECT * FROM r) SELECT * FROM s, p",
