@@ -1,0 +1,117 @@
+"""Local search over the order of steps and their devices, by simulated annealing (Kirkpatrick et al., 1983)."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+
+from halo_sql.optimizer.placement.listing import Step
+from halo_sql.optimizer.placement.problem import EPS_S
+from halo_sql.optimizer.placement.state import State
+from halo_sql.optimizer.placement.table import Table
+
+#: Part of the makespan that a change may cost at first, on the average; it falls to none.
+HEAT = 0.03
+#: Weight of the devices' mean end beside the last one.
+SPREAD = 0.1
+
+
+def improved(table: Table, steps: Sequence[Step], floor_s: float, tries: int, seed: int = 0) -> tuple[State, list[Step]]:
+    """The best schedule met in so many tries from the given one; ends with one as short as ``floor_s``. Equal arguments
+    give an equal schedule."""
+    rng = random.Random(seed)
+    now = list(steps)
+    before = _before(table, now)
+    state = before.pop()
+    score = _score(state)
+    best, best_steps = state, now
+    for number in range(tries):
+        if best.makespan_s <= floor_s + EPS_S:
+            break
+        found = _changed(table, now, rng)
+        if found is None:
+            continue
+        first, candidate = found
+        heat = best.makespan_s * HEAT * (1.0 - number / tries)
+        limit = score - heat * math.log(max(rng.random(), 1e-12))
+        made = _replay(before[first], candidate, first, limit)
+        if made is None:
+            continue
+        new = _score(made)
+        if new <= limit:
+            now, score = candidate, new
+            before[first:] = _before(table, candidate, before[first], first)[:-1]
+            if (made.makespan_s, made.loads) < (best.makespan_s, best.loads):
+                best, best_steps = made, candidate
+    return best, best_steps
+
+
+def _score(state: State) -> float:
+    return state.makespan_s + SPREAD * sum(state.free_s) / max(1, len(state.free_s)) + state.loads * 1e-3
+
+
+def _before(table: Table, steps: Sequence[Step], state: State | None = None, first: int = 0) -> list[State]:
+    """The states before each step from ``first`` on, and the last one."""
+    state = state or State(table)
+    found = [state]
+    for step in steps[first:]:
+        state = state.copy()
+        state.put(*step)
+        found.append(state)
+    return found
+
+
+def _replay(state: State, steps: Sequence[Step], first: int, limit_s: float) -> State | None:
+    """The whole schedule; None when the order is impossible or it is longer than ``limit_s``."""
+    state = state.copy()
+    for place in range(first, len(steps)):
+        step = steps[place]
+        if not state.ready >> step[0] & 1:
+            return None
+        state.put(*step)
+        if state.path_s > limit_s + EPS_S:
+            return None
+    return state
+
+
+def _changed(table: Table, steps: list[Step], rng: random.Random) -> tuple[int, list[Step]] | None:
+    """One random change: the first place that differs, and the steps."""
+    place = rng.randrange(len(steps))
+    node, d, parts = steps[place]
+    kind = rng.random()
+    made = steps[:]
+    if d >= 0 and kind < 0.5:
+        options = table.ways[node]
+        way = options[rng.randrange(len(options))]
+        if way[1] == parts == 1:
+            if way[0] == d:
+                return None
+            made[place] = (node, *way)
+            if kind < 0.25:
+                return place, made
+        elif way[1] != parts:
+            first = next(i for i, step in enumerate(made) if step[0] == node)
+            made = [step for step in made if step[0] != node]
+            devices = list(table.options[node])
+            rng.shuffle(devices)
+            new = [(node, other, way[1]) for other in devices[: way[1]]]
+            made[first:first] = new
+            return first, made
+        else:
+            used = {step[1] for step in made if step[0] == node}
+            if way[0] in used:
+                return None
+            made[place] = (node, *way)
+            return place, made
+    step = made.pop(place)
+    low, high = place, place
+    while low > 0 and not table.before[node] >> made[low - 1][0] & 1:
+        low -= 1
+    while high < len(made) and not table.before[made[high][0]] >> node & 1:
+        high += 1
+    target = rng.randint(low, high)
+    if target == place and steps[place] == step:
+        return None
+    made.insert(target, step)
+    return min(place, target), made
