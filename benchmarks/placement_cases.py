@@ -10,7 +10,7 @@ from typing import Any
 from halo_sql.optimizer.placement.problem import Device, Edge, Node, Problem, Residence, Work
 
 GB = 1e9
-#: Of an accelerator with 139 GiB, by class of model (a stated assumption): GB, prefill tok/s, seconds of a decoding step.
+#: By class of model, an assumption on a device with 139 GiB: GB of weights, prefill tok/s, seconds of a decoding step.
 CLASSES = {"small": (28.0, 14_000.0, 0.0093), "medium": (13.0, 55_000.0, 0.005), "large": (64.0, 6_200.0, 0.021)}
 SHAPES = ("layers", "chains", "tree", "diamonds", "sparse")
 
@@ -31,11 +31,11 @@ def devices(count: int, memory_gb: float, rng: random.Random | None, prefixes: b
     return tuple(found)
 
 
-def random_problem(seed: int, most: int = 30) -> Problem:
-    """A DAG of at most ``most`` nodes: LLM nodes of three models on one to three devices, tools, nodes of neither."""
+def random_problem(seed: int, most: int = 30, least: int = 6) -> Problem:
+    """A DAG of ``least`` to ``most`` nodes: LLM nodes of three models on one to three devices, tools, nodes of neither."""
     rng = random.Random(seed)
     shape = SHAPES[seed % len(SHAPES)]
-    count = rng.randint(6, most)
+    count = rng.randint(least, most)
     pairs = _pairs(shape, count, rng)
     memory_gb = rng.choice((100.0, 139.0, 200.0))
     tools = {"http": rng.randint(1, 3), "files": 1}

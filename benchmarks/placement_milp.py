@@ -1,6 +1,6 @@
 """The exact oracle of the placement problem: a time-indexed mixed-integer program, solved by HiGHS.
 
-Exactly the problem of ``halo_sql.optimizer.placement.problem`` with ``tick_s`` set: all seconds are whole ticks, so some
+Exactly the problem of ``halo_sql.optimizer.placement.problem`` with ``tick_s`` set: all seconds are whole ticks, so a
 best schedule starts everything at whole ticks. Sousa and Wolsey, 1992, introduced the formulation. Variables by tick t:
 
     x  a part of a node in a mode (parts, device, how its prefix comes) starts at t
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import highspy
@@ -51,6 +51,25 @@ class _Mode:
     first: int
     last: int
     starts: dict[int, int]
+
+
+Moment = Callable[[_Mode], int]
+
+
+def _no_ticks(_: _Mode) -> int:
+    return 0
+
+
+def _first(mode: _Mode) -> int:
+    return mode.first
+
+
+def _length(mode: _Mode) -> int:
+    return mode.ticks
+
+
+def _before_last(mode: _Mode) -> int:
+    return mode.ticks - mode.last
 
 
 class _Program:
@@ -188,13 +207,12 @@ class _Builder:
     def _edges(self) -> None:
         for edge in self.problem.edges:
             source, target = self.modes[edge.source], self.modes[edge.target]
-            self._follow(source, target, lambda m: m.first if edge.pipelined else m.ticks, lambda m: 0)
+            self._follow(source, target, _first if edge.pipelined else _length, _no_ticks)
             if edge.pipelined:
-                self._follow(source, target, lambda m: m.ticks, lambda m: m.ticks - m.last)
+                self._follow(source, target, _length, _before_last)
 
-    def _follow(self, source: list[_Mode], target: list[_Mode], reached: object, begun: object) -> None:
+    def _follow(self, source: list[_Mode], target: list[_Mode], reached: Moment, begun: Moment) -> None:
         """No part of the target is ``begun`` ticks after its start before all parts of the source have ``reached``."""
-        assert callable(reached) and callable(begun)
         places = {mode.device for mode in target}
         moments = sorted({t + begun(m) for m in target for t in m.starts})
         for t in moments:
@@ -243,7 +261,7 @@ class _Builder:
             done: dict[int, Terms] = defaultdict(list)
             loaded: dict[int, int] = {}
             for kind, seconds in kinds.items():
-                if kind == "sleep" and not crowded or kind == "wake" and not (crowded or table.been[d] >> m & 1):
+                if (kind == "sleep" and not crowded) or (kind == "wake" and not (crowded or table.been[d] >> m & 1)):
                     continue
                 if kind != "sleep" and m not in asked:
                     continue
@@ -282,7 +300,7 @@ class _Builder:
                 for t, x in mode.starts.items():
                     for tick in range(t, t + mode.ticks):
                         memory[tick].append((x, table.kv[mode.node]))
-            for t, terms in memory.items():
+            for terms in memory.values():
                 program.row(-math.inf, [(v, f / scale) for v, f in terms], 1.0)
 
     def _prefixes(self) -> None:

@@ -1,9 +1,10 @@
 """Epoch dynamic programming with bounds, dominance, symmetry pruning and a beam.
 
-An epoch puts one more node down, in the order of starts. The states of an epoch are kept apart by what is done, the models
-on each device and its warm prefixes; of two that agree in these, one that is nowhere later dominates. Equal devices are
-interchangeable: only one of those in equal state is tried, and states that differ by such an exchange are the same. Of
-equal nodes the first comes first. States whose bound reaches the best schedule known are left.
+An epoch puts one more node (or part of one) down, in the order of starts. The states of an epoch are kept apart by what
+is done, the models on each device and its warm prefixes; of two that agree in these, one that is nowhere later
+dominates. Equal devices are interchangeable: only one of those in equal state is tried, and states that differ by such
+an exchange are the same. Of equal nodes the first comes first. States whose bound reaches the best schedule known are
+left.
 """
 
 from __future__ import annotations
@@ -104,7 +105,8 @@ def _keep(
     ]
     if symmetry:
         devices.sort()
-    key = (made.done, tuple(made.open.items()), tuple((d if not symmetry else alike, *rest) for alike, *rest, _, d in devices))
+    held = tuple((alike if symmetry else d, *rest) for alike, *rest, _, d in devices)
+    key = (made.done, tuple(made.open.items()), held)
     waiting = [i for i in range(table.count) if not made.done >> i & 1]
     times = (
         *(max(row[4], made.last_s) for row in devices),

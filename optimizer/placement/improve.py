@@ -17,9 +17,11 @@ HEAT = 0.03
 SPREAD = 0.1
 
 
-def improved(table: Table, steps: Sequence[Step], floor_s: float, tries: int, seed: int = 0) -> tuple[State, list[Step]]:
+def improved(
+    table: Table, steps: Sequence[Step], floor_s: float, tries: int, seed: int = 0, loads: float = 0.0
+) -> tuple[State, list[Step]]:
     """The best schedule met in so many tries from the given one; ends with one as short as ``floor_s``. Equal arguments
-    give an equal schedule."""
+    give an equal schedule. ``loads``: part of the changes that bring a model to a device before it is asked."""
     rng = random.Random(seed)
     now = list(steps)
     before = _before(table, now)
@@ -29,7 +31,7 @@ def improved(table: Table, steps: Sequence[Step], floor_s: float, tries: int, se
     for number in range(tries):
         if best.makespan_s <= floor_s + EPS_S:
             break
-        found = _changed(table, now, rng)
+        found = _changed(table, now, rng, loads)
         if found is None:
             continue
         first, candidate = found
@@ -67,7 +69,7 @@ def _replay(state: State, steps: Sequence[Step], first: int, limit_s: float) -> 
     state = state.copy()
     for place in range(first, len(steps)):
         step = steps[place]
-        if not state.ready >> step[0] & 1:
+        if step[0] >= 0 and not state.ready >> step[0] & 1:
             return None
         state.put(*step)
         if state.path_s > limit_s + EPS_S:
@@ -75,12 +77,19 @@ def _replay(state: State, steps: Sequence[Step], first: int, limit_s: float) -> 
     return state
 
 
-def _changed(table: Table, steps: list[Step], rng: random.Random) -> tuple[int, list[Step]] | None:
+def _changed(table: Table, steps: list[Step], rng: random.Random, loads: float) -> tuple[int, list[Step]] | None:
     """One random change: the first place that differs, and the steps."""
+    if table.comings and rng.random() < loads:
+        place = rng.randint(0, len(steps) - 1)
+        m, d = table.comings[rng.randrange(len(table.comings))]
+        return place, [*steps[:place], (-1 - m, d, 0), *steps[place:]]
     place = rng.randrange(len(steps))
     node, d, parts = steps[place]
     kind = rng.random()
     made = steps[:]
+    if node < 0 and kind < 0.5:
+        del made[place]
+        return place, made
     if d >= 0 and kind < 0.5:
         options = table.ways[node]
         way = options[rng.randrange(len(options))]
@@ -95,23 +104,25 @@ def _changed(table: Table, steps: list[Step], rng: random.Random) -> tuple[int, 
             made = [step for step in made if step[0] != node]
             devices = list(table.options[node])
             rng.shuffle(devices)
-            new = [(node, other, way[1]) for other in devices[: way[1]]]
-            made[first:first] = new
+            made[first:first] = [(node, other, way[1]) for other in devices[: way[1]]]
             return first, made
         else:
-            used = {step[1] for step in made if step[0] == node}
-            if way[0] in used:
+            if way[0] in {step[1] for step in made if step[0] == node}:
                 return None
             made[place] = (node, *way)
             return place, made
+    return _moved(table, made, place, rng)
+
+
+def _moved(table: Table, made: list[Step], place: int, rng: random.Random) -> tuple[int, list[Step]]:
+    """A step at another place between its producers and its consumers; ``made`` is changed."""
     step = made.pop(place)
-    low, high = place, place
-    while low > 0 and not table.before[node] >> made[low - 1][0] & 1:
+    node, low, high = step[0], place, place
+    before = table.before[node] if node >= 0 else 0
+    while low > 0 and not (made[low - 1][0] >= 0 and before >> made[low - 1][0] & 1):
         low -= 1
-    while high < len(made) and not table.before[made[high][0]] >> node & 1:
+    while high < len(made) and not (node >= 0 and made[high][0] >= 0 and table.before[made[high][0]] >> node & 1):
         high += 1
     target = rng.randint(low, high)
-    if target == place and steps[place] == step:
-        return None
     made.insert(target, step)
     return min(place, target), made

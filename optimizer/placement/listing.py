@@ -8,7 +8,7 @@ from halo_sql.optimizer.placement.problem import EPS_S
 from halo_sql.optimizer.placement.state import State
 from halo_sql.optimizer.placement.table import Table
 
-#: A node, the device of a part (-1: none), of how many parts.
+#: A node, the device of a part (-1: none), of how many parts; or -1 - a model that comes to the device, and 0.
 Step = tuple[int, int, int]
 
 

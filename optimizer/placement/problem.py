@@ -4,8 +4,8 @@ What is assumed, and an exact solver (``benchmarks/placement_milp.py``) assumes 
 
 - A device computes one node at a time: engines that share it share its speed, so their seconds add up.
 - A node asks a model that is on the device, beside its own KV cache and the other models there. Bringing a model
-  there (``load_s`` the first time, ``wake_s`` later) and putting one to sleep (``sleep_s``) take the device's time, and may
-  happen while it would wait. A model that sleeps has lost its prefixes.
+  there (``load_s`` the first time, ``wake_s`` later) and putting one to sleep (``sleep_s``) take the device's time, and
+  may happen while it would wait. A model that sleeps has lost its prefixes.
 - A consumer along a pipelined edge starts when each part of its producer has had its first rows (``first_share`` of its
   seconds), and has its last rows (``last_share`` of its own) still before it when the last producer ends. Along other
   edges it starts when its producers have ended.

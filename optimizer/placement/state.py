@@ -120,11 +120,7 @@ class State:
                 load_s = (table.wake_s if self.been[d] >> m & 1 else table.load_s)[d][m]
                 if not sleeping and used + max(kv, self.peak[d]) <= memory:
                     gap = next(
-                        (
-                            place
-                            for place, (from_s, to_s) in enumerate(self.gaps[d])
-                            if to_s - from_s >= load_s - EPS_S
-                        ),
+                        (place for place, (from_s, to_s) in enumerate(self.gaps[d]) if to_s - from_s >= load_s - EPS_S),
                         -1,
                     )
                 if gap < 0:
@@ -179,9 +175,27 @@ class State:
 
     # --- deciding
 
+    def bring(self, m: int, d: int) -> None:
+        """A model comes to a device now, before a node asks it."""
+        table, there = self.table, self.there[d]
+        if there >> m & 1:
+            return
+        used, ready_s, sleeping, since_s = self._used(d, there | 1 << m), self.free_s[d], 0, 0.0
+        if used > table.memory[d]:
+            sleeping = self._sleepers(d, there, used - table.memory[d])
+            since_s = ready_s = max(ready_s, self.kept_s[d])
+            ready_s += sum(table.sleep_s[d][other] for other in _members(sleeping))
+        ready_s += (table.wake_s if self.been[d] >> m & 1 else table.load_s)[d][m]
+        changes = self._make_room(d, m, (ready_s, ready_s, "", 0.0, sleeping, since_s, -1, -1))
+        self.free_s[d] = ready_s
+        self.log = (self.log, None, changes)
+
     def put(self, node: int, d: int = -1, parts: int = 1) -> None:
         """Put one of ``parts`` parts of a ready node on a device, or a node that needs none down; and then all that
-        waits for nothing but rows."""
+        waits for nothing but rows. ``node`` below 0: the model -1 - ``node`` comes to the device."""
+        if node < 0:
+            self.bring(-1 - node, d)
+            return
         table = self.table
         whole = True
         if d >= 0:
@@ -309,19 +323,19 @@ class State:
         changes: list[Change] = []
         log, models = self.log, self.table.models
         while log is not None:
-            log, (node, d, start_s, end_s, parts, prefix), some = log
-            runs.append(Run(node, d, start_s, end_s, 0, parts, prefix))
+            log, run, some = log
+            if run is not None:
+                node, d, start_s, end_s, parts, prefix = run
+                runs.append(Run(node, d, start_s, end_s, 0, parts, prefix))
             changes += [Change(place, models[m], kind, from_s, to_s) for place, m, kind, from_s, to_s in some]
         by_node: dict[int, int] = {}
-        for place, run in enumerate(sorted(runs, key=lambda run: (run.start_s, run.device))):
-            runs[place] = replace(run, part=by_node.get(run.node, 0))
-            by_node[run.node] = runs[place].part + 1
-        runs.sort(key=lambda run: (run.start_s, run.node, run.part))
+        for place, each in enumerate(sorted(runs, key=lambda each: (each.start_s, each.device))):
+            runs[place] = replace(each, part=by_node.get(each.node, 0))
+            by_node[each.node] = runs[place].part + 1
+        runs.sort(key=lambda each: (each.start_s, each.node, each.part))
         changes.sort(key=lambda change: (change.start_s, change.device, change.end_s))
         return Schedule(tuple(runs), tuple(changes), self.makespan_s, min(bound_s, self.makespan_s), method, exact)
 
 
 def _members(mask: int) -> list[int]:
     return [place for place in range(mask.bit_length()) if mask >> place & 1]
-
-

@@ -1,4 +1,4 @@
-"""A problem as arrays by place: seconds of every choice, what must come before and after, and bounds on the makespan."""
+"""A problem as arrays by place: seconds of every choice, what comes before and after, and bounds on the makespan."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ class Table:
 
     options   devices of a node; () it needs none
     ways      (device, number of parts) that a part of it may be put down with
+    comings   (model, device): models that may come to devices
     beside    nodes that hinder nobody (mask)
     from_start, from_end  seconds that pass at least from a node's start, or end, to the end of everything
     groups    sets of devices whose nodes have no others
@@ -73,6 +74,7 @@ class Table:
             )
             for device in devices
         ]
+        self.comings = sorted({(self.model[i], d) for i in every for d in self.options[i] if not self._stays(i, d)})
         self.consumers: list[list[tuple[int, bool]]] = [[] for _ in every]
         self.before = [0] * count
         for edge in problem.edges:
@@ -92,6 +94,10 @@ class Table:
         ]
         self.twin = self._twins()
         self.alike = self._alike(kinds)
+
+    def _stays(self, node: int, d: int) -> bool:
+        """Whether a node's model is on a device from the beginning to the end."""
+        return bool(self.there[d] >> self.model[node] & 1) and sum(self.bytes[d]) <= self.memory[d]
 
     def _sizes(self, node: int) -> list[int]:
         most = self.parts[node]
