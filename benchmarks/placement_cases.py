@@ -32,7 +32,7 @@ def devices(count: int, memory_gb: float, rng: random.Random | None, prefixes: b
 
 
 def random_problem(seed: int, most: int = 30, least: int = 6) -> Problem:
-    """A DAG of ``least`` to ``most`` nodes: LLM nodes of three models on one to three devices, tools, nodes of neither."""
+    """A DAG of ``least`` to ``most`` nodes: three models on two or three devices, tools, nodes of neither."""
     rng = random.Random(seed)
     shape = SHAPES[seed % len(SHAPES)]
     count = rng.randint(least, most)

@@ -11,8 +11,10 @@ from halo_sql.optimizer.placement.problem import EPS_S
 from halo_sql.optimizer.placement.state import State
 from halo_sql.optimizer.placement.table import Table
 
+#: A change is tried from the last state kept before it.
+KEPT = 4
 #: Part of the makespan that a change may cost at first, on the average; it falls to none.
-HEAT = 0.03
+HEAT = 0.06
 #: Weight of the devices' mean end beside the last one.
 SPREAD = 0.1
 
@@ -24,8 +26,9 @@ def improved(
     give an equal schedule. ``loads``: part of the changes that bring a model to a device before it is asked."""
     rng = random.Random(seed)
     now = list(steps)
-    before = _before(table, now)
-    state = before.pop()
+    begun = _replay([State(table)], now, 0, math.inf)
+    assert begun is not None, "the steps stand in an order that can be"
+    state, before = begun
     score = _score(state)
     best, best_steps = state, now
     for number in range(tries):
@@ -37,15 +40,15 @@ def improved(
         first, candidate = found
         heat = best.makespan_s * HEAT * (1.0 - number / tries)
         limit = score - heat * math.log(max(rng.random(), 1e-12))
-        made = _replay(before[first], candidate, first, limit)
+        made = _replay(before, candidate, first, limit)
         if made is None:
             continue
-        new = _score(made)
+        state, after = made
+        new = _score(state)
         if new <= limit:
-            now, score = candidate, new
-            before[first:] = _before(table, candidate, before[first], first)[:-1]
-            if (made.makespan_s, made.loads) < (best.makespan_s, best.loads):
-                best, best_steps = made, candidate
+            now, score, before = candidate, new, after
+            if (state.makespan_s, state.loads) < (best.makespan_s, best.loads):
+                best, best_steps = state, candidate
     return best, best_steps
 
 
@@ -53,28 +56,21 @@ def _score(state: State) -> float:
     return state.makespan_s + SPREAD * sum(state.free_s) / max(1, len(state.free_s)) + state.loads * 1e-3
 
 
-def _before(table: Table, steps: Sequence[Step], state: State | None = None, first: int = 0) -> list[State]:
-    """The states before each step from ``first`` on, and the last one."""
-    state = state or State(table)
-    found = [state]
-    for step in steps[first:]:
-        state = state.copy()
-        state.put(*step)
-        found.append(state)
-    return found
-
-
-def _replay(state: State, steps: Sequence[Step], first: int, limit_s: float) -> State | None:
-    """The whole schedule; None when the order is impossible or it is longer than ``limit_s``."""
-    state = state.copy()
-    for place in range(first, len(steps)):
+def _replay(before: list[State], steps: Sequence[Step], first: int, limit_s: float) -> tuple[State, list[State]] | None:
+    """The whole schedule, and its states before each KEPT-th step; None when the order is impossible or longer than
+    ``limit_s``. ``before``: those of steps that are equal before the ``first``."""
+    kept = before[: first // KEPT + 1]
+    state = kept[-1].copy()
+    for place in range((len(kept) - 1) * KEPT, len(steps)):
+        if place == len(kept) * KEPT:
+            kept.append(state.copy())
         step = steps[place]
         if step[0] >= 0 and not state.ready >> step[0] & 1:
             return None
         state.put(*step)
         if state.path_s > limit_s + EPS_S:
             return None
-    return state
+    return state, kept
 
 
 def _changed(table: Table, steps: list[Step], rng: random.Random, loads: float) -> tuple[int, list[Step]] | None:

@@ -19,7 +19,7 @@ class Limits:
     nodes    of larger problems no dynamic programming: lists, improved
     beam     states kept per epoch
     states   made by the dynamic programming in all; beyond, one state per epoch
-    visits   nodes put down by the local search in all
+    visits   nodes put down by the local search in all; large_visits: of larger problems
     symmetry equal devices and nodes are interchangeable (False: an oracle for tests)
     """
 
@@ -27,6 +27,7 @@ class Limits:
     beam: int = 16
     states: int = 1_200
     visits: int = 50_000
+    large_visits: int = 10_000
     symmetry: bool = True
 
 
@@ -54,7 +55,8 @@ def solve(problem: Problem, limits: Limits = DEFAULT_LIMITS) -> Schedule:
             state = replayed(table, found.steps)
             plans.insert(0, (state, found.steps, "dynamic programming"))
     if not exact:
-        tries = limits.visits // max(1, 3 * table.count)
+        visits = limits.visits if table.count <= limits.nodes else limits.large_visits
+        tries = visits // max(1, 3 * table.count)
         for seed, loads in enumerate((0.0, 0.0, EARLY_LOADS)):
             steps = plans[seed % min(2, len(plans))][1]
             if tries and _open(plans[0], floor_s):

@@ -221,9 +221,9 @@ def test_equal_problems_give_equal_schedules() -> None:
 
 def test_above_the_limits_there_is_a_schedule_all_the_same() -> None:
     problem = drawn(11, 60)
-    found = best(problem, Limits(nodes=10, visits=0))
+    found = best(problem, Limits(nodes=10, large_visits=0))
     assert found.method == "list"
-    better = best(problem, Limits(nodes=10, visits=12_000))
+    better = best(problem, Limits(nodes=10, large_visits=12_000))
     assert better.makespan_s <= found.makespan_s
     assert best(problem, Limits(nodes=100, beam=1, states=10, visits=0)).makespan_s <= found.makespan_s
 
