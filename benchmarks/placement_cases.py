@@ -113,7 +113,7 @@ def workload(spec: Mapping[str, Any], rows: int, scale: str = "gpu", tick_s: flo
             system_tok / prefill_tok_per_s,
             output_tok * step_s,
         )
-        nodes.append(Node({"h": work}, node["model"], 0.0, name, system_tok * 160e3, 0.1, 0.1, 3))
+        nodes.append(Node({"h": work}, node["model"], "", 0.0, name, system_tok * 160e3, 0.1, 0.1, 3))
     edges = tuple(Edge(place[a], place[b]) for a, b in spec["edges"] if a in place and b in place)
     return Problem(tuple(nodes), edges, devices(3, 139.0, None), tools, tick_s)
 
