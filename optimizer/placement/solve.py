@@ -20,6 +20,7 @@ class Limits:
     beam     states kept per epoch
     states   made by the dynamic programming in all; beyond, one state per epoch
     visits   nodes put down by the local search in all; large_visits: of larger problems
+    per_s    visits per second that could be saved at most, so that looking costs less than it may bring
     symmetry equal devices and nodes are interchangeable (False: an oracle for tests)
     """
 
@@ -28,12 +29,15 @@ class Limits:
     states: int = 1_200
     visits: int = 50_000
     large_visits: int = 10_000
+    per_s: float = 20_000.0
     symmetry: bool = True
 
 
 #: Part of the last search's changes that bring models to devices before they are asked.
 EARLY_LOADS = 0.04
 DEFAULT_LIMITS = Limits()
+#: A state of the dynamic programming takes as long as so many visits.
+VISITS_PER_STATE = 20.0
 
 
 def solve(problem: Problem, limits: Limits = DEFAULT_LIMITS) -> Schedule:
@@ -49,14 +53,16 @@ def solve(problem: Problem, limits: Limits = DEFAULT_LIMITS) -> Schedule:
     exact = False
     if _open(plans[0], floor_s) and table.count <= limits.nodes:
         limit_s = plans[0][0].makespan_s
-        found = search(table, limit_s, floor_s, limits.beam, limits.states, limits.symmetry)
+        states = min(float(limits.states), (limit_s - floor_s) * limits.per_s / VISITS_PER_STATE)
+        found = search(table, limit_s, floor_s, limits.beam, int(states), limits.symmetry)
         exact = found.whole and _simple(table)
         if found.steps is not None:
             state = replayed(table, found.steps)
             plans.insert(0, (state, found.steps, "dynamic programming"))
     if not exact:
         visits = limits.visits if table.count <= limits.nodes else limits.large_visits
-        tries = visits // max(1, 3 * table.count)
+        worth = (plans[0][0].makespan_s - floor_s) * limits.per_s
+        tries = int(min(float(visits), worth)) // max(1, 3 * table.count)
         for seed, loads in enumerate((0.0, 0.0, EARLY_LOADS)):
             steps = plans[seed % min(2, len(plans))][1]
             if tries and _open(plans[0], floor_s):

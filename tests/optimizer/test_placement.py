@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import replace
 from itertools import permutations, product
@@ -210,7 +211,7 @@ def test_symmetry_and_dominance_change_no_makespan(seed: int) -> None:
     problem = drawn(100 + seed, 5, plain=True)
     nodes = (*problem.nodes, problem.nodes[-1])  # two equal nodes, equal devices
     problem = replace(problem, nodes=nodes)
-    wide = Limits(beam=100_000, states=10**9, visits=0)
+    wide = Limits(beam=100_000, states=10**9, visits=0, per_s=math.inf)
     assert best(problem, wide).makespan_s == best(problem, replace(wide, symmetry=False)).makespan_s
 
 
@@ -226,6 +227,19 @@ def test_above_the_limits_there_is_a_schedule_all_the_same() -> None:
     better = best(problem, Limits(nodes=10, large_visits=12_000))
     assert better.makespan_s <= found.makespan_s
     assert best(problem, Limits(nodes=100, beam=1, states=10, visits=0)).makespan_s <= found.makespan_s
+
+
+def test_looking_costs_less_than_it_may_bring() -> None:
+    def scaled(node: Node) -> Node:
+        work = {kind: Work(one.prefill_s / 1e6, one.decode_s / 1e6) for kind, one in node.work.items()}
+        return replace(node, work=work, prefix="")
+
+    problem = drawn(25, 14)
+    devices = tuple(gpu(name, "x", "y", "z") for name in "ab")
+    long = replace(problem, nodes=tuple(replace(node, prefix="") for node in problem.nodes), devices=devices)
+    short = replace(long, nodes=tuple(map(scaled, long.nodes)), tick_s=0.0)
+    assert best(long, Limits()).method != "list"
+    assert best(short, Limits()).method == "list"
 
 
 # --- what cannot be
