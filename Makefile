@@ -1,4 +1,4 @@
-# make install | demo | test | check | fix | bench | bench-optimizer | bench-workloads | docs | clean
+# make install | demo | test | check | fix | bench | bench-optimizer | bench-schedule | bench-workloads | docs | clean
 #
 # Everything happens in .venv; nothing needs to be activated. HALO_EXTRA picks the engine that is installed:
 # cpu (the default) or cuda. PYTHON is the interpreter the environment is made of.
@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(HALO_EXTRA)
 
-.PHONY: install demo test check lint types layers fix bench bench-optimizer bench-workloads docs clean
+.PHONY: install demo test check lint types layers fix bench bench-optimizer bench-schedule bench-workloads docs clean
 
 install: $(STAMP)
 
@@ -70,6 +70,12 @@ bench-optimizer: $(STAMP)
 ARGS ?=
 bench-workloads: $(STAMP)
 	$(BIN)/python benchmarks/workloads/run.py $(ARGS)
+
+# Placement on several devices against an exact mixed-integer program: PROBLEMS random DAGs, at most SECONDS_EACH.
+PROBLEMS ?= 200
+SECONDS_EACH ?= 30
+bench-schedule: $(STAMP)
+	$(BIN)/python benchmarks/schedule.py $(PROBLEMS) $(SECONDS_EACH)
 
 clean:
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info

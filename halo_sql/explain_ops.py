@@ -99,21 +99,21 @@ def properties(node: PhysicalNode, dag: PhysicalDag, full: bool = False) -> Prop
         found += [("", "distinct")] if op.distinct else []
         found += [("", f"fused {len(call.fused)} calls") for call in calls_by(op) if call.fused]
         found += [("", text) for text in _ways(op)] if isinstance(op, ToolApplyExec) else []
-        return found + _waits(op, name_of) + ([("worker", op.worker)] if op.worker else [])
+        return found + _waits(op, name_of) + _where(op)
     if isinstance(op, LlmFilterCascadeExec):
         exact = replace(op.call, quality=0.0, proxy="")
         how = f"approximate: quality >= {op.call.quality:g}, proxy={op.proxy.model}"
         found = [("", one_line(call_text(exact, name_of), 0 if full else 160)), ("", how)]
         found += [] if op.label is None else [("", f"classifies by {name_of(op.label)}")]
-        return [*found, ("sample", f"~{op.draws}"), *([("worker", op.worker)] if op.worker else [])]
+        return [*found, ("sample", f"~{op.draws}"), *_where(op)]
     if isinstance(op, LlmReduceExec):
         found = [("", one_line(text, 0 if full else 160)) for text in llm_texts(op, name_of)]
         found += [("", op.variant), ("fan_in", f"~{op.fan_in:.0f} of ~{op.items:.0f}"), ("levels", f"~{op.levels}")]
-        return found + _waits(op, name_of) + ([("worker", op.worker)] if op.worker else [])
+        return found + _waits(op, name_of) + _where(op)
     if isinstance(op, LlmTopKExec):
         found = [("", one_line(llm_texts(op, name_of)[0], 0 if full else 160)), ("", top_k_text(op))]
         found += [("method", op.method + (f" of {op.fan_in}" if op.method == "tournament" else ""))]
-        return found + ([("worker", op.worker)] if op.worker else [])
+        return found + _where(op)
     if isinstance(op, DuckFragmentExec):
         text, label = "", op.tree.label if isinstance(op.tree, Fragment) else ""
         if isinstance(op.tree, Fragment) and not op.tree.inputs:  # the user's own text says it best
@@ -140,6 +140,12 @@ def properties(node: PhysicalNode, dag: PhysicalDag, full: bool = False) -> Prop
         return [("", f"{len(op.statements)} statements")]
     assert isinstance(op, MaterializeExec), op
     return []
+
+
+def _where(op: Any) -> Properties:
+    """The workers, and the priority of the schedule where it gives one."""
+    found = [("worker", op.worker)] if op.worker else []
+    return [*found, ("priority", str(op.priority))] if op.priority else found
 
 
 def _ways(op: ToolApplyExec) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from halo_sql.ir.physical import (
@@ -18,6 +19,7 @@ from halo_sql.ir.physical import (
     LlmTopKExec,
     MaterializeExec,
     PhysicalDag,
+    PhysicalNode,
     PrefixClusterExec,
     RestoreOrderExec,
     SelectExec,
@@ -26,6 +28,7 @@ from halo_sql.ir.physical import (
     ToolApplyExec,
     calls_by,
 )
+from halo_sql.ir.prompt import LlmCall
 from halo_sql.operators.agent_apply import agent_apply
 from halo_sql.operators.batch import batch
 from halo_sql.operators.context import Batches, RunContext
@@ -45,6 +48,9 @@ from halo_sql.operators.select import select
 from halo_sql.operators.settle import settle
 from halo_sql.operators.sink import sink
 from halo_sql.operators.tool_apply import tool_apply
+
+#: Between two priorities of the user: room for those of a schedule.
+PRIORITY_STEP = 10_000
 
 Operator = Callable[[Any, list[Batches], RunContext], AsyncIterator[Any]]
 
@@ -98,8 +104,29 @@ def build(dag: PhysicalDag, ctx: RunContext) -> Batches:
             assert isinstance(node.op, MaterializeExec), f"node {node.id} has several consumers and is not materialized"
             shared[node.id] = Shared(Measured(_pass_on(inputs[0]), inputs, metrics, clock), ctx)
             continue
-        streams[node.id] = Measured(OPERATORS[type(node.op)](node, inputs, ctx), inputs, metrics, clock)
+        streams[node.id] = Measured(OPERATORS[type(node.op)](scheduled(node), inputs, ctx), inputs, metrics, clock)
     return _Run(output(dag.root), ctx, any(_needs_settings(node.op) for node in dag.nodes))
+
+
+def scheduled(node: PhysicalNode) -> PhysicalNode:
+    """The node, its calls with the priority of the schedule: it counts among calls that the user has put equally."""
+    op = node.op
+    planned: int = getattr(op, "priority", 0)
+    if not planned:
+        return node
+
+    def ranked(call: LlmCall) -> LlmCall:
+        return replace(call, priority=call.priority * PRIORITY_STEP + planned)
+
+    changed: Any
+    if isinstance(op, LlmMapExec | LlmReduceExec):
+        changed = replace(op, calls=tuple(map(ranked, op.calls)))
+    elif isinstance(op, LlmFilterCascadeExec):
+        changed = replace(op, call=ranked(op.call), proxy=ranked(op.proxy))
+    else:
+        assert isinstance(op, LlmFilterExec | LlmTopKExec), op
+        changed = replace(op, call=ranked(op.call))
+    return replace(node, op=changed)
 
 
 async def _pass_on(source: Batches) -> AsyncIterator[Any]:

@@ -34,7 +34,15 @@ PARTS: tuple[type[Any], ...] = (
     *(prompt.Hole, prompt.ObjectHole, prompt.ItemsHole, prompt.Prompt, prompt.Sampling, prompt.LlmCall),
     *(logical.InputRef, logical.SortKey, logical.CallText, logical.GoOn, logical.Ask),
     *(context.ColumnStats, context.InputKey, context.InputStats, context.FragmentStats, context.EngineProfile),
-    *(context.CallProfile, context.ToolProfile, context.Limits, context.OptimizerContext, Values, ObjectSample),
+    *(
+        context.WorkerProfile,
+        context.CallProfile,
+        context.ToolProfile,
+        context.Limits,
+        context.OptimizerContext,
+        Values,
+        ObjectSample,
+    ),
 )
 CLASSES: Mapping[str, type[Any]] = {known.__name__: known for known in (*PLANS, *PARTS)}
 

@@ -104,9 +104,9 @@ def consolidate(
     options = replace(plans[0].problem.surveyed, engines=_merged([plan.problem.surveyed.engines for plan in plans]))
     models = sorted({call.model for node in nodes for call in calls_by(node.op) if call.model})
     devices = crowded(models, options)
-    ordered, top = schedule(nodes, top, devices)
-    swaps = switches(ordered, devices, options)
-    notes = dict.fromkeys(note for plan in plans for note in plan.dag.notes)
+    ordered, top, placed = schedule(nodes, top, devices, options)
+    swaps = [] if placed else switches(ordered, devices, options)
+    notes = dict.fromkeys([*(note for plan in plans for note in plan.dag.notes), *placed])
     dag = PhysicalDag(charged(ordered, swaps), top, tuple(notes), shared_prefixes(ordered, options))
     return Consolidated(
         dag, tuple(starts), tuple(interner.owns[number] for number in range(len(plans))), interner.aliases

@@ -131,6 +131,38 @@ DEFAULT_PROFILE = EngineProfile()
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerProfile:
+    """One worker of a model.
+
+    number          of ``model/number``
+    device          where it computes; workers of one device take turns. A share of a device is a device of its own
+    kind            of the device; ``pace`` is how many times longer it takes than the model's EngineProfile says
+    memory_bytes    of the device; 0: enough
+    resident_bytes  weights and KV cache; 0: as the EngineProfile says
+    resident, asleep  whether it can be asked; whether it only has to wake
+    load_s, wake_s, sleep_s  seconds of its first start, of a later one, of making room
+    kv_tok_bytes    of a token in the KV cache
+    link_bytes_per_s  at which it gets KV blocks from other workers; 0: it cannot
+    prefixes        warm in its cache (texts)
+    """
+
+    number: int
+    device: str
+    kind: str = ""
+    pace: float = 1.0
+    memory_bytes: float = 0.0
+    resident_bytes: float = 0.0
+    resident: bool = True
+    asleep: bool = False
+    load_s: float = 0.0
+    wake_s: float = 0.0
+    sleep_s: float = 0.0
+    kv_tok_bytes: float = 0.0
+    link_bytes_per_s: float = 0.0
+    prefixes: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class CallProfile:
     """What calls take, as learnt from finished ones: those of one template on one model, or all of a model.
 
@@ -217,6 +249,7 @@ class OptimizerContext:
     stats           source fragment or largest relational tree -> statistics; missing: DEFAULT_ROWS, unknown values
     objects         output column of a call -> what its object holes hold, in order; None: nothing is known of one
     engines         model name -> profile; missing: DEFAULT_PROFILE
+    workers         model name -> its workers; missing: as many as its profile says, each with a device of its own
     calls           (model name, ``call_key`` or '' for all its calls) -> what they took; missing: DEFAULT_CALL
     tools           lower-case name of a tool -> profile; missing: DEFAULT_TOOL
     agent_tools     lower-case name of an agent -> names of its tools in ``tools``
@@ -245,6 +278,7 @@ class OptimizerContext:
     max_tokens: float = 0.0
     occupied_bytes: Mapping[str, float] = field(default_factory=dict)
     approximate: bool = False
+    workers: Mapping[str, tuple[WorkerProfile, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         assert self.objective in OBJECTIVES, self.objective
@@ -252,6 +286,20 @@ class OptimizerContext:
     def engine(self, model: str) -> EngineProfile:
         """The profile of a model's worker."""
         return self.engines.get(model, DEFAULT_PROFILE)
+
+    def workers_of(self, model: str) -> tuple[WorkerProfile, ...]:
+        """The workers that a model's calls may be sent to; at least one."""
+        known = self.workers.get(model)
+        if known:
+            return known
+        engine = self.engine(model)
+        name = engine.device or model
+        if engine.workers == 1:
+            return (WorkerProfile(0, name, resident=not engine.load_s, load_s=engine.load_s, wake_s=engine.swap_s),)
+        return tuple(
+            WorkerProfile(number, f"{name}/{number}", resident=not engine.load_s, load_s=engine.load_s)
+            for number in range(engine.workers)
+        )
 
     def tool(self, name: str) -> ToolProfile:
         """The profile of a tool."""

@@ -102,7 +102,7 @@ def optimize(
         fixed = tuple(rule for rule in active if rule.stage is not Stage.EXPLORE and rule.name not in CASCADES)
         search, winner, dag, swaps = _searched(plan, columns, fixed, models, state)
     models = sorted({*models, *(call.model for node in dag.nodes for call in calls_by(node.op) if call.model)})
-    for note in [*memory_notes(models, options, swaps), *exact_notes(dag.nodes, options)]:
+    for note in [*memory_notes(models, options, swaps), *dag.notes, *exact_notes(dag.nodes, options)]:
         state.recorder.note(note)
     dag = replace(dag, notes=tuple(state.recorder.notes))
     memo = search.memo
@@ -211,8 +211,7 @@ def _extract(
         top = builder.add(op, inputs, columns, Estimate(rows))
     nodes, top = defer_failures(plan, builder.nodes, top, search.ctx.fresh(1))
     nodes, top = materialize_shared(nodes, top)
-    counts = {name: profile.workers for name, profile in search.ctx.options.engines.items()}
-    ordered, top = schedule(nodes, top, places, counts)
-    swaps = switches(ordered, places, search.ctx.options)
+    ordered, top, notes = schedule(nodes, top, places, search.ctx.options)
+    swaps = [] if notes else switches(ordered, places, search.ctx.options)
     prefixes = shared_prefixes(ordered, search.ctx.options)
-    return PhysicalDag(charged(ordered, swaps), top, prefixes=prefixes), swaps
+    return PhysicalDag(charged(ordered, swaps), top, notes, prefixes), swaps

@@ -65,7 +65,8 @@ class LlmMapExec:
 
     distinct    rows with equal arguments are grouped before prompts are rendered
     lookahead   rows that may be read ahead of the first unfinished one (bounds the calls under a LIMIT)
-    worker      engine worker, as placed by the schedule
+    worker      engine workers, as placed by the schedule: ``model/number``, separated by commas
+    priority    of its calls among those that have the same one of the user, by the schedule: lower is earlier
     by_turn     a failing row ends the query when all rows before it have been handed on (under a LIMIT), not at once
     failed      rows whose call with on_error 'fail' failed are passed on, marked; None: they end the query
     """
@@ -74,6 +75,7 @@ class LlmMapExec:
     distinct: bool = False
     lookahead: int = 4096
     worker: str = ""
+    priority: int = 0
     by_turn: bool = False
     failed: Deferral | None = None
 
@@ -115,6 +117,7 @@ class LlmReduceExec:
     levels: int = 1
     lookahead: int = 4096
     worker: str = ""
+    priority: int = 0
     by_turn: bool = False
     failed: Deferral | None = None
 
@@ -137,6 +140,7 @@ class LlmTopKExec:
     fan_in: int = 2
     lookahead: int = 4096
     worker: str = ""
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +155,7 @@ class LlmFilterExec:
     distinct: bool = False
     lookahead: int = 4096
     worker: str = ""
+    priority: int = 0
     by_turn: bool = False
     failed: Deferral | None = None
     passing: tuple[ColumnId, ...] = ()
@@ -184,6 +189,7 @@ class LlmFilterCascadeExec:
     label: ColumnId | None = None
     draws: int = 0
     worker: str = ""
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)
