@@ -19,12 +19,14 @@ from halo_sql.ir.physical import (
     PhysicalDag,
     PrefixClusterExec,
     RestoreOrderExec,
+    RowGraphExec,
     SelectExec,
     SettleExec,
     SinkExec,
     ToolApplyExec,
     calls_by,
 )
+from halo_sql.ir.row_graph import members
 from halo_sql.operators.agent_apply import agent_apply
 from halo_sql.operators.context import Batches, RunContext
 from halo_sql.operators.demand import demand
@@ -39,6 +41,7 @@ from halo_sql.operators.materialize import Shared, materialize
 from halo_sql.operators.measured import Clock, Measured
 from halo_sql.operators.prefix_cluster import prefix_cluster
 from halo_sql.operators.restore_order import restore_order
+from halo_sql.operators.row_graph import row_graph
 from halo_sql.operators.select import select
 from halo_sql.operators.settle import settle
 from halo_sql.operators.sink import sink
@@ -52,6 +55,7 @@ OPERATORS: Mapping[type, Operator] = {
     LlmMapExec: llm_map,
     ToolApplyExec: tool_apply,
     AgentApplyExec: agent_apply,
+    RowGraphExec: row_graph,
     LlmFilterExec: llm_filter,
     LlmFilterCascadeExec: llm_filter_cascade,
     SettleExec: settle,
@@ -84,8 +88,14 @@ def build(dag: PhysicalDag, ctx: RunContext) -> Batches:
     def output(number: int) -> Batches:
         return shared[number].reader() if number in shared else streams[number]
 
+    stacked = {node.id: members(dag, node) for node in dag.nodes if isinstance(node.op, RowGraphExec)}
+    inside = {each.id for stack in stacked.values() for each in stack}
     for node in dag.nodes:
-        inputs = [output(number) for number in node.inputs]
+        if node.id in inside:
+            ctx.node_metrics(node.id)
+            continue
+        read = node.inputs if node.id not in stacked else stacked[node.id][0].inputs
+        inputs = [output(number) for number in read]
         metrics = ctx.node_metrics(node.id)
         if consumers.get(node.id, 0) > 1:
             assert isinstance(node.op, MaterializeExec), f"node {node.id} has several consumers and is not materialized"

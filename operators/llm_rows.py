@@ -62,7 +62,7 @@ async def answered(
     askings = [kind(call, distinct, metrics, wake.set, ctx.text_cast) for call in calls]
     for asking in askings:
         asking.keeps = by_turn or pass_on
-    window = _Window(max(1, lookahead))
+    window = RowWindow(max(1, lookahead))
     reader = ReadAhead(source)
     problem: Error | None = None  # the source's, which waits for the rows before it
     try:
@@ -116,7 +116,7 @@ async def answered(
         await asyncio.gather(*(asking.close() for asking in askings))
 
 
-class _Window:
+class RowWindow:
     """The rows between reading and leaving: batches in order, and how far they were submitted.
 
     left  rows handed on
@@ -131,6 +131,7 @@ class _Window:
         self._largest = 0
 
     def add(self, batch: Any) -> None:
+        """Hold another batch."""
         self._batches.append(batch)
         self._read += batch.num_rows
         self._largest = max(self._largest, batch.num_rows)
@@ -146,6 +147,7 @@ class _Window:
         return self._largest > self._lookahead > held and self._submitted == self._read
 
     def empty(self) -> bool:
+        """Whether all rows read have been handed on."""
         return self._read == self.left
 
     def to_submit(self) -> list[tuple[Any, int]]:
@@ -187,7 +189,7 @@ class _Window:
         raise AssertionError(f"row {number} is not held")
 
 
-def _raise_failure(askings: Sequence[Asking], window: _Window) -> None:
+def _raise_failure(askings: Sequence[Asking], window: RowWindow) -> None:
     found = [(*asking.failure, index) for index, asking in enumerate(askings) if asking.failure is not None]
     if not found:
         return
