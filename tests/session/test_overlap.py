@@ -105,7 +105,8 @@ def test_independent_calls_of_a_row_run_together() -> None:
         for name in "abc":
             con.create_tool(name, log.tool(name), egress=False)
         con.execute("CREATE TABLE t AS SELECT range::INTEGER AS n FROM range(4)")
-        statement = f"SELECT {tool('a', 'LLM_MAP(n::VARCHAR)')} AS a, {tool('b', tool('a', 'n'))} AS b, {tool('c', 'n')} AS c FROM t"
+        first, second, third = tool("a", "LLM_MAP(n::VARCHAR)"), tool("b", tool("a", "n")), tool("c", "n")
+        statement = f"SELECT {first}, {second}, {third} FROM t"
         assert len(rows(con, statement)) == 4
         assert log.most >= 2
         assert "RowGraph" in con.execute("EXPLAIN " + statement).fetchall()[0][1]
