@@ -31,7 +31,7 @@ def row_graphs(nodes: Sequence[PhysicalNode], root: int) -> tuple[list[PhysicalN
     for node in nodes:
         if can_join(node):
             below = stacks.get(node.inputs[0], []) if uses[node.inputs[0]] == 1 else []
-            stacks[node.id] = [*below, node] if _agree([*below, node]) else [node]
+            stacks[node.id] = [*below, node] if _agree(below, node) else [node]
             if below and len(stacks[node.id]) > 1:
                 del stacks[node.inputs[0]]
     graphs: dict[int, RowGraphExec] = {}
@@ -55,9 +55,10 @@ def row_graphs(nodes: Sequence[PhysicalNode], root: int) -> tuple[list[PhysicalN
     return result, place[root]
 
 
-def _agree(stack: Sequence[PhysicalNode]) -> bool:
-    """Whether failures of all nodes come by turn, or all at once."""
-    return len({node.op.by_turn for node in stack if isinstance(node.op, LlmMapExec)}) < 2
+def _agree(stack: Sequence[PhysicalNode], node: PhysicalNode) -> bool:
+    """Whether failures of the node come by turn as those of the stack do, or all at once."""
+    lower = next((each.op.by_turn for each in stack if isinstance(each.op, LlmMapExec)), None)
+    return lower is None or not isinstance(node.op, LlmMapExec) or node.op.by_turn == lower
 
 
 def _trimmed(stack: Sequence[PhysicalNode]) -> list[PhysicalNode]:

@@ -135,10 +135,11 @@ def _projections(op: DuckFragmentExec) -> list[Project] | None:
 def members(dag: PhysicalDag, node: PhysicalNode) -> list[PhysicalNode]:
     """The nodes that a RowGraphExec runs, lowest first."""
     assert isinstance(node.op, RowGraphExec)
+    known = {each.id: each for each in dag.nodes}
     found: list[PhysicalNode] = []
     below = node
     for _ in range(node.op.depth):
-        below = dag.node(below.inputs[0])
+        below = known[below.inputs[0]]
         found.append(below)
     return found[::-1]
 
