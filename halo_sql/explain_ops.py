@@ -43,6 +43,7 @@ from halo_sql.ir.physical import (
     PhysicalOp,
     PrefixClusterExec,
     RestoreOrderExec,
+    RowGraphExec,
     SelectExec,
     SettleExec,
     SinkExec,
@@ -100,6 +101,8 @@ def properties(node: PhysicalNode, dag: PhysicalDag, full: bool = False) -> Prop
         found += [("", f"fused {len(call.fused)} calls") for call in calls_by(op) if call.fused]
         found += [("", text) for text in _ways(op)] if isinstance(op, ToolApplyExec) else []
         return found + _waits(op, name_of) + _where(op)
+    if isinstance(op, RowGraphExec):
+        return [("", f"{op.depth} nodes below, row by row"), ("longest path", f"{op.longest} of {op.made} calls")]
     if isinstance(op, LlmFilterCascadeExec):
         exact = replace(op.call, quality=0.0, proxy="")
         how = f"approximate: quality >= {op.call.quality:g}, proxy={op.proxy.model}"

@@ -166,10 +166,12 @@ def _operators(session: Session) -> Rows:
 
 
 def _rules(session: Session) -> Rows:
+    from halo_sql.optimizer.pipeline import ROW_GRAPH
     from halo_sql.optimizer.rules import RULES
 
     disabled = session.settings.names("halo_disabled_rules")
-    return [(rule.name, rule.stage.name.lower(), rule.name not in disabled) for rule in RULES]
+    found = [(rule.name, rule.stage.name.lower()) for rule in RULES]
+    return [(name, stage, name not in disabled) for name, stage in [*found, (ROW_GRAPH, "pipeline")]]
 
 
 def _queries(session: Session) -> Rows:

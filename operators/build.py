@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from halo_sql.ir.physical import (
@@ -19,16 +18,16 @@ from halo_sql.ir.physical import (
     LlmTopKExec,
     MaterializeExec,
     PhysicalDag,
-    PhysicalNode,
     PrefixClusterExec,
     RestoreOrderExec,
+    RowGraphExec,
     SelectExec,
     SettleExec,
     SinkExec,
     ToolApplyExec,
     calls_by,
 )
-from halo_sql.ir.prompt import LlmCall
+from halo_sql.ir.row_graph import members
 from halo_sql.operators.agent_apply import agent_apply
 from halo_sql.operators.batch import batch
 from halo_sql.operators.context import Batches, RunContext
@@ -43,14 +42,13 @@ from halo_sql.operators.llm_top_k import llm_top_k
 from halo_sql.operators.materialize import Shared, materialize
 from halo_sql.operators.measured import Clock, Measured
 from halo_sql.operators.prefix_cluster import prefix_cluster
+from halo_sql.operators.priorities import scheduled
 from halo_sql.operators.restore_order import restore_order
+from halo_sql.operators.row_graph import row_graph
 from halo_sql.operators.select import select
 from halo_sql.operators.settle import settle
 from halo_sql.operators.sink import sink
 from halo_sql.operators.tool_apply import tool_apply
-
-#: Between two priorities of the user: room for those of a schedule.
-PRIORITY_STEP = 10_000
 
 Operator = Callable[[Any, list[Batches], RunContext], AsyncIterator[Any]]
 
@@ -60,6 +58,7 @@ OPERATORS: Mapping[type, Operator] = {
     LlmMapExec: llm_map,
     ToolApplyExec: tool_apply,
     AgentApplyExec: agent_apply,
+    RowGraphExec: row_graph,
     LlmFilterExec: llm_filter,
     LlmFilterCascadeExec: llm_filter_cascade,
     SettleExec: settle,
@@ -94,8 +93,14 @@ def build(dag: PhysicalDag, ctx: RunContext) -> Batches:
     def output(number: int) -> Batches:
         return shared[number].reader() if number in shared else streams[number]
 
+    stacked = {node.id: members(dag, node) for node in dag.nodes if isinstance(node.op, RowGraphExec)}
+    inside = {each.id for stack in stacked.values() for each in stack}
     for node in dag.nodes:
-        inputs = [output(number) for number in node.inputs]
+        if node.id in inside:
+            ctx.node_metrics(node.id)
+            continue
+        read = node.inputs if node.id not in stacked else stacked[node.id][0].inputs
+        inputs = [output(number) for number in read]
         if isinstance(node.op, BatchExec):
             streams[node.id] = batch(node, inputs, ctx)
             continue
@@ -106,27 +111,6 @@ def build(dag: PhysicalDag, ctx: RunContext) -> Batches:
             continue
         streams[node.id] = Measured(OPERATORS[type(node.op)](scheduled(node), inputs, ctx), inputs, metrics, clock)
     return _Run(output(dag.root), ctx, any(_needs_settings(node.op) for node in dag.nodes))
-
-
-def scheduled(node: PhysicalNode) -> PhysicalNode:
-    """The node, its calls with the priority of the schedule: it counts among calls that the user has put equally."""
-    op = node.op
-    planned: int = getattr(op, "priority", 0)
-    if not planned:
-        return node
-
-    def ranked(call: LlmCall) -> LlmCall:
-        return replace(call, priority=call.priority * PRIORITY_STEP + planned)
-
-    changed: Any
-    if isinstance(op, LlmMapExec | LlmReduceExec):
-        changed = replace(op, calls=tuple(map(ranked, op.calls)))
-    elif isinstance(op, LlmFilterCascadeExec):
-        changed = replace(op, call=ranked(op.call), proxy=ranked(op.proxy))
-    else:
-        assert isinstance(op, LlmFilterExec | LlmTopKExec), op
-        changed = replace(op, call=ranked(op.call))
-    return replace(node, op=changed)
 
 
 async def _pass_on(source: Batches) -> AsyncIterator[Any]:

@@ -97,7 +97,7 @@ async def _row_wise(node: PhysicalNode, source: Batches, ctx: RunContext) -> Asy
     try:
         while taken := await reader.take_some(ROWS_AT_ONCE):
             reader.start()
-            for batch in await side.call(partial(_run, side.duck, name, columns, taken, sql), metrics):
+            for batch in await side.call(partial(run_rows, side.duck, name, columns, taken, sql), metrics):
                 if batch.num_rows:
                     yield batch
     finally:
@@ -105,7 +105,8 @@ async def _row_wise(node: PhysicalNode, source: Batches, ctx: RunContext) -> Asy
         await side.call(partial(drop_all, side.duck, [name]))
 
 
-def _run(duck: Duck, name: str, columns: Sequence[Column], taken: list[Any], sql: str) -> list[Any]:
+def run_rows(duck: Duck, name: str, columns: Sequence[Column], taken: list[Any], sql: str) -> list[Any]:
+    """The batches of a row-wise query over these batches, which become the temporary table ``name``."""
     duck.drop(name)
     load(duck, name, columns, taken, taken[0].schema)
     try:

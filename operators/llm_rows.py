@@ -65,7 +65,7 @@ async def answered(
     askings = [kind(call, distinct, metrics, wake.set, ctx.text_cast) for call in calls]
     for asking in askings:
         asking.keeps = by_turn or pass_on
-    window = _Window(max(1, lookahead), ordered=lookahead >= ORDERED_FROM_ROWS and not by_turn)
+    window = RowWindow(max(1, lookahead), ordered=lookahead >= ORDERED_FROM_ROWS and not by_turn)
     reader = ReadAhead(source)
     problem: Error | None = None  # the source's, which waits for the rows before it
     try:
@@ -119,14 +119,14 @@ async def answered(
         await asyncio.gather(*(asking.close() for asking in askings))
 
 
-class _Window:
+class RowWindow:
     """The rows between reading and leaving: batches in order, and how far they were submitted.
 
     ordered  requests are sent in the order of their prompts, so that the first row may be answered last
     left     rows handed on
     """
 
-    def __init__(self, lookahead: int, ordered: bool) -> None:
+    def __init__(self, lookahead: int, ordered: bool = False) -> None:
         self._lookahead = lookahead
         self._most = HELD * lookahead if ordered else lookahead
         self._batches: deque[Any] = deque()
@@ -138,6 +138,7 @@ class _Window:
         self._largest = 0
 
     def add(self, batch: Any) -> None:
+        """Hold another batch."""
         self._batches.append(batch)
         self._read += batch.num_rows
         self._largest = max(self._largest, batch.num_rows)
@@ -165,6 +166,7 @@ class _Window:
         return self._stuck
 
     def empty(self) -> bool:
+        """Whether all rows read have been handed on."""
         return self._read == self.left
 
     def to_submit(self) -> list[tuple[Any, int]]:
@@ -206,7 +208,7 @@ class _Window:
         raise AssertionError(f"row {number} is not held")
 
 
-def _raise_failure(askings: Sequence[Asking], window: _Window) -> None:
+def _raise_failure(askings: Sequence[Asking], window: RowWindow) -> None:
     found = [(*asking.failure, index) for index, asking in enumerate(askings) if asking.failure is not None]
     if not found:
         return

@@ -9,9 +9,10 @@ from typing import Any
 
 from halo_sql.errors import Span
 from halo_sql.ir.expr import ColumnId
-from halo_sql.ir.physical import BatchExec, PhysicalDag, PhysicalNode, batch_name, calls_by
+from halo_sql.ir.physical import BatchExec, PhysicalDag, PhysicalNode, RowGraphExec, batch_name, calls_by
 from halo_sql.optimizer.intern import Interner, Written
 from halo_sql.optimizer.optimize import Optimized
+from halo_sql.optimizer.pipeline import row_graphs, without_row_graphs
 from halo_sql.optimizer.prefixes import shared_prefixes
 from halo_sql.optimizer.residency import charged, crowded, switches
 from halo_sql.optimizer.schedule import schedule
@@ -91,8 +92,9 @@ def consolidate(
     end = 0
     for number, (plan, text) in enumerate(zip(plans, texts, strict=True)):
         starts.append(end)
-        found = interner.add(plan.dag.nodes, number, end)
-        place, ids = found[plan.dag.root]
+        stacks, root = without_row_graphs(plan.dag.nodes, plan.dag.root)
+        found = interner.add(stacks, number, end)
+        place, ids = found[root]
         wanted = plan.dag.node(plan.dag.root).columns
         roots.append(interner.pick(place, [(column, ids[column.id]) for column in wanted]))
         end += len(text) + 1
@@ -101,6 +103,8 @@ def consolidate(
     inputs = tuple(places[root] for root in roots)
     nodes.append(PhysicalNode(top, BatchExec(tuple(numbers or range(1, len(plans) + 1))), inputs, ()))
     nodes, top = materialize_shared(nodes, top)
+    if any(isinstance(node.op, RowGraphExec) for plan in plans for node in plan.dag.nodes):
+        nodes, top = row_graphs(nodes, top)
     options = replace(plans[0].problem.surveyed, engines=_merged([plan.problem.surveyed.engines for plan in plans]))
     models = sorted({call.model for node in nodes for call in calls_by(node.op) if call.model})
     devices = crowded(models, options)

@@ -20,6 +20,7 @@ from halo_sql.optimizer.greedy import longest_chain, order_greedily
 from halo_sql.optimizer.memo import Memo
 from halo_sql.optimizer.nodes import relational_trees
 from halo_sql.optimizer.normalize import normalize
+from halo_sql.optimizer.pipeline import ROW_GRAPH, row_graphs
 from halo_sql.optimizer.plan_context import PlanContext
 from halo_sql.optimizer.prefixes import shared_prefixes
 from halo_sql.optimizer.properties import Order, Properties
@@ -150,7 +151,9 @@ def _active(rules: tuple[Rule, ...], state: PlanContext) -> tuple[Rule, ...]:
     """The rules in use; essential ones stay when they are disabled, and a note says so."""
     options = state.options
     active: list[Rule] = []
-    for name in sorted(options.disabled_rules - {rule.name for rule in rules}):
+    if ROW_GRAPH in options.disabled_rules:
+        state.recorder.note(f"rule disabled: {ROW_GRAPH}")
+    for name in sorted(options.disabled_rules - {rule.name for rule in rules} - {ROW_GRAPH}):
         state.recorder.note(f"disabled rule does not exist: {name}")
     for rule in rules:
         if rule.name in options.disabled_rules:
@@ -209,9 +212,12 @@ def _extract(
             op, inputs = SelectExec(tuple((column, sources[column.id]) for column in columns)), below.inputs
             builder.nodes.pop()
         top = builder.add(op, inputs, columns, Estimate(rows))
+    options = search.ctx.options
     nodes, top = defer_failures(plan, builder.nodes, top, search.ctx.fresh(1))
     nodes, top = materialize_shared(nodes, top)
-    ordered, top, notes = schedule(nodes, top, places, search.ctx.options)
-    swaps = [] if notes else switches(ordered, places, search.ctx.options)
-    prefixes = shared_prefixes(ordered, search.ctx.options)
+    if options.enabled and ROW_GRAPH not in options.disabled_rules:
+        nodes, top = row_graphs(nodes, top)
+    ordered, top, notes = schedule(nodes, top, places, options)
+    swaps = [] if notes else switches(ordered, places, options)
+    prefixes = shared_prefixes(ordered, options)
     return PhysicalDag(charged(ordered, swaps), top, notes, prefixes), swaps

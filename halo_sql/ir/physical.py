@@ -99,6 +99,28 @@ class AgentApplyExec(LlmMapExec):
 
 
 @dataclass(frozen=True, slots=True)
+class RowGraphExec:
+    """Runs the ``depth`` nodes below it, one on top of the other, as one graph: each row advances on its own.
+
+    A call of a row is made as soon as the values that it reads are there; rows overtake one another inside and leave in
+    order. The nodes stay in the DAG for their estimates and counters.
+
+    lookahead  rows that may be read ahead of the first unfinished one
+    by_turn    as in LlmMapExec; equal in all nodes
+    made       calls of one row
+    longest    of these, those on the longest path: each reads what the one before gave
+    seconds    expected of the nodes on the slowest path; the nodes' own costs add up to more where calls overlap
+    """
+
+    depth: int
+    lookahead: int = 4096
+    by_turn: bool = False
+    made: int = 0
+    longest: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class LlmReduceExec:
     """Streams groups through their calls: one request per group, or a tree of requests for a group too large for one.
 
@@ -269,6 +291,7 @@ PhysicalOp = (
     | LlmMapExec
     | ToolApplyExec
     | AgentApplyExec
+    | RowGraphExec
     | LlmFilterExec
     | LlmFilterCascadeExec
     | SettleExec

@@ -22,6 +22,7 @@ from halo_sql.ir.physical import (
     PhysicalNode,
     PrefixClusterExec,
     RestoreOrderExec,
+    RowGraphExec,
     SelectExec,
     SettleExec,
     batch_name,
@@ -116,7 +117,7 @@ def _run(node: PhysicalNode, dag: PhysicalDag, inputs: list[list[Row]], connecti
     if isinstance(op, RestoreOrderExec):
         ordered = sorted(rows, key=lambda row: row[op.position])
         return [{column: value for column, value in row.items() if column != op.position} for row in ordered]
-    assert isinstance(op, MaterializeExec), op
+    assert isinstance(op, MaterializeExec | RowGraphExec), op
     return rows
 
 

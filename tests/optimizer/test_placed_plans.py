@@ -8,7 +8,7 @@ from halo_sql.explain import render_text
 from halo_sql.ir.logical import Fragment, InputRef
 from halo_sql.ir.physical import LlmFilterExec, LlmMapExec, LlmTopKExec, PhysicalNode, calls_by
 from halo_sql.ir.walk import output_columns
-from halo_sql.operators.build import PRIORITY_STEP, scheduled
+from halo_sql.operators.priorities import PRIORITY_STEP, scheduled
 from halo_sql.optimizer.context import EngineProfile, OptimizerContext, WorkerProfile
 from halo_sql.optimizer.placement.check import violations
 from halo_sql.optimizer.placement.plan import STEP, has_choice, place

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from typing import TypedDict
+import time
+from typing import Any, TypedDict
 
 import pytest
 
@@ -67,3 +68,84 @@ def test_the_second_begins_before_the_first_has_ended(statement: str) -> None:
         con.execute("CREATE TEMP AGENT with_second WITH (tools = [second])")
         con.execute("CREATE TABLE t AS SELECT range::INTEGER AS n FROM range(100)")
         assert [int(value) for (value,) in rows(con, statement)] == list(range(100))
+
+
+class Log:
+    """Which calls of tools are under way."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.begun: list[str] = []
+        self.now: set[str] = set()
+        self.most = 0
+
+    def tool(self, name: str, waits_for: threading.Event | None = None) -> Any:
+        """A function that takes 30 ms, or waits for an event."""
+
+        def function(n: int) -> int:
+            with self.lock:
+                self.begun.append(f"{name}{n}")
+                self.now.add(f"{name}{n}")
+                self.most = max(self.most, len({each[0] for each in self.now}))
+            if waits_for is None:
+                time.sleep(0.03)
+            elif n == 0:
+                assert waits_for.wait(20), "nobody overtook row 0"
+            with self.lock:
+                self.now.discard(f"{name}{n}")
+            return n
+
+        return function
+
+
+def test_independent_calls_of_a_row_run_together() -> None:
+    """Tools that stand above one another and read nothing of each other are under way at once."""
+    log = Log()
+    with connect() as con:
+        for name in "abc":
+            con.create_tool(name, log.tool(name), egress=False)
+        con.execute("CREATE TABLE t AS SELECT range::INTEGER AS n FROM range(4)")
+        first, second, third = tool("a", "LLM_MAP(n::VARCHAR)"), tool("b", tool("a", "n")), tool("c", "n")
+        statement = f"SELECT {first}, {second}, {third} FROM t"
+        assert len(rows(con, statement)) == 4
+        assert log.most >= 2
+        assert "RowGraph" in con.execute("EXPLAIN " + statement).fetchall()[0][1]
+
+
+@pytest.mark.parametrize("graph", [True, False])
+def test_a_slow_row_does_not_hold_up_the_calls_above(graph: bool) -> None:
+    """Row 0 has its first answer when row 9 is through the second tool; stacked nodes keep the order of rows."""
+    overtaken = threading.Event()
+    log = Log()
+
+    def second(n: int) -> int:
+        log.begun.append(f"second{n}")
+        if n == 9:
+            overtaken.set()
+        return n
+
+    with connect() as con:
+        con.create_tool("first", log.tool("first", overtaken if graph else None), egress=False)
+        con.create_tool("second", second, egress=False)
+        con.execute("CREATE TABLE t AS SELECT range::INTEGER AS n FROM range(10)")
+        if not graph:
+            con.execute("SET halo_disabled_rules = 'row_graph'")
+        statement = f"SELECT {tool('second', tool('first', 'n') + ' + 0')} FROM t"
+        assert ("RowGraph" in con.execute("EXPLAIN " + statement).fetchall()[0][1]) == graph
+        assert [value for (value,) in rows(con, statement)] == list(range(10))
+        if graph:
+            assert log.begun.index("second9") < log.begun.index("second0")
+
+
+def test_every_node_of_a_graph_has_its_own_counters() -> None:
+    log = Log()
+    with connect() as con:
+        con.create_tool("a", log.tool("a"), egress=False)
+        con.create_tool("b", log.tool("b"), egress=False)
+        con.execute("CREATE TABLE t AS SELECT range::INTEGER AS n FROM range(5)")
+        text = con.execute(f"EXPLAIN ANALYZE SELECT {tool('b', tool('a', 'n'))} FROM t").fetchall()[0][1]
+    lines = [line for line in text.splitlines() if "ToolApply" in line]
+    assert len(lines) == 2
+    for line in lines:
+        assert "rows ~5/5 " in line, line
+        assert "~5/5 tool calls" in line, line
