@@ -14,7 +14,8 @@ from typing import Any
 
 from halo_sql.errors import ProgrammingError, did_you_mean
 from halo_sql.explain_ops import operator_name, properties, render_logical
-from halo_sql.ir.physical import BatchExec, Estimate, PhysicalDag, PhysicalNode, ToolApplyExec, calls_by
+from halo_sql.ir.estimate import Estimate
+from halo_sql.ir.physical import BatchExec, PhysicalDag, PhysicalNode, ToolApplyExec, calls_by
 from halo_sql.metrics import NodeMetrics, Profile, as_dict
 from halo_sql.q_error import call_q_errors, node_q_errors
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from halo_sql.ir.physical import Estimate, PhysicalNode, ToolApplyExec, calls_by
+from halo_sql.ir.estimate import Estimate
+from halo_sql.ir.physical import PhysicalNode, ToolApplyExec, calls_by
 from halo_sql.metrics import NodeMetrics, as_dict
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from halo_sql.ir.physical import Estimate, PhysicalOp
+from halo_sql.ir.estimate import Estimate
+from halo_sql.ir.physical import PhysicalOp
 from halo_sql.optimizer.properties import Properties
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from halo_sql.ir.physical import Estimate
+from halo_sql.ir.estimate import Estimate
 from halo_sql.ir.walk import children
 from halo_sql.optimizer.alternative import Alternative, Requirement
 from halo_sql.optimizer.context import OptimizerContext

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from halo_sql.ir.estimate import Cost, Estimate
 from halo_sql.ir.expr import ColumnId
-from halo_sql.ir.physical import Cost, Estimate
 from halo_sql.ir.prompt import LlmCall, ObjectHole, Prompt
 from halo_sql.optimizer.cardinality import CHARS_PER_TOK, Profile, output_tok
 from halo_sql.optimizer.context import DEFAULT_CALL, CallProfile, EngineProfile, OptimizerContext

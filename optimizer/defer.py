@@ -13,12 +13,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from halo_sql.ir.estimate import Estimate
 from halo_sql.ir.expr import Column, ColumnId, ColumnRef, SqlExpr
 from halo_sql.ir.logical import Filter, Join, Project, Sort
 from halo_sql.ir.physical import (
     Deferral,
     DuckFragmentExec,
-    Estimate,
     Input,
     LlmFilterCascadeExec,
     LlmFilterExec,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from halo_sql.ir.physical import Cost
+from halo_sql.ir.estimate import Cost
 from halo_sql.optimizer.context import EngineProfile
 
 #: Seconds of our own work per request.

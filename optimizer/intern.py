@@ -16,9 +16,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from halo_sql.errors import Span
+from halo_sql.ir.estimate import Estimate
 from halo_sql.ir.expr import Column, ColumnId
 from halo_sql.ir.logical import Project
-from halo_sql.ir.physical import DemandExec, Estimate, Input, MaterializeExec, PhysicalNode, PhysicalOp, SelectExec
+from halo_sql.ir.physical import DemandExec, Input, MaterializeExec, PhysicalNode, PhysicalOp, SelectExec
 from halo_sql.ir.prompt import LlmCall
 from halo_sql.ir.renumber import Renaming
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
 
+from halo_sql.ir.estimate import Estimate
 from halo_sql.ir.expr import Column
 from halo_sql.ir.logical import LogicalPlan, Sink
-from halo_sql.ir.physical import Estimate, PhysicalDag, SelectExec, SinkExec, calls_by
+from halo_sql.ir.physical import PhysicalDag, SelectExec, SinkExec, calls_by
 from halo_sql.optimizer.alternative import Alternative, Requirement
 from halo_sql.optimizer.bounds import bounds_of, keep_bounds
 from halo_sql.optimizer.context import EngineProfile, FragmentStats, OptimizerContext, ToolProfile

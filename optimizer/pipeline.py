@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import takewhile
 
+from halo_sql.ir.estimate import Estimate
 from halo_sql.ir.expr import Column
-from halo_sql.ir.physical import Estimate, LlmMapExec, PhysicalNode, RowGraphExec, calls_by
+from halo_sql.ir.physical import LlmMapExec, PhysicalNode, RowGraphExec, calls_by
 from halo_sql.ir.row_graph import MARKS, can_join, graph_of
 
 #: Its name in ``halo_disabled_rules``.

@@ -6,8 +6,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from halo_sql.ir.estimate import Cost
 from halo_sql.ir.logical import LogicalPlan
-from halo_sql.ir.physical import Cost, PhysicalNode, calls_by
+from halo_sql.ir.physical import PhysicalNode, calls_by
 from halo_sql.ir.walk import calls_made
 from halo_sql.optimizer.context import OptimizerContext
 from halo_sql.optimizer.nodes import walk_once

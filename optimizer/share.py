@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from halo_sql.ir.estimate import Estimate
 from halo_sql.ir.expr import Column
 from halo_sql.ir.logical import Filter, Fragment, LlmMap, Project
 from halo_sql.ir.physical import (
     DemandExec,
     DuckFragmentExec,
-    Estimate,
     Input,
     LlmMapExec,
     LlmReduceExec,

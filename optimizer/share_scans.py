@@ -17,9 +17,10 @@ from collections.abc import Callable, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
+from halo_sql.ir.estimate import Estimate
 from halo_sql.ir.expr import Column, ColumnId, ColumnRef, SqlExpr, column_expr
 from halo_sql.ir.logical import Filter, Fragment, Limit, Project, Sort
-from halo_sql.ir.physical import DuckFragmentExec, Estimate, PhysicalNode, SelectExec
+from halo_sql.ir.physical import DuckFragmentExec, PhysicalNode, SelectExec
 from halo_sql.ir.walk import output_columns
 from halo_sql.optimizer.intern import form_of
 

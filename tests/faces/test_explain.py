@@ -11,6 +11,7 @@ from halo_sql import explain
 from halo_sql.errors import ProgrammingError
 from halo_sql.explain import render_logical
 from halo_sql.ir.cascade import score_call
+from halo_sql.ir.estimate import Cost, Estimate
 from halo_sql.ir.expr import Column, ColumnId, ColumnRef, SqlExpr
 from halo_sql.ir.logical import (
     CteScan,
@@ -27,10 +28,8 @@ from halo_sql.ir.logical import (
     SortKey,
 )
 from halo_sql.ir.physical import (
-    Cost,
     Deferral,
     DuckFragmentExec,
-    Estimate,
     Input,
     LimitExec,
     LlmFilterCascadeExec,

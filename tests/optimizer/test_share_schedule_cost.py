@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from halo_sql.ir.estimate import Cost
 from halo_sql.ir.expr import ColumnId
 from halo_sql.ir.logical import Filter, Fragment, InputRef, LlmMap, Sink
-from halo_sql.ir.physical import Cost, LlmMapExec, MaterializeExec, SinkExec
+from halo_sql.ir.physical import LlmMapExec, MaterializeExec, SinkExec
 from halo_sql.ir.prompt import Hole, ObjectHole, Prompt, Sampling
 from halo_sql.ir.types import BOOLEAN
 from halo_sql.ir.walk import output_columns

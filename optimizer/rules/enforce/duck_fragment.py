@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from halo_sql.ir.physical import Estimate
+from halo_sql.ir.estimate import Estimate
 from halo_sql.optimizer.alternative import Alternative, Requirement, Run
 from halo_sql.optimizer.cost import CHAR_S, QUERY_S, cpu, width_chars
 from halo_sql.optimizer.memo import Memo

@@ -7,9 +7,10 @@ from typing import Any
 
 from halo_sql.ir.call_key import call_key
 from halo_sql.ir.cascade import pays, sample_draws
+from halo_sql.ir.estimate import Estimate
 from halo_sql.ir.expr import ColumnId
 from halo_sql.ir.logical import LlmFilter
-from halo_sql.ir.physical import Estimate, LlmFilterCascadeExec
+from halo_sql.ir.physical import LlmFilterCascadeExec
 from halo_sql.ir.prompt import LlmCall
 from halo_sql.optimizer.alternative import Alternative, Requirement
 from halo_sql.optimizer.cardinality import true_share

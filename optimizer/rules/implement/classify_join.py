@@ -7,9 +7,9 @@ from typing import Any
 
 from halo_sql.ir.call_key import call_key
 from halo_sql.ir.cascade import MOST_LABELS, classify_call, label_holes
+from halo_sql.ir.estimate import Estimate
 from halo_sql.ir.expr import ColumnId
 from halo_sql.ir.logical import LlmFilter
-from halo_sql.ir.physical import Estimate
 from halo_sql.optimizer.alternative import Alternative
 from halo_sql.optimizer.cardinality import Profile
 from halo_sql.optimizer.cost import llm_estimate

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from halo_sql.ir.estimate import Estimate
 from halo_sql.ir.logical import Demand
-from halo_sql.ir.physical import DemandExec, Estimate
+from halo_sql.ir.physical import DemandExec
 from halo_sql.ir.walk import calls_made
 from halo_sql.optimizer.alternative import Alternative, Requirement
 from halo_sql.optimizer.cardinality import Profile

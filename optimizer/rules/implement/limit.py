@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from halo_sql.ir.estimate import Estimate
 from halo_sql.ir.logical import Limit
-from halo_sql.ir.physical import Estimate, LimitExec
+from halo_sql.ir.physical import LimitExec
 from halo_sql.optimizer.alternative import Alternative, Requirement
 from halo_sql.optimizer.cost import OPERATOR_S, cpu
 from halo_sql.optimizer.memo import Memo

@@ -7,7 +7,8 @@ from dataclasses import replace
 from math import ceil
 from typing import Any
 
-from halo_sql.ir.physical import AgentApplyExec, Estimate, LlmFilterExec, LlmMapExec, ToolApplyExec
+from halo_sql.ir.estimate import Estimate
+from halo_sql.ir.physical import AgentApplyExec, LlmFilterExec, LlmMapExec, ToolApplyExec
 from halo_sql.ir.prompt import LlmCall
 from halo_sql.optimizer.alternative import Alternative, Requirement
 from halo_sql.optimizer.cost import CALLER_ROW_S, OPERATOR_S, Level, cpu, levels, llm_estimate

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from math import ceil, inf
 from typing import Any
 
+from halo_sql.ir.estimate import Estimate
 from halo_sql.ir.logical import LlmReduce
-from halo_sql.ir.physical import Estimate, LlmReduceExec
+from halo_sql.ir.physical import LlmReduceExec
 from halo_sql.ir.prompt import ItemsHole, LlmCall
 from halo_sql.optimizer.alternative import Alternative, Requirement
 from halo_sql.optimizer.cardinality import CHARS_PER_TOK, DEFAULT_CHARS, Profile, output_tok

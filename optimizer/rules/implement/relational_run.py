@@ -5,8 +5,8 @@ from __future__ import annotations
 from math import log2
 from typing import Any
 
+from halo_sql.ir.estimate import Estimate
 from halo_sql.ir.logical import Distinct, Filter, Fragment, Join, Limit, Sort
-from halo_sql.ir.physical import Estimate
 from halo_sql.ir.walk import children
 from halo_sql.optimizer.alternative import Alternative, Requirement, Tree
 from halo_sql.optimizer.cardinality import FILTER_SELECTIVITY

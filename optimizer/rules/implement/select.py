@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from halo_sql.ir.estimate import Estimate
 from halo_sql.ir.expr import ColumnId
 from halo_sql.ir.logical import Project
-from halo_sql.ir.physical import Estimate, SelectExec
+from halo_sql.ir.physical import SelectExec
 from halo_sql.optimizer.alternative import Alternative, Requirement
 from halo_sql.optimizer.cost import OPERATOR_S, cpu
 from halo_sql.optimizer.memo import Memo

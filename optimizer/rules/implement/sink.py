@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from halo_sql.ir.estimate import Estimate
 from halo_sql.ir.logical import Sink
-from halo_sql.ir.physical import Estimate, SinkExec
+from halo_sql.ir.physical import SinkExec
 from halo_sql.optimizer.alternative import Alternative, Requirement
 from halo_sql.optimizer.cost import CHAR_S, QUERY_S, cpu, width_chars
 from halo_sql.optimizer.memo import Memo

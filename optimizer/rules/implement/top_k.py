@@ -6,8 +6,9 @@ from dataclasses import replace
 from math import ceil, log
 from typing import Any
 
+from halo_sql.ir.estimate import Cost, Estimate
 from halo_sql.ir.logical import LlmTopK
-from halo_sql.ir.physical import Cost, Estimate, LlmTopKExec
+from halo_sql.ir.physical import LlmTopKExec
 from halo_sql.ir.walk import children
 from halo_sql.optimizer.alternative import Alternative, Requirement
 from halo_sql.optimizer.cardinality import CHARS_PER_TOK, Profile, derive
