@@ -195,7 +195,9 @@ def test_statuses(status: int, code: str, retryable: bool) -> None:
 def test_what_an_error_says_is_one_short_line() -> None:
     assert answered(json_answer({"error": {"message": "no\nsuch order"}}, 404)).message.endswith("404: no such order")
     assert len(answered(Answer("x" * 10**6, 404)).message) < 400
-    assert answered(Answer(gzip.compress(b"packed", mtime=0), 404, {"content-encoding": "gzip"})).message.endswith("packed")
+    assert answered(Answer(gzip.compress(b"packed", mtime=0), 404, {"content-encoding": "gzip"})).message.endswith(
+        "packed"
+    )
 
 
 @pytest.mark.parametrize("coding", ["br", "gzip"])
