@@ -13,15 +13,16 @@ from halo_sql.config import Settings
 from halo_sql.engines.budget import Budget
 from halo_sql.engines.calibrate import calibrate
 from halo_sql.engines.meter import Meter
-from halo_sql.engines.registry import model_kind, price
+from halo_sql.engines.registry import model_kind, price, worker_count
 from halo_sql.engines.speed import Speed
 from halo_sql.engines.speeds import definition_of
+from halo_sql.engines.worker import alone
 from halo_sql.errors import CatalogError, Error
 from halo_sql.runtime import Runtime
 
 
 async def calibrated(runtime: Runtime, model: ModelDef, settings: Settings) -> Speed:
-    """Start the model's engine if needed, measure it, keep the figures.
+    """Start the model's engine if needed, measure it (of several workers the first), keep the figures.
 
     Raises CatalogError for an engine whose time is not a model's, and EngineError when it cannot start, refuses a
     probe, or when ``halo_max_calls``, ``halo_max_tokens`` or ``halo_max_usd`` do not allow the probes.
@@ -39,17 +40,20 @@ async def calibrated(runtime: Runtime, model: ModelDef, settings: Settings) -> S
         settings.number("halo_max_seconds"),
         settings.number("halo_max_usd"),
     )
-    known = runtime.speeds.find(model, info)
+    workers = worker_count(model)
+    one = alone(info, workers)
+    known = runtime.speeds.find(model, one)
     seen = [seconds for seconds in (engine.load_s, known.load_s if known else 0.0) if seconds]
     speed = await calibrate(
         engine,
-        info,
+        one,
         definition_of(model),
         model_kind(model),
         min(seen, default=0.0),
         clock_s,
         budget=budget,
         price=price(model),
+        workers=(0,) if workers > 1 else (),
     )
     await asyncio.to_thread(runtime.speeds.put, speed)
     return speed
@@ -64,6 +68,8 @@ async def refine(runtime: Runtime, models: Mapping[str, ModelDef], meters: Mappi
 
 async def _refine(runtime: Runtime, name: str, model: ModelDef, meter: Meter) -> None:
     info = runtime.infos.get(name)
+    if worker_count(model) > 1:  # what was measured is of one worker
+        return
     speed = None if info is None or not meter.sound else runtime.speeds.find(model, info)
     if speed is None or info is None:
         return

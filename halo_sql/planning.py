@@ -20,6 +20,7 @@ from halo_sql.engines.registry import price, stated_speed, with_secret, worker_c
 from halo_sql.engines.secret_store import SecretStore
 from halo_sql.engines.speed import Speed
 from halo_sql.engines.store import ResponseStore
+from halo_sql.engines.worker import alone
 from halo_sql.errors import Error
 from halo_sql.ir.logical import BoundStatement, Demand, Limit, LogicalPlan, Sink
 from halo_sql.ir.physical import PhysicalDag, ToolApplyExec, calls_by
@@ -37,6 +38,7 @@ from halo_sql.sampling import object_samples
 from halo_sql.statistics import Surveyor, has_choice, read_by_calls
 from halo_sql.targets import Targets, surroundings_of
 from halo_sql.tool_profiles import agent_tools, tool_profiles
+from halo_sql.worker_profiles import worker_profiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +68,15 @@ def optimizer_context(
 ) -> OptimizerContext:
     """What the optimizer may know before it has seen a plan: settings, prices, the engines that have run, their speeds,
     and samples where the order of fields is to be chosen."""
-    engines = {}
+    engines, workers = {}, {}
     for name, model in models.items():
-        info = runtime.infos.get(name)
+        together, count = runtime.infos.get(name), worker_count(model)
+        info = None if together is None else alone(together, count)
         speed = runtime.speeds.find(model, info) or stated_speed(model)
-        engines[name] = engine_profile(model, info, speed, speed is None or runtime.pool.resident(model))
+        resident = runtime.pool.resident(model)
+        engines[name] = engine_profile(model, info, speed, speed is None or resident)
+        if found := worker_profiles(model, info or (None if speed is None else speed.info), engines[name], resident):
+            workers[name] = found
     enabled, disabled = settings.text("halo_optimizer") == "on", settings.names("halo_disabled_rules")
     ordering = enabled and "order_object_fields" not in disabled
     return OptimizerContext(
@@ -80,6 +86,7 @@ def optimizer_context(
         objective=settings.text("halo_objective"),
         objects=object_samples(bound.plan, duck) if ordering else {},
         engines=engines,
+        workers=workers,
         ordered=True,
         max_usd=settings.number("halo_max_usd"),
         max_seconds=settings.number("halo_max_seconds"),
@@ -151,7 +158,8 @@ def check_secrets(models: Mapping[str, ModelDef], secrets: SecretStore) -> None:
 
 
 def engine_profile(model: ModelDef, info: EngineInfo | None, speed: Speed | None, resident: bool) -> EngineProfile:
-    """What the cost model may know of an engine: its price, its sizes once it has run, its speed once calibrated."""
+    """What the cost model may know of an engine: its price, its sizes once it has run, its speed once calibrated. Sizes
+    and speeds are those of one of its workers, windows of all."""
     usd = price(model)
     known = EngineProfile(
         usd_per_prompt_tok=usd.prompt_usd / 1e6, usd_per_output_tok=usd.output_usd / 1e6, workers=worker_count(model)
@@ -161,9 +169,9 @@ def engine_profile(model: ModelDef, info: EngineInfo | None, speed: Speed | None
         return known
     known = replace(
         known,
-        window_requests=info.window_requests,
+        window_requests=info.window_requests * known.workers,
         batch_requests=info.batch_requests,
-        window_tok=info.window_tok,
+        window_tok=info.window_tok * known.workers,
         kv_capacity_tok=info.kv_capacity_tok,
         block_tok=info.block_tok or known.block_tok,
         context_tok=info.context_tok,

@@ -71,6 +71,7 @@ async def calibrate(
     budget: Budget | None = None,
     price: Price = FREE,
     enough_s: float = ENOUGH_S,
+    workers: tuple[int, ...] = (),
 ) -> Speed:
     """The figures of a started engine.
 
@@ -79,6 +80,7 @@ async def calibrate(
     load_s      seconds its start took; 0: not seen
     clock       seconds; those of a simulated engine are its own
     enough_s    seconds after which no further probes are begun but the first NEEDED
+    workers     of those behind the engine, the ones to ask; (): any
     budget      what the probes may take, at their upper bounds; ``price`` is what they cost
     Takes some 10,000 tokens and less than a minute on a CPU. Raises the EngineError of a probe that fails, or that
     the budget does not allow.
@@ -86,7 +88,7 @@ async def calibrate(
     words = _Words()
 
     async def measured(probe: Probe) -> tuple[Work, float]:
-        requests = _requests(probe, words)
+        requests = [replace(request, workers=workers) for request in _requests(probe, words)]
         if budget is not None:
             _reserve(budget, price, engine, requests)
         return await _measure(engine, requests, clock)

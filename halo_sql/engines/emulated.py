@@ -379,6 +379,17 @@ class EmulatedEngine:
             return 0.0 if self._options["preloaded"] else self.profile.start_s + self.profile.loading_s()
         return self.profile.waking_s() if state == ASLEEP else self.profile.loading_s()
 
+    def moves(self) -> tuple[float, float, float, float]:
+        """Seconds of its first start, of coming back, of leaving; bytes per second of blocks from other workers."""
+        profile, sleeps = self.profile, self._options["sleep_mode"]
+        shares = self._options["kv_sharing"] == LINK
+        return (
+            0.0 if self._options["preloaded"] else profile.start_s + profile.loading_s(),
+            profile.waking_s() if sleeps else profile.loading_s(),
+            self.leave_s(),
+            profile.link_bytes_per_s.get(self._options["link"], 0.0) if shares else 0.0,
+        )
+
     def leave_s(self) -> float:
         """Seconds until its memory is free: asleep the weights go to host memory, else they are dropped."""
         return self.profile.waking_s() if self._options["sleep_mode"] else 0.0

@@ -178,5 +178,5 @@ def _new(key: Key, model: registry.Definition, make: Callable[[], Engine], resid
     needed = range(workers * (each if isinstance(each, int) else 1))
     places: Sequence[int | str] = read_devices(devices) if isinstance(devices, str) else list(needed)
     if model.engine == "emulated":
-        places = registry.device_names(str(options.get("device", "")), workers)
+        places = list(dict.fromkeys(registry.worker_places(model)))
     return Entry(key, make, residency, places, workers, pinned=str(options.get("pinned")).lower() == "true")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from halo_sql.engines.budget import FREE, Price
 from halo_sql.engines.kinds import check_answer, check_options_of_kind, embedding_dimensions, model_kind
@@ -21,15 +21,17 @@ __all__ = [
     "Definition",
     "Functions",
     "Kind",
+    "Moves",
     "check_answer",
     "check_model",
     "create",
-    "device_names",
     "embedding_dimensions",
     "model_kind",
     "price",
+    "stated_moves",
     "stated_speed",
     "worker_count",
+    "worker_places",
 ]
 
 Functions = Mapping[str, Callable[..., Any]]  # lower-case model name -> the callable registered for it
@@ -264,10 +266,38 @@ def _make_emulated(module: Any, model: Definition, functions: Functions) -> Engi
     return WorkerGroup(engines)
 
 
-def device_names(option: str, workers: int) -> list[str]:
-    """The devices of an emulated model's workers, by its option ``device``."""
-    names = [known for item in option.split(",") if (known := item.strip())] or ["gpu0"]
-    return list(dict.fromkeys(names[number % len(names)] for number in range(workers)))
+def worker_places(model: Definition) -> list[int | str]:
+    """Where each worker stands: the name of an emulated device, else the number of its (first) device."""
+    options = {name.lower(): value for name, value in model.options.items()}
+    count = worker_count(model)
+    if model.engine == "emulated":
+        names = [known for item in str(options.get("device", "")).split(",") if (known := item.strip())] or ["gpu0"]
+        return [names[number % len(names)] for number in range(count)]
+    from halo_sql.engines.shares import read_devices
+
+    each, devices = options.get("tensor_parallel_size", 1), options.get("devices")
+    width = each if isinstance(each, int) else 1
+    known_devices = read_devices(devices) if isinstance(devices, str) else []
+    firsts = range(0, count * width, width)
+    return [known_devices[first] if first < len(known_devices) else first for first in firsts]
+
+
+class Moves(NamedTuple):
+    """What coming and going takes, as a definition tells it: seconds of the first start, of waking, of making room;
+    bytes per second at which KV blocks come from other workers, 0: they do not."""
+
+    load_s: float
+    wake_s: float
+    sleep_s: float
+    link_bytes_per_s: float
+
+
+def stated_moves(model: Definition) -> Moves | None:
+    """Of an emulated model; None of others. CatalogError as ``check_model``."""
+    if model.engine != "emulated":
+        return None
+    engine = importlib.import_module(ENGINES["emulated"].module).EmulatedEngine(model.name, model.source, model.options)
+    return Moves(*engine.moves())
 
 
 def stated_speed(model: Definition) -> Speed | None:

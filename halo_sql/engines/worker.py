@@ -92,6 +92,20 @@ def together(one: EngineInfo, count: int) -> EngineInfo:
     )
 
 
+def alone(all_of_them: EngineInfo, count: int) -> EngineInfo:
+    """One of the ``count`` workers that are this together; its part of a CPU's memory."""
+    info = all_of_them
+    return replace(
+        info,
+        window_tok=info.window_tok // count,
+        window_requests=info.window_requests // count,
+        batch_requests=info.batch_requests // count,
+        kv_capacity_tok=info.kv_capacity_tok // count,
+        weight_bytes=info.weight_bytes // count,
+        memory_bytes=info.memory_bytes // count,
+    )
+
+
 def hand_over(groups: Mapping[Deliver, Sequence[GenResult]]) -> None:
     """Results to those who asked; one caller's mistake does not stop the others'."""
     for deliver, group in groups.items():

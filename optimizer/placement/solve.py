@@ -26,9 +26,9 @@ class Limits:
 
     nodes: int = 40
     beam: int = 16
-    states: int = 1_200
-    visits: int = 50_000
-    large_visits: int = 10_000
+    states: int = 300
+    visits: int = 8_000
+    large_visits: int = 4_000
     per_s: float = 20_000.0
     symmetry: bool = True
 
