@@ -1,4 +1,4 @@
-# make install | demo | test | check | fix | bench | bench-optimizer | bench-schedule | bench-workloads | docs | clean
+# make install | demo | test | check | fix | bench | bench-optimizer | bench-schedule | bench-workloads | bench-emulated | docs | clean
 #
 # Everything happens in .venv; nothing needs to be activated. HALO_EXTRA picks the engine that is installed:
 # cpu (the default) or cuda. PYTHON is the interpreter the environment is made of.
@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(HALO_EXTRA)
 
-.PHONY: install demo test check lint types layers fix bench bench-optimizer bench-schedule bench-workloads docs clean
+.PHONY: install demo test check lint types layers fix bench bench-optimizer bench-schedule bench-workloads bench-emulated docs clean
 
 install: $(STAMP)
 
@@ -70,6 +70,11 @@ bench-optimizer: $(STAMP)
 ARGS ?=
 bench-workloads: $(STAMP)
 	$(BIN)/python benchmarks/workloads/run.py $(ARGS)
+
+# The same on three emulated H200 in virtual time, models side by side on all devices; --engine divided, swapped: see README.
+EMULATED ?= --n 256 1024
+bench-emulated: $(STAMP)
+	$(BIN)/python benchmarks/workloads/run.py --engine emulated --scale gpu --time-scale 1 --no-floor $(EMULATED)
 
 # Placement on several devices against an exact mixed-integer program: PROBLEMS random DAGs, at most SECONDS_EACH.
 PROBLEMS ?= 200

@@ -77,13 +77,15 @@ class RecordedEngine:
 class Adapter(Protocol):
     """A kind of engine.
 
-    name    as given on the command line
-    exact   whether answers are those of the ledger (the stand-in's are)
-    models  model class -> name of its MODEL
+    name     as given on the command line
+    exact    whether answers are those of the ledger (the stand-in's are)
+    virtual  whether time is virtual, that of HTTP services, too
+    models   model class -> name of its MODEL
     """
 
     name: str
     exact: bool
+    virtual: bool
     models: Mapping[str, str]
 
     def make_models(self, con: halo_sql.Connection) -> None:
@@ -94,7 +96,7 @@ class Adapter(Protocol):
 class StandIn:
     """The pack's model that costs nothing, as a ``python`` engine. Prompts that are no workload's are an error."""
 
-    name, exact = "standin", True
+    name, exact, virtual = "standin", True, False
     models: Mapping[str, str] = {name: name for name in CLASSES}
 
     def __init__(self, scale: str) -> None:
@@ -110,10 +112,10 @@ class StandIn:
 
     def make_models(self, con: halo_sql.Connection) -> None:
         for name in CLASSES:
-            con.create_model(name, self._answering(name), concurrency=1024, storable=False)
+            con.create_model(name, _asynchronous(self._answering(name)), concurrency=1024, storable=False)
 
-    def _answering(self, model: str) -> Callable[[list[dict[str, str]]], Coroutine[Any, Any, str]]:
-        async def answer(messages: list[dict[str, str]]) -> str:
+    def _answering(self, model: str) -> Callable[[list[dict[str, str]]], str]:
+        def answer(messages: list[dict[str, str]]) -> str:
             system, user = (message["content"] for message in messages)
             node = self._nodes.get((model, system))
             if node is None:
@@ -124,10 +126,50 @@ class StandIn:
         return answer
 
 
+def _asynchronous(answer: Callable[[list[dict[str, str]]], str]) -> Callable[..., Coroutine[Any, Any, str]]:
+    async def on_loop(messages: list[dict[str, str]]) -> str:
+        return answer(messages)
+
+    return on_loop
+
+
+class Emulated(StandIn):
+    """The stand-in's answers in the time of three models on three emulated H200. All models are on all devices, side by
+    side: their KV caches share what the weights leave."""
+
+    name, virtual = "emulated", True
+    profiles: Mapping[str, str] = {"small": "dense-14b", "medium": "sparse-20b", "large": "dense-32b"}
+    options: Mapping[str, Any] = {"workers": 3, "device": "gpu0, gpu1, gpu2", "kv_cache_gib": 9, "max_model_len": 8192}
+
+    def make_models(self, con: halo_sql.Connection) -> None:
+        for number, name in enumerate(CLASSES):
+            options = {"profile": self.profiles[name], "preloaded": True, "device": f"gpu{number}", **self.options}
+            con.create_model(name, self._answering(name), engine="emulated", **options)
+
+
+class Divided(Emulated):
+    """The same with a device for each model."""
+
+    name = "divided"
+    options: Mapping[str, Any] = {"max_model_len": 8192}
+
+
+class Swapped(Emulated):
+    """The same with a device's whole memory for each model, on all devices: every switch loads a model again."""
+
+    name = "swapped"
+    options: Mapping[str, Any] = {
+        "workers": 3,
+        "device": "gpu0, gpu1, gpu2",
+        "max_model_len": 8192,
+        "sleep_mode": False,
+    }
+
+
 class Bundled:
     """The bundled model on vLLM for all three classes: one engine, one prefix cache."""
 
-    name, exact = "bundled", False
+    name, exact, virtual = "bundled", False, False
     models: Mapping[str, str] = dict.fromkeys(CLASSES, "smollm2")
 
     def __init__(self, scale: str) -> None:
@@ -138,7 +180,13 @@ class Bundled:
         """It exists without a CREATE."""
 
 
-ADAPTERS: Mapping[str, Callable[[str], Adapter]] = {"standin": StandIn, "bundled": Bundled}
+ADAPTERS: Mapping[str, Callable[[str], Adapter]] = {
+    "standin": StandIn,
+    "bundled": Bundled,
+    "emulated": Emulated,
+    "divided": Divided,
+    "swapped": Swapped,
+}
 
 
 class Bench:
@@ -148,7 +196,8 @@ class Bench:
         self.adapter = adapter
         self.log: list[Call] = []
         self._engines: dict[str, RecordedEngine] = {}
-        self.con = halo_sql.connect(":memory:", config={"halo_store": "off", "halo_progress": False})
+        config = {"halo_store": "off", "halo_progress": False, "halo_virtual_time": adapter.virtual}
+        self.con = halo_sql.connect(":memory:", config=config)
         runtime = self._runtime = self.con._link.open()._runtime
         runtime._pool = EnginePool(runtime.loop, runtime.functions, self._create, runtime.secrets)
         adapter.make_models(self.con)
@@ -177,7 +226,7 @@ class Bench:
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """A coroutine on the engines' loop; its result."""
-        return self._runtime.begin(work).result()
+        return self._runtime.wait(self._runtime.begin(work))
 
     def clock(self) -> float:
         """Seconds of the engines' loop."""

@@ -14,6 +14,7 @@ from typing import Any, Self
 import httpx
 import pack
 from adapters import Bench
+from stub import HttpStub, VirtualStub
 
 from halo_sql.engines.protocol import TEXT, Answer, GenRequest, GenResult
 from halo_sql.ir.prompt import Sampling
@@ -33,14 +34,15 @@ class Clients:
     """Answers the operators of one workload and counts the calls that are made.
 
     scale       'cpu' or 'gpu'
-    url         of the HTTP stub
+    stub        the HTTP services
     http_limit  requests at once, 0 for no limit
     """
 
-    def __init__(self, bench: Bench, reference: pack.Reference, url: str, http_limit: int) -> None:
+    def __init__(self, bench: Bench, reference: pack.Reference, stub: HttpStub | VirtualStub, http_limit: int) -> None:
         self._bench, self._workload, self._scale = bench, reference.workload, reference.scale
         self._spec, self._rules = pack.module("spec"), pack.module("rules")
-        self._url, self._http_limit = url, http_limit
+        self._stub, self._http_limit = stub, http_limit
+        self._turns = asyncio.Semaphore(http_limit or 1 << 30)
         self._systems = {
             node.id: self._spec.system_text(self._workload, node, self._scale)
             for node in self._workload.nodes
@@ -86,9 +88,7 @@ class Clients:
         loop = asyncio.get_running_loop()
         began = loop.time()
         if node.kind == "http":
-            reply = await self._http.get(self._url + node.path, params=bound)
-            reply.raise_for_status()
-            text = reply.text
+            text = await self._service(node.path, bound)
         elif node.kind == "sql":
             rows = self._workload.settings[self._scale]["rows"]
             statement = self._spec.SQL_WRAPPER.format(sql=node.sql, rows=rows)
@@ -97,6 +97,14 @@ class Clients:
             text = self._rules.trade_params(**bound)
         self.log.append(ToolCall(node.kind, node.id, began, loop.time()))
         return text
+
+    async def _service(self, path: str, bound: Mapping[str, Any]) -> str:
+        if isinstance(self._stub, VirtualStub):
+            async with self._turns:
+                return await self._stub.get(path, bound)
+        reply = await self._http.get(self._stub.url + path, params=bound)
+        reply.raise_for_status()
+        return str(reply.text)
 
     async def _ask(self, node: Any, values: Mapping[str, str]) -> str:
         request = GenRequest(

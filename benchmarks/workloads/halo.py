@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import pack
 from adapters import Bench
+from stub import HttpStub, VirtualStub
 
+import halo_sql
 from halo_sql.grammar.split import split
 
 FILES = Path(__file__).parent / "sql"
@@ -29,17 +33,43 @@ def statements(name: str, url: str, http_limit: int, models: Mapping[str, str]) 
     return ";\n".join(setup), query
 
 
+#: An HTTP tool as the files make it: name, arguments, address, options.
+HTTP_TOOL = re.compile(
+    r"CREATE TOOL (\w+)\(([^)]*)\) RETURNS VARCHAR STABLE\s+AS HTTP GET '([^']*)'\s+WITH \([^)]*\)", re.IGNORECASE
+)
+TYPES = {"VARCHAR": str, "INTEGER": int}
+
+
+def make_virtual_tools(con: halo_sql.Connection, setup: str, stub: VirtualStub, limit: int) -> str:
+    """Put functions on the virtual clock in the place of the HTTP tools of ``setup``; what is left of it."""
+    for name, arguments, address in HTTP_TOOL.findall(setup):
+        url = urlsplit(address)
+        given = parse_qsl(url.query)
+        types = {key: TYPES[kind] for key, kind in (one.split() for one in arguments.split(","))}
+        fixed = {key: value for key, value in given if "{{" not in value}
+        assert {key for key, _ in given} == types.keys() | fixed.keys(), address
+        function = stub.tool(url.path, fixed, types)
+        con.create_tool(name, function, volatility="stable", concurrency=limit or 1024, timeout_s=3600, egress=False)
+    return HTTP_TOOL.sub("SELECT 1", setup)
+
+
 class Workload:
     """A workload on a connection: attached data with its tools."""
 
-    def __init__(self, bench: Bench, name: str, scale: str, url: str, http_limit: int, folder: Path) -> None:
+    def __init__(
+        self, bench: Bench, name: str, scale: str, stub: HttpStub | VirtualStub, http_limit: int, folder: Path
+    ) -> None:
         pack.worker_paths()
         self._bench, self._name = bench, name
         path = pack.copy_of_data(Path(tempfile.mkdtemp(dir=folder)), name)
-        setup, self.query = statements(name, url, http_limit, bench.adapter.models)
+        setup, self.query = statements(name, stub.url or STUB, http_limit, bench.adapter.models)
+        services = {found[0] for found in HTTP_TOOL.findall(setup)}
+        if isinstance(stub, VirtualStub):
+            setup = make_virtual_tools(bench.con, setup, stub, http_limit)
         for statement in (f"ATTACH '{path}' AS {name}", f"USE {name}", f"SET VARIABLE scale = '{scale}'", setup):
             bench.con.execute(statement)
         self.kinds = {row[0]: row[1] for row in bench.con.execute("SELECT name, kind FROM halo_tools()").fetchall()}
+        self.kinds.update(dict.fromkeys(services, "http"))
 
     def run(self, count: int) -> list[str]:
         """The answers of the first ``count`` queries in order of ``qid``; RuntimeError when rows are missing."""

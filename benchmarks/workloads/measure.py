@@ -14,7 +14,7 @@ import pack
 from adapters import Bench
 from clients import Clients
 from halo import Workload
-from stub import HttpStub
+from stub import HttpStub, VirtualStub
 
 HALO = "halosql"
 SYSTEMS = (HALO, *baselines.STRATEGIES)
@@ -43,7 +43,13 @@ class Measured:
 
 
 def measure(
-    bench: Bench, stub: HttpStub, reference: pack.Reference, halo: Workload, system: str, count: int, limit: int
+    bench: Bench,
+    stub: HttpStub | VirtualStub,
+    reference: pack.Reference,
+    halo: Workload,
+    system: str,
+    count: int,
+    limit: int,
 ) -> Measured:
     """Run it on empty caches with counters at zero."""
     bench.reset()
@@ -53,6 +59,8 @@ def measure(
         began, wall = bench.clock(), time.perf_counter()
         answers = halo.run(count)
         wall, ended = time.perf_counter() - wall, bench.clock()
+        if bench.adapter.virtual:
+            wall = ended - began
         tools = halo.tool_calls()
         planning_s = halo.profile()["totals"]["planning_s"]
         bars = _tool_bars(bench, began, ended)
@@ -81,9 +89,9 @@ def measure(
 
 
 async def _baseline(
-    bench: Bench, stub: HttpStub, reference: pack.Reference, system: str, queries: Any, limit: int
+    bench: Bench, stub: HttpStub | VirtualStub, reference: pack.Reference, system: str, queries: Any, limit: int
 ) -> Any:
-    async with Clients(bench, reference, stub.url, limit) as clients:
+    async with Clients(bench, reference, stub, limit) as clients:
         began = bench.clock()
         answers = await baselines.STRATEGIES[system](reference.workload, queries, clients)
         ended = bench.clock()

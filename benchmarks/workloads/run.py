@@ -33,7 +33,7 @@ from floor import Floor, Floors, Rates  # noqa: E402
 from halo import Workload  # noqa: E402
 from measure import HALO, SYSTEMS, Measured, measure  # noqa: E402
 from report import finish, show, verdict  # noqa: E402
-from stub import HttpStub  # noqa: E402
+from stub import HttpStub, VirtualStub  # noqa: E402
 
 RESULTS = FOLDER.parent / "results"
 NAMES = ("w1", "w2", "w3", "w4", "w5", "w6")
@@ -72,11 +72,12 @@ def run(options: argparse.Namespace) -> tuple[list[Measured], dict[tuple[str, in
     floors: dict[tuple[str, int], Floor] = {}
     bench = Bench(ADAPTERS[options.engine](options.scale))
     try:
-        with HttpStub(options.time_scale) as stub, tempfile.TemporaryDirectory() as folder:
+        kind = VirtualStub if bench.adapter.virtual else HttpStub
+        with kind(options.time_scale) as stub, tempfile.TemporaryDirectory() as folder:
             for name in options.workloads:
                 reference = pack.Reference(name, options.scale, max(options.n))
                 bounds = None if options.no_floor else _floors(bench, reference, options)
-                halo = Workload(bench, name, options.scale, stub.url, options.http_limit, Path(folder))
+                halo = Workload(bench, name, options.scale, stub, options.http_limit, Path(folder))
                 for count in options.n:
                     floors[name, count] = NO_FLOOR if bounds is None else bounds.of(count)
                     once = partial(measure, bench, stub, reference, halo, count=count, limit=options.http_limit)

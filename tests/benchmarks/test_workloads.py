@@ -34,11 +34,13 @@ BASELINES = ("serial", "operator-wise", "dispatch-all", "dispatch-all + memo")
 ONCE = ("halosql", "dispatch-all + memo")  # these make each distinct call once
 
 
-def written(scale: str, names: Sequence[str], systems: Sequence[str], folder: Path) -> dict[tuple[str, str], Any]:
+def written(
+    engine: str, scale: str, names: Sequence[str], systems: Sequence[str], folder: Path
+) -> dict[tuple[str, str], Any]:
     """What the benchmark wrote, by workload and system."""
     command = [sys.executable, ROOT / "benchmarks" / "workloads" / "run.py", "--n", QUERIES, "--scale", scale]
     command += ["--workloads", *names, "--systems", *systems, "--time-scale", 0, "--results", folder]
-    command += ["--no-plots", "--no-floor"]
+    command += ["--no-plots", "--no-floor", "--engine", engine]
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     [file] = folder.glob("*.json")
@@ -46,12 +48,18 @@ def written(scale: str, names: Sequence[str], systems: Sequence[str], folder: Pa
 
 
 @pytest.mark.parametrize(
-    ("scale", "names", "systems"), [("cpu", NAMES, HALO), ("gpu", ("w2", "w4"), HALO), ("cpu", ("w2",), BASELINES)]
+    ("engine", "scale", "names", "systems"),
+    [
+        ("standin", "cpu", NAMES, HALO),
+        ("standin", "gpu", ("w2", "w4"), HALO),
+        ("standin", "cpu", ("w2",), BASELINES),
+        ("emulated", "gpu", ("w1", "w5"), HALO + BASELINES[2:3]),
+    ],
 )
 def test_answers_and_counters_are_those_of_the_ledger(
-    scale: str, names: Sequence[str], systems: Sequence[str], tmp_path: Path
+    engine: str, scale: str, names: Sequence[str], systems: Sequence[str], tmp_path: Path
 ) -> None:
-    found = written(scale, names, systems, tmp_path)
+    found = written(engine, scale, names, systems, tmp_path)
     assert set(found) == {(name, system) for name in names for system in systems}
     ledger = json.loads((PACK / "ledger.json").read_text(encoding="utf-8"))["scales"][scale]
     for (name, system), run in found.items():
