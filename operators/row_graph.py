@@ -13,7 +13,7 @@ from typing import Any
 
 from halo_sql.errors import EngineError, Error, InterruptedQueryError
 from halo_sql.ir.physical import PhysicalNode, RowGraphExec, batch_name
-from halo_sql.ir.row_graph import MARKS, CallStep, SqlStep, graph_of, members
+from halo_sql.ir.row_graph import MARKS, SOURCE, CallStep, Reads, Slot, SqlStep, graph_of, members
 from halo_sql.operators.asking import ORDERED_FROM_ROWS, ends_at_once
 from halo_sql.operators.context import Batches, RunContext
 from halo_sql.operators.duck_fragment import ROWS_AT_ONCE, fragment_sql, run_rows
@@ -66,7 +66,12 @@ class _Run:
         self.wake = asyncio.Event()
         self._op, self._ctx = op, ctx
         nodes = [scheduled(each) for each in members(ctx.dag, node)]
-        graph = self._graph = graph_of(nodes, ctx.dag.node(nodes[0].inputs[0]).columns)
+        source_columns = ctx.dag.node(nodes[0].inputs[0]).columns
+        graph = self._graph = graph_of(nodes, source_columns)
+        first = source_columns[0]
+        self._any: Reads = (
+            (first, Slot(SOURCE, batch_name(first.id), first)),
+        )  # for what reads nothing: it counts rows
         self._metrics = [ctx.node_metrics(each.id) for each in nodes]
         steps, remaining = graph.steps, graph.remaining()
         ranked = len({step.call.priority for step in steps if isinstance(step, CallStep)}) == 1
@@ -136,7 +141,7 @@ class _Run:
             for place, call in self._calls.items():
                 queue = self._take(place, len(self._done))
                 if queue:
-                    batch = self._values.batch(self._graph.steps[place].reads, queue)
+                    batch = self._values.batch(self._reads(place), queue)
                     call.ask(queue, batch, self._op.lookahead >= ORDERED_FROM_ROWS)
                 found = call.finished()
                 if found:
@@ -147,6 +152,9 @@ class _Run:
                                 self._stop(row, place, call.failed[row])
                     self._finish(place, found)
         await self._evaluate()
+
+    def _reads(self, place: int) -> Reads:
+        return self._graph.steps[place].reads or self._any
 
     def _take(self, place: int, count: int) -> list[int]:
         """The next rows of a step's queue, without those that a failure has made useless."""
@@ -190,12 +198,13 @@ class _Run:
                 continue
             step = self._graph.steps[place]
             assert isinstance(step, SqlStep)
-            columns = tuple(column for column, _ in step.reads)
+            reads = self._reads(place)
+            columns = tuple(column for column, _ in reads)
             if place not in self._texts:
                 outputs = [column for column, _ in step.exprs]
                 self._texts[place] = fragment_sql(step.tree, outputs, [self._table])
             side = await self._ctx.side()
-            batch = self._values.batch(step.reads, rows)
+            batch = self._values.batch(reads, rows)
             work = partial(run_rows, side.duck, self._table, columns, [batch], self._texts[place])
             task = asyncio.create_task(side.call(work, self._metrics[step.level]))
             task.add_done_callback(lambda _: self.wake.set())
@@ -245,7 +254,7 @@ class _Run:
         call = self._calls.get(place)
         if call is None or not isinstance(error, EngineError):
             return error
-        return call.failure(error, self._values.batch(self._graph.steps[place].reads, [row]))
+        return call.failure(error, self._values.batch(self._reads(place), [row]))
 
     # --- rows out
 

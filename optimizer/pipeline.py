@@ -22,8 +22,8 @@ def row_graphs(nodes: Sequence[PhysicalNode], root: int) -> tuple[list[PhysicalN
 
     Safe: each call reads the same values; rows leave in their order; of several failing calls of a row the lowest is
     raised. Under a LIMIT rows are read as far ahead as the most careful node of the stack says, so that no more calls
-    are made. Not for stacks with one node of calls, over rows without columns, and not past what takes rows out, counts
-    or orders them, nodes with several readers, or calls of volatile tools, which may change something::
+    are made. Not for stacks with one node of calls, where rows have no columns below or above, and not past what takes
+    rows out, counts or orders them, nodes with several readers, or calls of volatile tools, which may act::
 
         SELECT LLM_MAP('a {{ b }}') FROM t WHERE LLM_FILTER('b {{ b }}')
     """
@@ -88,7 +88,7 @@ def _op(stack: Sequence[PhysicalNode], source: Sequence[Column]) -> RowGraphExec
     if not source:
         return None
     graph = graph_of(stack, source)
-    if any(slot.step == MARKS for step in graph.steps for _, slot in step.reads):
+    if not graph.outputs or any(slot.step == MARKS for step in graph.steps for _, slot in step.reads):
         return None
     maps = [node.op for node in stack if isinstance(node.op, LlmMapExec)]
     return RowGraphExec(

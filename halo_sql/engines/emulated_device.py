@@ -169,6 +169,7 @@ class Device:
             return
         if place.tenant.has_work() or (self._turn is not None and self._turn[0] is place):
             raise EngineError(f'model "{tenant.name}" has requests in flight', code="rejected")
+        self.switches += 1
         self._leave(place)
         await asyncio.sleep(self._left_s(place))
 
