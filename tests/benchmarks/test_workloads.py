@@ -14,8 +14,6 @@ from typing import Any
 
 import pytest
 
-from halo_sql.engines import bundled
-
 pytest.importorskip("yaml")
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +23,8 @@ QUERIES = 8
 
 pytestmark = [
     pytest.mark.skipif(not PACK.is_dir(), reason="../shared is not here"),
-    pytest.mark.skipif(bundled.made("smollm2") is None, reason="the bundled model's tokenizer is not here"),
+    pytest.mark.vllm,  # tokens are counted by the bundled model's tokenizer
+    pytest.mark.usefixtures("bundled_model"),
 ]
 
 
