@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -146,6 +146,6 @@ def _check(found: Measured, bench: Bench, reference: pack.Reference, stub: HttpS
         found.wrong.append(f"the stub served {served} requests, {found.counters['http']} were counted")
 
 
-def same_answers(runs: Mapping[str, Measured]) -> bool:
+def same_answers(runs: Sequence[Measured]) -> bool:
     """Whether all systems gave the same answers, whatever the model."""
-    return len({run.answers_sha256 for run in runs.values()}) == 1
+    return len({run.answers_sha256 for run in runs}) == 1

@@ -31,7 +31,7 @@ import rates  # noqa: E402
 from adapters import ADAPTERS, Bench  # noqa: E402
 from floor import Floor, Floors, Rates  # noqa: E402
 from halo import Workload  # noqa: E402
-from measure import HALO, SYSTEMS, Measured, measure  # noqa: E402
+from measure import HALO, SYSTEMS, Measured, measure, same_answers  # noqa: E402
 from report import finish, show, verdict  # noqa: E402
 from stub import HttpStub, VirtualStub  # noqa: E402
 
@@ -142,6 +142,8 @@ def _show(title: str, runs: Sequence[Measured], floor: Floor, exact: bool) -> No
     for run in runs:
         for words in run.wrong:
             print(f"  {run.system}: {words}")
+    if not exact:  # near ties may flip where batches differ (README of the pack), so it is told and no goal
+        print(f"  the systems' answers are {'the same' if same_answers(runs) else 'not all the same'}")
 
 
 def summary(options: argparse.Namespace, runs: Sequence[Measured], floors: dict[tuple[str, int], Floor]) -> bool:
