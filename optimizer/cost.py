@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from halo_sql.ir.estimate import Cost, Estimate
 from halo_sql.ir.expr import ColumnId
 from halo_sql.ir.prompt import LlmCall, ObjectHole, Prompt
+from halo_sql.ir.static_tok import StaticTok
 from halo_sql.optimizer.cardinality import CHARS_PER_TOK, Profile, output_tok
 from halo_sql.optimizer.context import DEFAULT_CALL, CallProfile, EngineProfile, OptimizerContext
 from halo_sql.optimizer.engine_cost import LLM_ROW_S, Load, engine_cost
@@ -39,11 +40,15 @@ class Level:
     columns  columns of the holes so far
     end_tok  tokens from the prompt's start to the part's end
     seen     distinct combinations of their values by a sample; None: what is known of each column decides
+    static_chars, hole_chars  characters from the prompt's start to the part's end that are the same in all rows, and
+             those of the values
     """
 
     columns: tuple[ColumnId, ...]
     end_tok: float
     seen: float | None = None
+    static_chars: float = 0.0
+    hole_chars: float = 0.0
 
     def distinct(self, profile: Profile) -> float:
         """Distinct combinations of the columns' values, at most the rows."""
@@ -58,38 +63,41 @@ def levels(
 ) -> list[Level]:
     """The prompt's parts in order; the first is the static prefix. ``samples`` are those of its object holes, and
     ``learnt`` turns characters into tokens."""
-    chars = float(len(prompt.system or ""))
+    static, holes = float(len(prompt.system or "")), 0.0
     columns: list[ColumnId] = []
     found: list[Level] = []
     seen: float | None = None
     objects = iter(samples)
+    each_tok = learnt.tok_per_char
     for segment in prompt.user:
         if isinstance(segment, str):
-            chars += len(segment)
+            static += len(segment)
         elif isinstance(segment, ObjectHole):
             sample = next(objects, None)
             names = tuple(name for name, _ in segment.fields)
             counts = () if sample is None else sample.distinct(names, profile.rows)
-            chars += 2.0
+            static += 2.0
             for place, (name, column) in enumerate(segment.fields):
-                chars += len(name) + 6.0
-                found.append(Level(tuple(columns), chars * learnt.tok_per_char, seen))
+                static += len(name) + 6.0
+                found.append(Level(tuple(columns), (static + holes) * each_tok, seen, static, holes))
                 columns.append(column)
                 known = None if sample is None else sample.chars(name)
-                chars += profile.known(column).chars if known is None else known
+                holes += profile.known(column).chars if known is None else known
                 seen = None if sample is None else counts[place]
         else:
-            found.append(Level(tuple(columns), chars * learnt.tok_per_char, seen))
+            found.append(Level(tuple(columns), (static + holes) * each_tok, seen, static, holes))
             columns.append(segment.column)
             own = profile.known(segment.column)
-            chars += own.chars
+            holes += own.chars
             seen = None if seen is None else seen * own.distinct
-    found.append(Level(tuple(columns), max(1.0, chars * learnt.tok_per_char + learnt.frame_tok), seen))
+    whole_tok = max(1.0, (static + holes) * each_tok + learnt.frame_tok)
+    found.append(Level(tuple(columns), whole_tok, seen, static, holes))
     return found
 
 
 def call_levels(call: LlmCall, profile: Profile, options: OptimizerContext) -> list[Level]:
-    """``levels`` of a call's prompt; the whole prompt as long as the prompts that are different are on average."""
+    """``levels`` of a call's prompt; the whole prompt as long as the prompts that are different are on average. Static
+    parts are what the model's tokenizer makes of them, where that is known."""
     learnt = options.call(call)
     sampled = call.fused[0].output if call.fused else call.output
     parts = levels(call.prompt, profile, options.objects.get(sampled, ()), learnt)
@@ -97,9 +105,32 @@ def call_levels(call: LlmCall, profile: Profile, options: OptimizerContext) -> l
     if asked is not None and asked.distinct:
         surplus = asked.chars - sum(profile.known(column).chars for column in call.prompt.columns())
         end_tok = max(1.0, parts[-1].end_tok + surplus * learnt.tok_per_char)
-        parts[-1] = replace(parts[-1], end_tok=max(end_tok, parts[-2].end_tok if len(parts) > 1 else 0.0))
+        end_tok = max(end_tok, parts[-2].end_tok if len(parts) > 1 else 0.0)
+        parts[-1] = replace(parts[-1], end_tok=end_tok, hole_chars=max(0.0, parts[-1].hole_chars + surplus))
+    engine = options.engine(call.model)
     unlearnt = (learnt.tok_per_char, learnt.frame_tok) == (DEFAULT_CALL.tok_per_char, DEFAULT_CALL.frame_tok)
-    return in_tokens(parts, call, options.engine(call.model)) if unlearnt else parts
+    static = None if call.kind in ("agent", "tool") else options.static_tok(call)
+    if static is not None:
+        each_tok = 1.0 / engine.chars_per_tok if unlearnt else learnt.tok_per_char
+        whole_tok = static.whole + parts[-1].hole_chars * each_tok
+        if not unlearnt and options.learnt(call):
+            whole_tok = max(parts[-1].end_tok, float(static.head))
+        return counted(parts, static, whole_tok)
+    return in_tokens(parts, call, engine) if unlearnt else parts
+
+
+def counted(parts: Sequence[Level], static: StaticTok, whole_tok: float) -> list[Level]:
+    """The parts of prompts of ``whole_tok`` tokens on average whose static tokens are known: the first is exact, those
+    behind it have their share of the rest by characters."""
+    first, last = parts[0], parts[-1]
+    between = last.static_chars - first.static_chars
+    static_tok = (static.whole - static.tail - static.head) / between if between else 0.0
+    each_tok = max(0.0, whole_tok - static.whole) / last.hole_chars if last.hole_chars else 0.0
+    found = []
+    for part in parts[:-1]:
+        end_tok = static.head + (part.static_chars - first.static_chars) * static_tok + part.hole_chars * each_tok
+        found.append(replace(part, end_tok=min(end_tok, whole_tok)))
+    return [*found, replace(last, end_tok=whole_tok)]
 
 
 def requests_of(call: LlmCall, profile: Profile, parts: Sequence[Level]) -> float:
