@@ -2,10 +2,11 @@
 
 Calibrates the model, then runs small statements (rows, prompt lengths, shared prefixes, answer lengths, guided answers,
 scores, several operators) and compares the engine seconds that the plan predicts with those in which the engine was
-busy: median error at most 25 %. Then 10 statements with other plans (rules turned off, filters written in another
-order, another method or fan-in): rank correlation of predicted and measured seconds over the plans of a statement at
-least 0.9 on the average, and the plan chosen takes at most 1.1 × the best one's seconds in 9 of 10. Texts are new in
-every run, so no cache knows them; a statement runs as often as --times says, in turns, and the quickest run counts.
+busy: median error at most 25 %; tokens, and those read out of the prefix cache, stand beside. Then 10 statements with
+other plans (rules turned off, filters written in another order, another method or fan-in): rank correlation of
+predicted and measured seconds over the plans of a statement at least 0.9 on the average, and the plan chosen takes at
+most 1.1 × the best one's seconds in 9 of 10. Texts are new in every run, so no cache knows them; a statement runs as
+often as --times says, in turns, and the quickest run counts.
 """
 
 from __future__ import annotations

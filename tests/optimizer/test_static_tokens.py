@@ -18,7 +18,7 @@ from halo_sql.optimizer.context import CallProfile, EngineProfile, OptimizerCont
 from halo_sql.optimizer.cost import call_levels, llm_estimate
 from halo_sql.optimizer.static_tokens import StaticTokens, static_key
 
-from .plans import T, call, context, llm_map, plan_of, template
+from .plans import T, call, context, llm_map, plan_of, reduced, template
 
 ROWS = Profile(10.0, {ColumnId(3): Known(10.0, 12.0), ColumnId(4): Known(2.0, 40.0)})
 STATIC = StaticTok(33, 5, 38)
@@ -83,6 +83,20 @@ def test_what_tools_and_agents_are_asked_is_no_prompt_of_theirs() -> None:
     for kind in ("tool", "agent"):
         made = replace(call(20, "x" * 60 + "{3}"), kind=kind)
         assert ends(made, known(made)) == ends(made, OptimizerContext())
+
+
+def test_each_request_of_a_reduction_has_the_static_tokens() -> None:
+    plan = reduced(T, 20, "x" * 40, 3, fan_in=2)
+    (made,) = plan.calls
+
+    def prompt_tok(**more: Any) -> float:
+        options = context(rows=5, chars={3: 100.0}, engines={"m": EngineProfile()}, **more)
+        return sum(node.estimate.prompt_tok for node in plan_of(plan, options).dag.nodes)
+
+    one, more = (prompt_tok(static={static_key(made): StaticTok(10, 2, whole)}) for whole in (20, 21))
+    requests = sum(node.estimate.llm_calls for node in plan_of(plan, context(rows=5, chars={3: 100.0})).dag.nodes)
+    assert requests > 5
+    assert more - one == pytest.approx(requests)
 
 
 def test_each_text_is_counted_once_whatever_its_columns_are() -> None:
