@@ -31,6 +31,8 @@ CALLER_ROW_S = 4e-6
 SORT_ROW_S = 2e-7
 #: As long as nothing is known of an agent: steps of a conversation.
 AGENT_STEPS = 3
+#: How far, as a share, the ends of parts between holes may lie from what characters say.
+SPREAD = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,7 @@ class Level:
     seen     distinct combinations of their values by a sample; None: what is known of each column decides
     static_chars, hole_chars  characters from the prompt's start to the part's end that are the same in all rows, and
              those of the values
+    spread   end_tok is anywhere within so large a share of itself, all values alike; 0: it is taken as it is
     """
 
     columns: tuple[ColumnId, ...]
@@ -49,6 +52,7 @@ class Level:
     seen: float | None = None
     static_chars: float = 0.0
     hole_chars: float = 0.0
+    spread: float = 0.0
 
     def distinct(self, profile: Profile) -> float:
         """Distinct combinations of the columns' values, at most the rows."""
@@ -121,7 +125,7 @@ def call_levels(call: LlmCall, profile: Profile, options: OptimizerContext) -> l
 
 def counted(parts: Sequence[Level], static: StaticTok, whole_tok: float) -> list[Level]:
     """The parts of prompts of ``whole_tok`` tokens on average whose static tokens are known: the first is exact, those
-    behind it have their share of the rest by characters."""
+    behind it have their share of the rest by characters, and a SPREAD."""
     first, last = parts[0], parts[-1]
     between = last.static_chars - first.static_chars
     static_tok = (static.whole - static.tail - static.head) / between if between else 0.0
@@ -129,7 +133,7 @@ def counted(parts: Sequence[Level], static: StaticTok, whole_tok: float) -> list
     found = []
     for part in parts[:-1]:
         end_tok = static.head + (part.static_chars - first.static_chars) * static_tok + part.hole_chars * each_tok
-        found.append(replace(part, end_tok=min(end_tok, whole_tok)))
+        found.append(replace(part, end_tok=min(end_tok, whole_tok), spread=SPREAD if part.columns else 0.0))
     return [*found, replace(last, end_tok=whole_tok)]
 
 
@@ -144,10 +148,25 @@ def trie_tok(parts: Sequence[Level], profile: Profile, calls: float, block_tok: 
     """Prompt tokens computed when every shared prefix is computed once (whole KV blocks only)."""
     total, shared = 0.0, 0.0
     for part in parts[:-1]:
-        boundary = part.end_tok // block_tok * block_tok
+        boundary = blocks_tok(part.end_tok, part.spread, block_tok)
         total += min(calls, part.distinct(profile)) * max(0.0, boundary - shared)
         shared = max(shared, boundary)
     return total + calls * max(0.0, parts[-1].end_tok - shared)
+
+
+def blocks_tok(end_tok: float, spread: float, block_tok: int) -> float:
+    """Tokens of the whole blocks before ``end_tok``: their mean over all ends within ``spread``, so that an estimate
+    next to a block's edge does not decide about the whole block."""
+    if not spread or end_tok <= 0.0:
+        return end_tok // block_tok * block_tok
+    low, high = end_tok * (1.0 - spread), end_tok * (1.0 + spread)
+    return (_blocks_area(high, block_tok) - _blocks_area(low, block_tok)) / (high - low)
+
+
+def _blocks_area(end_tok: float, block_tok: int) -> float:
+    """The integral of whole blocks from 0 to ``end_tok``."""
+    count = end_tok // block_tok
+    return block_tok * count * (block_tok * (count - 1.0) / 2.0 + end_tok - count * block_tok)
 
 
 def llm_estimate(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from halo_sql.ir.static_tok import StaticTok, static_texts
 from halo_sql.optimizer.cardinality import Known, Profile
 from halo_sql.optimizer.codec import decode, encode
 from halo_sql.optimizer.context import CallProfile, EngineProfile, OptimizerContext
-from halo_sql.optimizer.cost import call_levels, llm_estimate
+from halo_sql.optimizer.cost import blocks_tok, call_levels, llm_estimate, trie_tok
 from halo_sql.optimizer.static_tokens import StaticTokens, static_key
 
 from .plans import T, call, context, llm_map, plan_of, reduced, template
@@ -67,6 +68,29 @@ def test_parts_between_have_their_share_and_never_go_back() -> None:
     found = ends(made, known(made, static, calls=short))
     assert found == sorted(found)
     assert found[0] == 10.0
+
+
+def test_estimated_ends_have_no_cliffs_at_blocks() -> None:
+    assert [blocks_tok(end, 0.0, 32) for end in (0.0, 31.9, 32.0, 100.0)] == [0, 0, 32, 96]
+    ends_tok = [number / 4 for number in range(1, 1200)]
+    means = [blocks_tok(end, 0.1, 32) for end in ends_tok]
+    assert all(-1e-9 < right - left < 2.0 for left, right in pairwise(means))
+    for end in (20.0, 31.0, 33.0, 80.0, 333.0):
+        steps = [end * (0.9 + 0.2 * (number + 0.5) / 10_000) // 32 * 32 for number in range(10_000)]
+        assert blocks_tok(end, 0.1, 32) == pytest.approx(sum(steps) / 10_000, abs=0.01)
+    assert blocks_tok(0.0, 0.1, 32) == 0.0
+
+
+def test_exact_parts_end_at_whole_blocks_the_others_on_average() -> None:
+    made = call(20, "x" * 20 + "{4}" + "y" * 30 + "{3}")
+    static = StaticTok(33, 4, 57)
+    parts = call_levels(made, ROWS, known(made, static))
+    assert [part.spread for part in parts] == [0.0, 0.1, 0.0]
+    second = 33 + 20 + 40 / 4
+    assert parts[1].end_tok == second
+    middle = blocks_tok(second, 0.1, 32)
+    assert 32 < middle < 64
+    assert trie_tok(parts, ROWS, 10, 32) == pytest.approx(32 + 2 * (middle - 32) + 10 * (57 + 52 / 4 - middle))
 
 
 def test_learnt_lengths_of_the_template_decide_the_whole_those_of_the_model_only_its_pace() -> None:
