@@ -33,6 +33,7 @@ from halo_sql.operators.text_cast import TextCast
 from halo_sql.optimizer.context import EngineProfile, OptimizerContext
 from halo_sql.optimizer.nodes import walk_once
 from halo_sql.optimizer.optimize import Optimized, Survey
+from halo_sql.optimizer.static_tokens import StaticTokens
 from halo_sql.runtime import Runtime
 from halo_sql.sampling import object_samples
 from halo_sql.statistics import Surveyor, has_choice, read_by_calls
@@ -68,13 +69,15 @@ def optimizer_context(
 ) -> OptimizerContext:
     """What the optimizer may know before it has seen a plan: settings, prices, the engines that have run, their speeds,
     and samples where the order of fields is to be chosen."""
-    engines, workers = {}, {}
+    engines, workers, counters = {}, {}, {}
     for name, model in models.items():
         together, count = runtime.infos.get(name), worker_count(model)
         info = None if together is None else alone(together, count)
         speed = runtime.speeds.find(model, info) or stated_speed(model)
         resident = runtime.pool.resident(model)
         engines[name] = engine_profile(model, info, speed, speed is None or resident)
+        if (together or resident) and (counter := runtime.pool.counter(model)):
+            counters[name] = counter
         if found := worker_profiles(model, info or (None if speed is None else speed.info), engines[name], resident):
             workers[name] = found
     enabled, disabled = settings.text("halo_optimizer") == "on", settings.names("halo_disabled_rules")
@@ -93,6 +96,7 @@ def optimizer_context(
         max_tokens=settings.number("halo_max_tokens"),
         occupied_bytes=_occupied(runtime, models),
         approximate=enabled and settings.flag("halo_approximate"),
+        static=StaticTokens(counters) if counters else {},
     )
 
 

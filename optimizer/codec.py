@@ -18,7 +18,7 @@ from types import NoneType, UnionType
 from typing import Any, NewType, Union, get_args, get_origin, get_type_hints
 
 from halo_sql.errors import Span
-from halo_sql.ir import expr, logical, prompt, types
+from halo_sql.ir import expr, logical, prompt, static_tok, types
 from halo_sql.optimizer import context
 from halo_sql.optimizer.samples import ObjectSample, Values
 
@@ -40,6 +40,7 @@ PARTS: tuple[type[Any], ...] = (
         context.ToolProfile,
         context.Limits,
         context.OptimizerContext,
+        static_tok.StaticTok,
         Values,
         ObjectSample,
     ),

@@ -12,7 +12,9 @@ from halo_sql.ir.call_key import call_key
 from halo_sql.ir.expr import ColumnId
 from halo_sql.ir.logical import LogicalPlan
 from halo_sql.ir.prompt import LlmCall
+from halo_sql.ir.static_tok import StaticTok
 from halo_sql.optimizer.samples import ObjectSample
+from halo_sql.optimizer.static_tokens import Key, static_key
 
 #: What plans can be chosen by: seconds of the whole plan, money, tokens computed.
 OBJECTIVES = ("makespan", "usd", "tokens")
@@ -251,6 +253,7 @@ class OptimizerContext:
     engines         model name -> profile; missing: DEFAULT_PROFILE
     workers         model name -> its workers; missing: as many as its profile says, each with a device of its own
     calls           (model name, ``call_key`` or '' for all its calls) -> what they took; missing: DEFAULT_CALL
+    static          ``static_key`` of a call -> tokens of its prompts' static parts; missing: by their characters
     tools           lower-case name of a tool -> profile; missing: DEFAULT_TOOL
     agent_tools     lower-case name of an agent -> names of its tools in ``tools``
     ordered         whether the order of the result's rows matters
@@ -279,6 +282,7 @@ class OptimizerContext:
     occupied_bytes: Mapping[str, float] = field(default_factory=dict)
     approximate: bool = False
     workers: Mapping[str, tuple[WorkerProfile, ...]] = field(default_factory=dict)
+    static: Mapping[Key, StaticTok] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         assert self.objective in OBJECTIVES, self.objective
@@ -310,3 +314,11 @@ class OptimizerContext:
         if not self.calls:
             return DEFAULT_CALL
         return self.calls.get((call.model, call_key(call))) or self.calls.get((call.model, ""), DEFAULT_CALL)
+
+    def learnt(self, call: LlmCall) -> bool:
+        """Whether calls of this very template have finished."""
+        return bool(self.calls) and (call.model, call_key(call)) in self.calls
+
+    def static_tok(self, call: LlmCall) -> StaticTok | None:
+        """Tokens of the static parts of a call's prompts; None: unknown."""
+        return self.static.get(static_key(call)) if self.static else None

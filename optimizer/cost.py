@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from halo_sql.ir.estimate import Cost, Estimate
 from halo_sql.ir.expr import ColumnId
 from halo_sql.ir.prompt import LlmCall, ObjectHole, Prompt
+from halo_sql.ir.static_tok import StaticTok
 from halo_sql.optimizer.cardinality import CHARS_PER_TOK, Profile, output_tok
 from halo_sql.optimizer.context import DEFAULT_CALL, CallProfile, EngineProfile, OptimizerContext
 from halo_sql.optimizer.engine_cost import LLM_ROW_S, Load, engine_cost
@@ -30,6 +31,8 @@ CALLER_ROW_S = 4e-6
 SORT_ROW_S = 2e-7
 #: As long as nothing is known of an agent: steps of a conversation.
 AGENT_STEPS = 3
+#: How far, as a share, the ends of parts between holes may lie from what characters say.
+SPREAD = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +42,17 @@ class Level:
     columns  columns of the holes so far
     end_tok  tokens from the prompt's start to the part's end
     seen     distinct combinations of their values by a sample; None: what is known of each column decides
+    static_chars, hole_chars  characters from the prompt's start to the part's end that are the same in all rows, and
+             those of the values
+    spread   end_tok is anywhere within so large a share of itself, all values alike; 0: it is taken as it is
     """
 
     columns: tuple[ColumnId, ...]
     end_tok: float
     seen: float | None = None
+    static_chars: float = 0.0
+    hole_chars: float = 0.0
+    spread: float = 0.0
 
     def distinct(self, profile: Profile) -> float:
         """Distinct combinations of the columns' values, at most the rows."""
@@ -58,38 +67,41 @@ def levels(
 ) -> list[Level]:
     """The prompt's parts in order; the first is the static prefix. ``samples`` are those of its object holes, and
     ``learnt`` turns characters into tokens."""
-    chars = float(len(prompt.system or ""))
+    static, holes = float(len(prompt.system or "")), 0.0
     columns: list[ColumnId] = []
     found: list[Level] = []
     seen: float | None = None
     objects = iter(samples)
+    each_tok = learnt.tok_per_char
     for segment in prompt.user:
         if isinstance(segment, str):
-            chars += len(segment)
+            static += len(segment)
         elif isinstance(segment, ObjectHole):
             sample = next(objects, None)
             names = tuple(name for name, _ in segment.fields)
             counts = () if sample is None else sample.distinct(names, profile.rows)
-            chars += 2.0
+            static += 2.0
             for place, (name, column) in enumerate(segment.fields):
-                chars += len(name) + 6.0
-                found.append(Level(tuple(columns), chars * learnt.tok_per_char, seen))
+                static += len(name) + 6.0
+                found.append(Level(tuple(columns), (static + holes) * each_tok, seen, static, holes))
                 columns.append(column)
                 known = None if sample is None else sample.chars(name)
-                chars += profile.known(column).chars if known is None else known
+                holes += profile.known(column).chars if known is None else known
                 seen = None if sample is None else counts[place]
         else:
-            found.append(Level(tuple(columns), chars * learnt.tok_per_char, seen))
+            found.append(Level(tuple(columns), (static + holes) * each_tok, seen, static, holes))
             columns.append(segment.column)
             own = profile.known(segment.column)
-            chars += own.chars
+            holes += own.chars
             seen = None if seen is None else seen * own.distinct
-    found.append(Level(tuple(columns), max(1.0, chars * learnt.tok_per_char + learnt.frame_tok), seen))
+    whole_tok = max(1.0, (static + holes) * each_tok + learnt.frame_tok)
+    found.append(Level(tuple(columns), whole_tok, seen, static, holes))
     return found
 
 
 def call_levels(call: LlmCall, profile: Profile, options: OptimizerContext) -> list[Level]:
-    """``levels`` of a call's prompt; the whole prompt as long as the prompts that are different are on average."""
+    """``levels`` of a call's prompt; the whole prompt as long as the prompts that are different are on average. Static
+    parts are what the model's tokenizer makes of them, where that is known."""
     learnt = options.call(call)
     sampled = call.fused[0].output if call.fused else call.output
     parts = levels(call.prompt, profile, options.objects.get(sampled, ()), learnt)
@@ -97,9 +109,32 @@ def call_levels(call: LlmCall, profile: Profile, options: OptimizerContext) -> l
     if asked is not None and asked.distinct:
         surplus = asked.chars - sum(profile.known(column).chars for column in call.prompt.columns())
         end_tok = max(1.0, parts[-1].end_tok + surplus * learnt.tok_per_char)
-        parts[-1] = replace(parts[-1], end_tok=max(end_tok, parts[-2].end_tok if len(parts) > 1 else 0.0))
+        end_tok = max(end_tok, parts[-2].end_tok if len(parts) > 1 else 0.0)
+        parts[-1] = replace(parts[-1], end_tok=end_tok, hole_chars=max(0.0, parts[-1].hole_chars + surplus))
+    engine = options.engine(call.model)
     unlearnt = (learnt.tok_per_char, learnt.frame_tok) == (DEFAULT_CALL.tok_per_char, DEFAULT_CALL.frame_tok)
-    return in_tokens(parts, call, options.engine(call.model)) if unlearnt else parts
+    static = None if call.kind in ("agent", "tool") else options.static_tok(call)
+    if static is not None:
+        each_tok = 1.0 / engine.chars_per_tok if unlearnt else learnt.tok_per_char
+        whole_tok = static.whole + parts[-1].hole_chars * each_tok
+        if not unlearnt and options.learnt(call):
+            whole_tok = max(parts[-1].end_tok, float(static.head))
+        return counted(parts, static, whole_tok)
+    return in_tokens(parts, call, engine) if unlearnt else parts
+
+
+def counted(parts: Sequence[Level], static: StaticTok, whole_tok: float) -> list[Level]:
+    """The parts of prompts of ``whole_tok`` tokens on average whose static tokens are known: the first is exact, those
+    behind it have their share of the rest by characters, and a SPREAD."""
+    first, last = parts[0], parts[-1]
+    between = last.static_chars - first.static_chars
+    static_tok = (static.whole - static.tail - static.head) / between if between else 0.0
+    each_tok = max(0.0, whole_tok - static.whole) / last.hole_chars if last.hole_chars else 0.0
+    found = []
+    for part in parts[:-1]:
+        end_tok = static.head + (part.static_chars - first.static_chars) * static_tok + part.hole_chars * each_tok
+        found.append(replace(part, end_tok=min(end_tok, whole_tok), spread=SPREAD if part.columns else 0.0))
+    return [*found, replace(last, end_tok=whole_tok)]
 
 
 def requests_of(call: LlmCall, profile: Profile, parts: Sequence[Level]) -> float:
@@ -113,10 +148,25 @@ def trie_tok(parts: Sequence[Level], profile: Profile, calls: float, block_tok: 
     """Prompt tokens computed when every shared prefix is computed once (whole KV blocks only)."""
     total, shared = 0.0, 0.0
     for part in parts[:-1]:
-        boundary = part.end_tok // block_tok * block_tok
+        boundary = blocks_tok(part.end_tok, part.spread, block_tok)
         total += min(calls, part.distinct(profile)) * max(0.0, boundary - shared)
         shared = max(shared, boundary)
     return total + calls * max(0.0, parts[-1].end_tok - shared)
+
+
+def blocks_tok(end_tok: float, spread: float, block_tok: int) -> float:
+    """Tokens of the whole blocks before ``end_tok``: their mean over all ends within ``spread``, so that an estimate
+    next to a block's edge does not decide about the whole block."""
+    if not spread or end_tok <= 0.0:
+        return end_tok // block_tok * block_tok
+    low, high = end_tok * (1.0 - spread), end_tok * (1.0 + spread)
+    return (_blocks_area(high, block_tok) - _blocks_area(low, block_tok)) / (high - low)
+
+
+def _blocks_area(end_tok: float, block_tok: int) -> float:
+    """The integral of whole blocks from 0 to ``end_tok``."""
+    count = end_tok // block_tok
+    return block_tok * count * (block_tok * (count - 1.0) / 2.0 + end_tok - count * block_tok)
 
 
 def llm_estimate(

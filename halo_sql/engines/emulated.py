@@ -184,17 +184,14 @@ class EmulatedEngine:
             text, output_tok = reply.text, reply.output_tok
         else:
             text, output_tok = reply, len(ids) + 1
-            if answer.kind == "score" or (answer.kind == "choice" and self._decides(request)):
+            assert self._texts is not None, "started"
+            decides = answer.kind == "choice" and not request.sampling.stop and self._texts.decides(answer.choices)
+            if answer.kind == "score" or decides:
                 ids, output_tok = [], 1
         output_tok = max(1, min(output_tok, most_tok(request)))
-        ids = ids[:output_tok]
-        tokens = packed([*prompt, *ids, *[0] * (output_tok - len(ids))])
+        tokens = packed([*prompt, *ids[:output_tok], *[0] * (output_tok - len(ids))])
         keys = chained(tokens, 4 * self.size.block_tok)
         return Queued(keys, len(prompt), output_tok, request.priority, (request.id, text, deliver))
-
-    def _decides(self, request: GenRequest) -> bool:
-        assert self._texts is not None, "started"
-        return not request.sampling.stop and self._texts.decides(request.answer.choices)
 
     def abort(self, ids: Sequence[int]) -> None:
         """See ``Engine.abort``: one that runs leaves behind the step that is under way."""
@@ -225,9 +222,12 @@ class EmulatedEngine:
 
     def count_tok(self, request: GenRequest) -> int:
         """Tokens of the rendered prompt; an estimate before the start."""
-        if self._texts is None:
-            return estimate_prompt_tok(request)
-        return len(self._texts.prompts([request])[0]) or estimate_prompt_tok(request)
+        found = self.prompt_ids([request])
+        return len(found[0]) if found and found[0] else estimate_prompt_tok(request)
+
+    def prompt_ids(self, requests: Sequence[GenRequest]) -> list[list[int]] | None:
+        """Token ids per prompt; None before the start."""
+        return None if self._texts is None else self._texts.prompts(requests)
 
     async def close(self) -> None:
         """See ``Engine.close``."""

@@ -9,6 +9,7 @@ import re
 from array import array
 from collections.abc import Sequence
 from functools import cache
+from itertools import count
 from typing import Protocol
 
 from halo_sql.engines import bundled
@@ -74,8 +75,7 @@ class Lines(PlainText):
                 ids += lines[piece]
             results.append(ids)
         if self._kept_tok > KEPT_TOK:
-            lines.clear()
-            self._kept_tok = 0
+            self._lines, self._kept_tok = {}, 0  # another thread may be reading the old ones
         return results
 
 
@@ -106,10 +106,11 @@ class BundledTexts:
 class WordTexts:
     """Pieces of up to six letters with the blank before them, and single signs: nothing is installed or fetched.
 
-    A message has a token before and one behind it, and the answer's begin is one."""
+    A message has a token before and one behind it, and the answer's begin is one. Thread-safe."""
 
     def __init__(self) -> None:
         self._ids: dict[str, int] = {}
+        self._numbers = count(5)
         self._lines: dict[str, list[int]] = {}
         self._kept_tok = 0
 
@@ -140,7 +141,9 @@ class WordTexts:
         for line in _CUT.split(text):
             found = self._lines.get(line)
             if found is None:
-                found = self._lines[line] = [known.setdefault(piece, len(known) + 5) for piece in _PIECE.findall(line)]
+                pieces = _PIECE.findall(line)
+                found = [known.get(piece) or known.setdefault(piece, next(self._numbers)) for piece in pieces]
+                self._lines[line] = found
                 self._kept_tok += len(found)
                 if self._kept_tok > KEPT_TOK:
                     self._lines.clear()

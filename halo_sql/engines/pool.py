@@ -16,6 +16,7 @@ from halo_sql.engines.protocol import Engine
 from halo_sql.engines.residency import Residency
 from halo_sql.engines.secret_store import SecretStore
 from halo_sql.engines.shares import read_devices
+from halo_sql.engines.static_tok import StaticCounter
 from halo_sql.errors import Error, InterfaceError
 
 
@@ -69,6 +70,11 @@ class EnginePool:
     def started(self) -> set[str]:
         """Lower-case names of the models whose engines have started (from any thread)."""
         return {name for name, entry in list(self._entries.items()) if _started(entry)}
+
+    def counter(self, model: registry.Definition) -> StaticCounter | None:
+        """What counts tokens by the tokenizer of the model's engine (from any thread); None: it has no engine yet."""
+        entry = self._entries.get(model.name.lower())
+        return entry.counter if entry is not None and entry.key == self._key(model) else None
 
     def expect(self, models: Sequence[str]) -> Callable[[], None]:
         """A plan will ask these models, in this order: room is made accordingly. The result ends that."""

@@ -12,6 +12,7 @@ from typing import Any
 from halo_sql.clock import clock_s
 from halo_sql.engines.protocol import Deliver, Engine, EngineInfo, GenRequest, GenResult
 from halo_sql.engines.residency import Residency
+from halo_sql.engines.static_tok import StaticCounter
 from halo_sql.engines.tasks import Shared, cancelled
 from halo_sql.errors import EngineError, Error
 from halo_sql.virtual_time import is_virtual
@@ -41,6 +42,7 @@ class Entry:
         self.key = key
         self.name = key[0]
         self.engine = make()
+        self.counter = StaticCounter(self.engine)
         self.devices = devices
         self.workers = workers
         self.pinned = pinned
@@ -118,6 +120,7 @@ class Entry:
             self._asleep = True
         else:
             old, self.engine = self.engine, self._make()
+            self.counter = StaticCounter(self.engine)
             with contextlib.suppress(Exception):  # one that dies while it is closed is closed
                 await old.close()
         if self._held:

@@ -193,6 +193,8 @@ class Engine(Protocol):
 
     One that died fails its requests with the code 'unavailable' and can be started again. One that can leave its device
     without ending has ``can_sleep`` true and ``sleep()`` and ``wake()``, both coroutines; asleep, it gets no requests.
+    One with a tokenizer has ``prompt_ids(requests)``, for any thread: the token ids of each prompt (none of one that it
+    refuses), or None as long as the tokenizer is not loaded.
     """
 
     async def start(self) -> EngineInfo:

@@ -344,6 +344,11 @@ class VllmEngine:
             return estimate_prompt_tok(request)
         return tokenizer.count(request)
 
+    def prompt_ids(self, requests: Sequence[GenRequest]) -> list[list[int]] | None:
+        """Token ids per prompt; None before the tokenizer is loaded."""
+        tokenizer = self._model.tokenizer
+        return None if tokenizer is None else tokenizer.render_batch(requests)
+
     def gauges(self) -> Gauges | None:
         """How the scheduler stood when the worker last told; None: it has not."""
         told = self._worker.gauges if self._worker is not None else None

@@ -340,6 +340,11 @@ class WorkerGroup:
         """See ``Engine.count_tok``."""
         return next(iter(self._ready_workers()), self.workers[0]).engine.count_tok(request)
 
+    def prompt_ids(self, requests: Sequence[GenRequest]) -> list[list[int]] | None:
+        """As of the engines, see ``Engine``."""
+        found = getattr(next(iter(self._ready_workers()), self.workers[0]).engine, "prompt_ids", None)
+        return None if found is None else found(requests)
+
     # --- ending
 
     async def close(self) -> None:

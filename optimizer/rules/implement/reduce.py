@@ -83,10 +83,11 @@ def _call(call: LlmCall, fold: Fold, groups: Profile, read: float, ctx: PlanCont
     more = (fold.requests - 1.0) * one.llm_calls
     if not more:
         return one
-    engine = ctx.options.engine(call.model)
+    engine, known = ctx.options.engine(call.model), ctx.options.static_tok(call)
     static = sum(len(part) for part in call.prompt.user if isinstance(part, str)) + len(call.prompt.system or "")
     around_tok = engine.bare_tok if call.prompt.system is None else engine.system_tok
-    static_tok, answer_tok = more * (static / engine.chars_per_tok + around_tok), more * output_tok(call, ctx.options)
+    each_tok = static / engine.chars_per_tok + around_tok if known is None else known.whole
+    static_tok, answer_tok = more * each_tok, more * output_tok(call, ctx.options)
     load = Load(more, (static_tok + answer_tok) / more, answer_tok, output_tok(call, ctx.options))
     extra = Estimate(0.0, more, static_tok + answer_tok, static_tok, answer_tok, engine_cost(load, engine))
     return one + extra
