@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from halo_sql.calibrating import refine
@@ -14,6 +15,7 @@ from halo_sql.duck import Duck
 from halo_sql.engines.budget import Budget
 from halo_sql.engines.dispatch import Dispatcher
 from halo_sql.engines.knowledge import Knowledge
+from halo_sql.engines.pool import EnginePool
 from halo_sql.engines.pooled import PooledEngine
 from halo_sql.engines.protocol import Engine, EngineInfo
 from halo_sql.engines.registry import price, stated_speed, with_secret, worker_count
@@ -33,6 +35,7 @@ from halo_sql.operators.text_cast import TextCast
 from halo_sql.optimizer.context import EngineProfile, OptimizerContext
 from halo_sql.optimizer.nodes import walk_once
 from halo_sql.optimizer.optimize import Optimized, Survey
+from halo_sql.replanning import Replanner
 from halo_sql.runtime import Runtime
 from halo_sql.sampling import object_samples
 from halo_sql.statistics import Surveyor, has_choice, read_by_calls
@@ -212,6 +215,10 @@ async def warm(runtime: Runtime, models: Mapping[str, ModelDef], store: Response
             continue  # the same error is raised when the run asks for the engine
 
 
+def _resident(pool: EnginePool, models: Mapping[str, ModelDef], name: str) -> bool:
+    return pool.resident(models[name])
+
+
 async def start_run(
     duck: Duck,
     runtime: Runtime,
@@ -223,12 +230,14 @@ async def start_run(
     statement: str,
     knowledge: Knowledge | None = None,
     budget: Budget | None = None,
+    options: OptimizerContext | None = None,
 ) -> tuple[AsyncIterator[Any], Callable[[bool], Awaitable[None]]]:
     """The root iterator of a plan and a closer (told whether the statement ended well); on the runtime's loop.
 
     statement  text and parameters
     knowledge  what is added to when it has ended well
     budget     what has been used counts against the limits, too; None: the statement has one of its own
+    options    what the plan was made with: its placement follows what is observed; None: it stays
     """
     pool, models = runtime.pool, targets.models
     held: dict[str, PooledEngine] = {}
@@ -239,6 +248,8 @@ async def start_run(
         if engine is None:
             engine = held[model] = pool.get(models[model])
             before[model] = engine.worker_counts()
+            if replanner is not None:
+                replanner.asks(model, engine)
         info = runtime.infos[model] = (await engine.describe() if store is not None else None) or await engine.start()
         profile.engines[model] = f"{info.identity} ({info.device})" if info.device else info.identity
         return engine, info
@@ -276,9 +287,15 @@ async def start_run(
         querying=targets.querying,
     )
     desks.on_connection = context.on_connection
+    replanner = None
+    if options is not None and Replanner.wanted(dag, options):
+        resident_now = partial(_resident, pool, models)
+        replanner = Replanner(dag, options, profile, dispatcher, desks, held, resident_now)
     served = pool.expect([call.model for node in dag.nodes for call in calls_by(node.op) if call.model])
 
     async def close(well: bool) -> None:
+        if replanner is not None:
+            replanner.stop()
         served()
         profile.engine_s = {name: meter.busy_s for name, meter in dispatcher.meters.items()}
         for model, engine in held.items():

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from halo_sql.grammar.expanded import Expanded
     from halo_sql.ir.logical import BoundStatement
     from halo_sql.ir.physical import PhysicalDag
+    from halo_sql.optimizer.context import OptimizerContext
     from halo_sql.optimizer.optimize import Optimized
     from halo_sql.planning import Planned
     from halo_sql.running import QueryRun
@@ -124,7 +125,9 @@ class Queries:
 
         with self._interruptible():
             planned = self.plan(sql, params, expanded, closely, sample)
-            run = self._begin(planned.optimized.dag, planned.targets, self._profile(planned), self._journaled(planned))
+            options = planned.optimized.problem.surveyed
+            profile, statement = self._profile(planned), self._journaled(planned)
+            run = self._begin(planned.optimized.dag, planned.targets, profile, statement, options)
             if self._stopped:
                 run.interrupt()
         bound, batches = planned.bound, run.batches()
@@ -147,7 +150,7 @@ class Queries:
         plans = list(planned.values())
         joint = Joint(plans, [self._profile(each) for each in plans], list(planned), tables)
         joint.profile.log = RunLog(self.calls, 0, {}, self._settings.flag("halo_trace_text"), joint.nodes())
-        run = self._begin(joint.plan.dag, joint.targets, joint.profile, "")
+        run = self._begin(joint.plan.dag, joint.targets, joint.profile, "", joint.plan.options)
         if self._stopped:
             run.interrupt()
         try:
@@ -229,7 +232,9 @@ class Queries:
         found = self._duck.rows(query)
         return str(Path(found[0][0]).resolve()) if found and found[0][0] else ""
 
-    def _begin(self, dag: PhysicalDag, targets: Targets, profile: Profile, statement: str) -> QueryRun:
+    def _begin(
+        self, dag: PhysicalDag, targets: Targets, profile: Profile, statement: str, options: OptimizerContext
+    ) -> QueryRun:
         from halo_sql.planning import start_run
         from halo_sql.running import QueryRun
 
@@ -248,6 +253,7 @@ class Queries:
                 statement,
                 self.knowledge(),
                 self._budget,
+                options,
             )
 
         run = QueryRun(self._runtime, self._duck, start, profile)

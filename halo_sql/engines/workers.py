@@ -186,6 +186,8 @@ class WorkerGroup:
             if item.aborted:
                 continue
             mine = [self.workers[number] for number in self._allowed(item.request)]
+            if item.request.workers and all(worker.state == "lost" for worker in mine):
+                item.request, mine = replace(item.request, workers=()), self.workers  # any other gives its answer
             if any(worker.state == "ready" for worker in mine):
                 now.append(item)
             elif all(worker.state == "lost" for worker in mine):

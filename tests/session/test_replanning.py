@@ -1,0 +1,187 @@
+"""Plans whose placement follows what is observed: estimates that are wrong, workers that are slow or lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import halo_sql
+from halo_sql.engines.emulated import EmulatedEngine
+from halo_sql.engines.profiles import Profile, find
+from halo_sql.engines.protocol import EngineInfo
+from halo_sql.errors import EngineError
+
+PROFILE = (
+    "[toy]\nweight_bytes = 300_000\nblock_tok = 4\ncontext_tok = 4000\nmax_num_seqs = 8\nmax_num_batched_tokens = 1000\n"
+    "prefill_tok_per_s = 1000.0\ndecode_step_s = 0.01\nmemory_bytes = 1_000_000\nkv_tok_bytes = 10\n"
+    "kv_capacity_tok = 10_000\nstart_s = 40.0\n"
+)
+OFF = "SET halo_disabled_rules = 'replan'"
+BOTH = (
+    "SELECT LLM_MAP('say {{ body }}', model => 'a', max_tokens => 1000) AS x, "
+    "LLM_MAP('tell {{ body }}', model => 'b', max_tokens => 1000) AS y FROM t"
+)
+
+Answer = Callable[[str], str]
+Connect = Callable[..., halo_sql.Connection]
+
+
+@pytest.fixture
+def connect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connect]:
+    """Connections with a model for each function, on as many devices, and a table of rows."""
+    monkeypatch.setenv("HALO_HOME", str(tmp_path))
+    (tmp_path / "p.toml").write_text(PROFILE)
+    made: list[halo_sql.Connection] = []
+
+    def opened(rows: int = 200, devices: int = 2, **models: Answer) -> halo_sql.Connection:
+        con = halo_sql.connect(config={"halo_virtual_time": True, "halo_store": "off", "halo_learn": False})
+        made.append(con)
+        for name, answer in models.items():
+            con.create_model(
+                name,
+                lambda messages, answer=answer: answer(messages[-1]["content"]),
+                engine="emulated",
+                profile=f"{tmp_path}/p.toml#toy",
+                tokenizer="words",
+                workers=devices,
+                device=", ".join(f"gpu{number}" for number in range(devices)),
+                preloaded=True,
+            )
+        con.execute(f"CREATE TABLE t AS SELECT 'row ' || i AS body FROM range({rows}) r(i)")
+        return con
+
+    yield opened
+    for con in made:
+        con.close()
+
+
+def words(count: int) -> Answer:
+    """Answers of so many tokens, which begin with the question."""
+    return lambda text: " ".join([*text.split()[:3], *["word"] * (count - 3)])
+
+
+def ran(con: halo_sql.Connection, sql: str) -> tuple[list[Any], dict[str, Any], list[str]]:
+    """Rows, totals and workers, what was changed."""
+    rows = con.execute(sql).fetchall()
+    profile = con.last_profile()
+    assert profile is not None
+    return rows, profile, list(profile.get("replans", []))
+
+
+def compared(connect: Connect, sql: str, **given: Any) -> tuple[float, list[str], dict[str, Any]]:
+    """Seconds with the placement as planned ÷ those with one that follows; what was said, and the latter's profile."""
+    still = connect(**given)
+    still.execute(OFF)
+    rows, planned, none = ran(still, sql)
+    assert none == []
+    found, profile, said = ran(connect(**given), sql)
+    assert sorted(map(str, found)) == sorted(map(str, rows)), "the same answers"
+    assert profile["totals"]["llm_calls"] == planned["totals"]["llm_calls"], "and no call more"
+    again = ran(connect(**given), sql)
+    assert (again[1]["totals"]["elapsed_s"], again[2]) == (profile["totals"]["elapsed_s"], said), "the same each time"
+    return planned["totals"]["elapsed_s"] / profile["totals"]["elapsed_s"], said, profile
+
+
+def test_longer_answers_than_expected_get_the_other_worker_too(connect: Connect) -> None:
+    ratio, said, profile = compared(connect, BOTH, a=words(20), b=words(400))
+    assert ratio > 1.5
+    assert len(said) == 1
+    assert "LlmMap LLM_MAP(b): output tok per call ~32, now 402" in said[0]
+    assert "LlmMap LLM_MAP(b) to b/0,b/1" in said[0]
+    asked = {name: did["requests"] for name, did in profile["workers"].items()}
+    assert asked["b/0"] + asked["b/1"] == 200
+    assert min(asked["b/0"], asked["b/1"]) > 50
+
+
+def test_explain_analyze_says_why_and_where(connect: Connect) -> None:
+    con = connect(a=words(20), b=words(400))
+    text = con.explain(BOTH, analyze=True)
+    [line] = [line for line in text.splitlines() if line.startswith("Note: re-planned at ")]
+    assert "what was left ~" in line
+    assert "re-planned" not in con.explain(BOTH)
+
+
+def test_more_rows_than_expected(connect: Connect) -> None:
+    sql = (
+        "SELECT LLM_MAP('say {{ piece }}', model => 'b') AS y FROM (SELECT unnest(string_split(x, ' ')) AS piece FROM "
+        "(SELECT LLM_MAP('cut {{ body }}', model => 'a', max_tokens => 200) AS x FROM t))"
+    )
+    pieces: Answer = lambda text: " ".join(f"{text.split()[-1]}-{n}" for n in range(20))  # noqa: E731
+    ratio, said, _ = compared(connect, sql, rows=40, a=pieces, b=words(30))
+    assert ratio > 1.3
+    assert any("LlmMap LLM_MAP(b): calls ~" in one for one in said)
+
+
+def test_a_slow_worker_gives_its_rows_away(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    slowed(monkeypatch, 1, 3.0)
+    ratio, said, profile = compared(connect, BOTH, a=words(30), b=words(30))
+    assert ratio > 1.4
+    assert "gpu1 takes 3 × as long" in said[0]
+    asked = {name: did["requests"] for name, did in profile["workers"].items()}
+    assert asked["a/0"] + asked["b/0"] > asked["a/1"] + asked["b/1"]
+
+
+def test_right_estimates_are_left_alone(connect: Connect) -> None:
+    ratio, said, _ = compared(connect, BOTH, a=words(30), b=words(30))
+    assert (ratio, said) == (1.0, [])
+
+
+def test_drifts_that_no_other_placement_helps_change_nothing(connect: Connect) -> None:
+    sql = "SELECT LLM_MAP('say {{ body }}', model => 'a', max_tokens => 1000) FROM t"
+    ratio, said, _ = compared(connect, sql, a=words(300))  # both workers run it already
+    assert (ratio, said) == (1.0, [])
+
+
+def test_statements_of_a_batch_are_placed_anew_together(connect: Connect) -> None:
+    statements = [
+        "SELECT LLM_MAP('say {{ body }}', model => 'a', max_tokens => 1000) FROM t",
+        "SELECT LLM_MAP('tell {{ body }}', model => 'b', max_tokens => 1000) FROM t",
+    ]
+    seconds, said = [], []
+    for off in (True, False):
+        con = connect(a=words(20), b=words(400))
+        if off:
+            con.execute(OFF)
+        rows = [sorted(result.fetchall()) for result in con.execute_batch(statements)]
+        assert [len(one) for one in rows] == [200, 200]
+        profile = con._link.open().last_profile()
+        assert profile is not None
+        seconds.append(con._link.open().queries._runtime.now_s())
+        said.append(profile.replans)
+    assert said[0] == []
+    assert len(said[1]) == 1
+    assert seconds[0] > 1.5 * seconds[1]
+
+
+def test_a_worker_that_is_lost_leaves_its_rows_to_the_others(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = EmulatedEngine.start
+
+    async def failing(self: EmulatedEngine) -> EngineInfo:
+        if self._device_name == "gpu1" and self.name == "b":
+            raise EngineError("no such device", code="unavailable", fatal=True)
+        return await start(self)
+
+    monkeypatch.setattr(EmulatedEngine, "start", failing)
+    con = connect(a=words(30), b=words(30))
+    rows, profile, said = ran(con, BOTH)
+    assert len(rows) == 200
+    assert profile["workers"]["b/0"]["requests"] == 200
+    assert said == [] or any("worker b/1 is lost" in one for one in said)
+
+
+def slowed(monkeypatch: pytest.MonkeyPatch, worker: int, pace: float) -> None:
+    """One worker of each model takes so many times longer than its profile says."""
+    made = EmulatedEngine.__init__
+
+    def slow(self: EmulatedEngine, name: str, source: str, *args: Any, **rest: Any) -> None:
+        if rest.get("worker") == worker:
+            known = find(source)
+            figures = {"prefill_tok_per_s": known.prefill_tok_per_s / pace, "decode_step_s": known.decode_step_s * pace}
+            fields = {field: getattr(known, field) for field in Profile.__slots__} | figures  # type: ignore[attr-defined]
+            rest["profile"] = Profile(**fields)
+        made(self, name, source, *args, **rest)
+
+    monkeypatch.setattr(EmulatedEngine, "__init__", slow)
