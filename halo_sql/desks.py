@@ -102,8 +102,8 @@ class Desks:
         return await self._dispatcher.open(spec, validate, metrics, deliver)
 
     def move(self, placed: Mapping[int, str], shifts: Mapping[int, int]) -> None:
-        """Nodes, by ids of their counters, get other workers, and priorities that are so much higher, for calls that are
-        not sent yet."""
+        """Nodes, by ids of their counters, get other workers and priorities that are so much higher, for what is not
+        sent yet."""
         moves: dict[int, Move] = {}
         for key in placed.keys() | shifts.keys():
             self._placed[key] = names = placed.get(key, self._placed.get(key, ""))

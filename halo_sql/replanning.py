@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -140,27 +141,33 @@ class Replanner:
     def _paces(self) -> dict[str, float]:
         """Device -> how many times longer its work took than planned.
 
-        The models of a device take turns, so that its seconds are at least those of the one that was asked longest, and
-        at most the sum: a pace that both agree on is one.
+        The models of a device take turns, so that its seconds are at least those of the one that was asked longest (its
+        start left out), and at most the sum: a pace that both agree on is one. Where models change places nothing is
+        said.
         """
         work_s: dict[str, float] = {}
-        busy_s: dict[str, list[float]] = {}
+        least_s: dict[str, float] = {}
+        most_s: dict[str, float] = {}
+        held_bytes: dict[str, float] = {}
         for model, engine in self._engines.items():
             known = {one.number: one for one in self._options.workers_of(model)}
             for number, now in engine.workers_did().items():
                 did = _since(now, self._before.get(model, {}).get(number))
-                if number not in known or did.requests < ENOUGH:
+                if number not in known:
                     continue
-                one = known[number]
-                profile = self._options.engine(model)
-                waited_s = 0.0 if one.resident else one.load_s
-                work_s[one.device] = work_s.get(one.device, 0.0) + one.pace * expected_s(did, profile)
-                busy_s.setdefault(one.device, []).append(max(0.0, did.busy_s - waited_s))
+                one, profile = known[number], self._options.engine(model)
+                held = held_bytes.get(one.device, 0.0) + (one.resident_bytes or profile.resident_bytes)
+                held_bytes[one.device] = math.inf if 0 < one.memory_bytes < held else held
+                if did.requests >= ENOUGH:
+                    waited_s = 0.0 if one.resident else one.load_s
+                    work_s[one.device] = work_s.get(one.device, 0.0) + one.pace * expected_s(did, profile)
+                    least_s[one.device] = max(least_s.get(one.device, 0.0), did.busy_s - waited_s)
+                    most_s[one.device] = most_s.get(one.device, 0.0) + did.busy_s
         found: dict[str, float] = {}
         for device, seconds in work_s.items():
-            if seconds < PACE_S:
+            if seconds < PACE_S or math.isinf(held_bytes[device]):
                 continue
-            low, high = max(busy_s[device]) / seconds, sum(busy_s[device]) / seconds
+            low, high = least_s[device] / seconds, most_s[device] / seconds
             pace = low if low >= DRIFT else high if high <= 1 / DRIFT else 1.0
             if pace > 0.0 and pace != 1.0:
                 found[device] = pace

@@ -11,8 +11,8 @@ from halo_sql.engines.speed import Work
 
 
 class Did(NamedTuple):
-    """Requests, prompt tokens computed, tokens generated, tokens read from the KV cache; seconds with requests in flight,
-    and seconds times requests in flight."""
+    """Requests, prompt tokens computed, tokens generated, tokens read from the KV cache; seconds with requests in
+    flight, and these times their number."""
 
     requests: float
     computed_tok: float
