@@ -307,7 +307,6 @@ def test_other_priorities_of_channels_reorder_what_waits() -> None:
         late[0].request = GenRequest(1, "b x")
         queue.reorder()
         assert late[0].request is None, "it is made again, for other workers"
-        assert len(queue) == len(early) - 2 + len(late)
         sent = [call for _ in range(len(queue)) for call in queue.pop_many(1)]
         assert sent[:3] == late
         assert set(sent[3:]) < set(early) - {early[0]}

@@ -114,7 +114,8 @@ def test_more_rows_than_expected(connect: Connect) -> None:
     sql = (
         "SELECT LLM_MAP('say {{ body }}', model => 'a') AS y FROM (SELECT body FROM t UNION ALL SELECT 'two ' || body "
         "FROM t UNION ALL SELECT 'three ' || body FROM t) UNION ALL "
-        "SELECT LLM_MAP('tell {{ piece }}', model => 'b') AS y FROM (SELECT unnest(string_split(cut(body), ' ')) AS piece FROM t)"
+        "SELECT LLM_MAP('tell {{ piece }}', model => 'b') AS y "
+        "FROM (SELECT unnest(string_split(cut(body), ' ')) AS piece FROM t)"
     )
     devices = {"a": "gpu0, gpu1", "b": "gpu1, gpu2"}
     ratio, said, profile = compared(connect, sql, rows=100, devices=devices, a=words(30), b=words(30))
