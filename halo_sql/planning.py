@@ -41,6 +41,7 @@ from halo_sql.sampling import object_samples
 from halo_sql.statistics import Surveyor, has_choice, read_by_calls
 from halo_sql.targets import Targets, surroundings_of
 from halo_sql.tool_profiles import agent_tools, tool_profiles
+from halo_sql.warm_prefixes import with_warm
 from halo_sql.worker_profiles import worker_profiles
 
 
@@ -111,11 +112,15 @@ def _occupied(runtime: Runtime, models: Mapping[str, ModelDef]) -> dict[str, flo
     return found
 
 
-def survey(duck: Duck, closely: bool, targets: Targets, knowledge: Knowledge | None) -> Survey:
+def survey(
+    duck: Duck, closely: bool, targets: Targets, knowledge: Knowledge | None, runtime: Runtime | None = None
+) -> Survey:
     """What ``optimize`` asks of data and calls. Rows that calls will read are counted when that may decide between
-    plans, or ``closely``: somebody wants to read the estimates. ``knowledge`` None: nothing learnt is used."""
+    plans, or ``closely``: somebody wants to read the estimates. ``knowledge`` None: nothing learnt is used.
+    ``runtime``: its engines' caches are looked at."""
 
     def add(plan: LogicalPlan, ctx: OptimizerContext) -> OptimizerContext:
+        ctx = ctx if runtime is None else with_warm(ctx, plan, targets.models, runtime)
         engines = ctx.engines.values()  # seconds are only as good as the lengths of the texts
         known = any(engine.kv_capacity_tok or engine.calibrated for engine in engines)
         counted = closely or known or has_choice(plan, ctx.approximate)

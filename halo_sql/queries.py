@@ -106,9 +106,8 @@ class Queries:
 
         def plan() -> Optimized:
             context = optimizer_context(bound, self._duck, self._settings, targets.models, self._runtime)
-            return optimize(
-                bound.plan, bound.columns, context, survey=survey(self._duck, closely, targets, self.knowledge())
-            )
+            asked = survey(self._duck, closely, targets, self.knowledge(), self._runtime)
+            return optimize(bound.plan, bound.columns, context, survey=asked)
 
         optimized = deep(plan)
         if self._watched is not None:

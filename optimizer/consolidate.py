@@ -10,7 +10,7 @@ from typing import Any
 from halo_sql.errors import Span
 from halo_sql.ir.expr import ColumnId
 from halo_sql.ir.physical import BatchExec, PhysicalDag, PhysicalNode, RowGraphExec, batch_name, calls_by
-from halo_sql.optimizer.context import OptimizerContext
+from halo_sql.optimizer.context import OptimizerContext, WorkerProfile
 from halo_sql.optimizer.intern import Interner, Written
 from halo_sql.optimizer.optimize import Optimized
 from halo_sql.optimizer.pipeline import row_graphs, without_row_graphs
@@ -109,8 +109,8 @@ def consolidate(
     if any(isinstance(node.op, RowGraphExec) for plan in plans for node in plan.dag.nodes):
         nodes, top = row_graphs(nodes, top)
     known = [plan.problem.surveyed for plan in plans]
-    engines, workers = _merged([each.engines for each in known]), _merged([each.workers for each in known])
-    options = replace(known[0], engines=engines, workers=workers)
+    engines, warm = _merged([each.engines for each in known]), _merged([each.warm for each in known])
+    options = replace(known[0], engines=engines, workers=_workers([each.workers for each in known]), warm=warm)
     models = sorted({call.model for node in nodes for call in calls_by(node.op) if call.model})
     devices = crowded(models, options)
     ordered, top, placed = schedule(nodes, top, devices, options)
@@ -120,6 +120,18 @@ def consolidate(
     return Consolidated(
         dag, tuple(starts), tuple(interner.owns[number] for number in range(len(plans))), interner.aliases, options
     )
+
+
+def _workers(maps: Sequence[Mapping[str, tuple[WorkerProfile, ...]]]) -> dict[str, tuple[WorkerProfile, ...]]:
+    """Workers of all models, with the warm prefixes of all plans."""
+    found: dict[str, tuple[WorkerProfile, ...]] = _merged(maps)
+    for model, workers in found.items():
+        known = [each[model] for each in maps if model in each]
+        found[model] = tuple(
+            replace(one, prefixes=frozenset().union(*(each[place].prefixes for each in known if place < len(each))))
+            for place, one in enumerate(workers)
+        )
+    return found
 
 
 def _merged(maps: Sequence[Any]) -> dict[Any, Any]:

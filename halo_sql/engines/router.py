@@ -207,6 +207,21 @@ class Router:
         """A worker starts anew, with an empty cache."""
         self._held[worker].clear()
 
+    def held_chars(self, worker: int, system: str, user: str) -> int:
+        """Characters of a prompt's beginning that a worker holds, in whole chunks; from any thread."""
+        held, at, found = self._held[worker], 0, 0
+        for start in range(0, len(system), CHUNK_CHARS):
+            at = hash((at, "system", system[start : start + CHUNK_CHARS]))
+            if at not in held:
+                return found
+            found = min(len(system), start + CHUNK_CHARS)
+        for end in range(CHUNK_CHARS, len(user) + 1, CHUNK_CHARS):
+            at = hash((at, user[end - CHUNK_CHARS : end]))
+            if at not in held:
+                return found
+            found = len(system) + end
+        return found
+
     # --- what a request is
 
     def chain(self, request: GenRequest) -> tuple[Chunk, ...]:

@@ -24,7 +24,7 @@ from halo_sql.ir.prompt import Hole, LlmCall
 from halo_sql.optimizer.context import OptimizerContext, WorkerProfile
 from halo_sql.optimizer.placement.problem import Device, Edge, Node, Problem, Residence, Schedule, Work
 from halo_sql.optimizer.placement.solve import DEFAULT_LIMITS, Limits, solve
-from halo_sql.optimizer.prefixes import static_prefix
+from halo_sql.optimizer.prefixes import static_prefix, warm_tok
 
 #: Rows of a batch between operators that make no calls.
 BATCH_ROWS = 2048
@@ -144,11 +144,13 @@ def _asking(
     if tokens < engine.block_tok:
         text, tokens = "", 0.0
     work: dict[str, Work] = {}
+    warm_s = warm_tok(calls[0], tokens, options) / engine.prefill_tok_per_s if text == static_prefix(calls[0]) else 0.0
+    prefill_s = guess.cost.prefill_s + warm_s  # where the prefix is not: which workers have it is said by themselves
     for worker in options.workers_of(model):
         pace = worker.pace
-        prefix_s = min(guess.cost.prefill_s, tokens / engine.prefill_tok_per_s) * pace
+        prefix_s = min(prefill_s, tokens / engine.prefill_tok_per_s) * pace
         work[worker.kind] = Work(
-            guess.cost.prefill_s * pace - prefix_s,
+            prefill_s * pace - prefix_s,
             (guess.cost.gpu_s - guess.cost.prefill_s) * pace,
             prefix_s,
             guess.output_tok / requests * engine.decode_step_s * pace + node.estimate.cost.cpu_s,

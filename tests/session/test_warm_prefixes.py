@@ -1,0 +1,113 @@
+"""What an engine's cache holds from earlier statements: no cost of its own, and a reason to go there."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import pytest
+
+import halo_sql
+from halo_sql import replay
+
+from .test_replanning import PROFILE
+
+RULES = " ".join(f"rule {number} of the house is to be kept" for number in range(60))
+QUERY = f"SELECT LLM_MAP('sum up {{{{ body }}}}', system => '{RULES}', model => '%s', max_tokens => 8) FROM t"
+OTHER = f"SELECT LLM_MAP('judge {{{{ body }}}}', system => '{RULES}', model => '%s', max_tokens => 8) FROM t"
+
+Connect = Callable[..., halo_sql.Connection]
+
+
+@pytest.fixture
+def connect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connect]:
+    monkeypatch.setenv("HALO_HOME", str(tmp_path))
+    (tmp_path / "p.toml").write_text(PROFILE + "[toy.link_bytes_per_s]\nnvlink = 1_000_000.0\nslow = 100.0\n")
+    made: list[halo_sql.Connection] = []
+
+    def opened(rows: int = 20, devices: str = "gpu0", names: str = "m", **options: object) -> halo_sql.Connection:
+        con = halo_sql.connect(config={"halo_virtual_time": True, "halo_store": "off", "halo_learn": False})
+        made.append(con)
+        given = "".join(f", {name} = {value!r}" for name, value in options.items())
+        for name in names.split():
+            con.execute(
+                f"CREATE TEMP MODEL {name} FROM '{tmp_path}/p.toml#toy' USING emulated WITH (tokenizer = 'words', "
+                f"preloaded = true, workers = {devices.count(',') + 1}, device = '{devices}'{given})"
+            )
+        con.execute(f"CREATE TABLE t AS SELECT 'row ' || i AS body FROM range({rows}) r(i)")
+        return con
+
+    yield opened
+    for con in made:
+        con.close()
+
+
+def cached(text: str) -> int:
+    """Tokens expected from the cache, of an EXPLAIN text."""
+    found = re.search(r"Total:.*?\(~([\d,]+) cached\)", text)
+    assert found is not None, text
+    return int(found[1].replace(",", ""))
+
+
+def placed(text: str) -> set[str]:
+    found = re.search(r"worker=(\S+)", text)
+    assert found is not None, text
+    return set(found[1].split(","))
+
+
+def seconds(text: str) -> float:
+    found = re.search(r"~([\d.]+) s of engine time", text)
+    assert found is not None
+    return float(found[1])
+
+
+def test_the_next_statement_expects_what_this_one_left(connect: Connect) -> None:
+    con = connect()
+    before = con.explain(QUERY % "m")
+    assert before == con.explain(QUERY % "m")
+    con.execute(QUERY % "m").fetchall()
+    after, other = con.explain(QUERY % "m"), con.explain(OTHER % "m")
+    assert after == con.explain(QUERY % "m"), "the same each time"
+    static_tok = cached(after) - cached(before)
+    assert 300 < static_tok < 1000, "the system message, once more"
+    assert cached(other) == cached(after), "whoever left it there"
+    assert seconds(after) < seconds(before)
+    con.execute(QUERY % "m").fetchall()
+    profile = con.last_profile()
+    assert profile is not None
+    assert profile["totals"]["prompt_tok_cached"] > cached(before)
+
+
+def test_another_connection_or_model_has_nothing(connect: Connect) -> None:
+    con, fresh = connect(names="m n"), connect()
+    before = con.explain(QUERY % "n")
+    con.execute(QUERY % "m").fetchall()
+    assert con.explain(QUERY % "n") == before
+    assert cached(fresh.explain(QUERY % "m")) == cached(before)
+    text = con.explain("SELECT LLM_MAP('{{ body }}', model => 'm') FROM t")
+    assert cached(text) == 0
+
+
+def test_a_model_that_has_left_has_nothing(connect: Connect) -> None:
+    con = connect(names="m n", gpu_memory_utilization=0.9, kv_cache_gib=0.0005)
+    before = con.explain(QUERY % "m")
+    con.execute(QUERY % "m").fetchall()
+    assert cached(con.explain(QUERY % "m")) > cached(before)
+    con.execute(QUERY % "n").fetchall()  # takes the device's memory
+    assert cached(con.explain(QUERY % "m")) == cached(before)
+
+
+def test_a_dump_repeats_the_plan_with_it(connect: Connect, tmp_path: Path) -> None:
+    con = connect(devices="gpu0, gpu1")
+    con.execute(QUERY % "m").fetchall()
+    [(_, dump)] = con.execute("EXPLAIN (DUMP) " + QUERY % "m").fetchall()
+    assert '"warm"' in dump
+    assert json.loads(dump)["halo_sql_dump"] == replay.FORMAT
+    (tmp_path / "d.json").write_text(dump)
+    with redirect_stdout(io.StringIO()) as out:
+        assert replay.main([str(tmp_path / "d.json")]) == 0
+    assert "differ" not in out.getvalue()
