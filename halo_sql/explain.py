@@ -181,9 +181,10 @@ def _foot(dag: PhysicalDag, profile: Profile | None) -> list[str]:
 
 def _worker(did: dict[str, float]) -> str:
     moved = f", {_count(did['prompt_tok_moved'])} from another worker" if did["prompt_tok_moved"] else ""
+    again = f", ~{_count(did['prompt_tok_again'])} computed that another worker has" if did["prompt_tok_again"] else ""
     return (
         f"{_count(did['requests'])} calls · {_count(did['prompt_tok'])} prompt tok "
-        f"({_count(did['prompt_tok_cached'])} cached{moved}) · {_count(did['output_tok'])} output tok · "
+        f"({_count(did['prompt_tok_cached'])} cached{moved}{again}) · {_count(did['output_tok'])} output tok · "
         f"busy {did['busy_s']:.3f} s"
     )
 

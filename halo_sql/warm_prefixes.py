@@ -50,9 +50,7 @@ def with_warm(
         if found:
             warm[call.model, text] = min(1.0, found / whole)
     workers = {
-        model: tuple(
-            replace(one, prefixes=frozenset(prefixes.get(model, {}).get(one.number, ()))) for one in known
-        )
+        model: tuple(replace(one, prefixes=frozenset(prefixes.get(model, {}).get(one.number, ()))) for one in known)
         for model, known in ctx.workers.items()
     }
     return replace(ctx, warm=warm, workers=workers)

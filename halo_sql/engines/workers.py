@@ -256,10 +256,11 @@ class WorkerGroup:
         back: list[Pending] = []
         for result in results:
             item = worker.in_flight.pop(result.id, None)
-            if item is None or item.route is None:
+            route = None if item is None else item.route
+            if item is None or route is None:
                 continue
             worker.meter.change(-1)
-            self.router.done(item.request, item.route, result)
+            self.router.done(item.request, route, result)
             error = result.error
             if error is not None and error.code == "unavailable" and not error.fatal and not self._closed:
                 died = error
@@ -274,6 +275,7 @@ class WorkerGroup:
                 worker.restarts = 0
                 worker.meter.add(result)
                 worker.moved_tok += result.prompt_tok_moved
+                worker.again_tok += max(0.0, route.again_tok - result.prompt_tok_moved)
             del self._open[result.id]
             retries = result.retries + item.lost
             groups.setdefault(item.deliver, []).append(replace(result, worker=worker.number, retries=retries))
@@ -376,7 +378,8 @@ class WorkerGroup:
     # --- looking
 
     def worker_stats(self) -> list[dict[str, float]]:
-        """Per worker: requests, prompt_tok, prompt_tok_cached, prompt_tok_moved, output_tok, busy_s, in_flight."""
+        """Per worker: requests, prompt_tok, prompt_tok_cached, prompt_tok_moved (of these from another worker),
+        prompt_tok_again (computed though another had them, about), output_tok, busy_s, in_flight."""
         return [worker.counts() for worker in self.workers]
 
     def _ready_workers(self) -> list[Worker]:

@@ -241,4 +241,12 @@ def _notes(problem: Problem, found: Schedule) -> tuple[str, ...]:
         verb = {"load": "loads", "wake": "wakes", "sleep": "puts to sleep"}[change.kind]
         name, took_s = problem.devices[change.device].name, change.end_s - change.start_s
         said.append(f"{name} {verb} {change.model} at ~{change.start_s:.1f} s, ~{took_s:.1f} s")
+    for run in found.runs:
+        if run.prefix == "moved":
+            node, name = problem.nodes[run.node], problem.devices[run.device].name
+            move_s, compute_s = problem.move_s(run.node, run.device), problem.prefix_s(run.node, run.device)
+            said.append(
+                f"{name} gets a prefix of {node.model} from another worker at ~{run.start_s:.1f} s, ~{move_s:.2g} s "
+                f"instead of ~{compute_s:.2g} s"
+            )
     return tuple(said)
