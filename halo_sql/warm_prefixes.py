@@ -23,12 +23,13 @@ def with_warm(
     """The context with the beginnings of the plan's prompts that engines hold from before.
 
     What all prompts of a call begin with is asked for in the models that the engines' users keep of their caches; of
-    several workers, each that holds all of it (but for a chunk at the end) is told.
+    several workers, each that holds all of it (but for a chunk at the end) is told, and how fast it comes to others.
     """
     if not runtime.infos:  # nothing has started
         return ctx
     warm: dict[tuple[str, str], float] = {}
     prefixes: dict[str, dict[int, set[str]]] = {}
+    links: dict[str, float] = {}
     for call in (call for node in walk_once(plan) for call in calls_made(node)):
         text = static_prefix(call)
         if call.kind in ("tool", "agent") or not text or (call.model, text) in warm or call.model not in models:
@@ -39,6 +40,7 @@ def with_warm(
         system, user = static_parts(call)
         whole = len(system or "") + len(user)
         if isinstance(engine, WorkerGroup):
+            links[call.model] = 0.0 if engine.storage is None else engine.storage.bytes_per_s()
             held = [engine.router.held_chars(one.number, system or "", user) for one in engine.workers]
             for number, chars in enumerate(held):
                 if chars and whole - chars < CHUNK_CHARS:
@@ -50,7 +52,14 @@ def with_warm(
         if found:
             warm[call.model, text] = min(1.0, found / whole)
     workers = {
-        model: tuple(replace(one, prefixes=frozenset(prefixes.get(model, {}).get(one.number, ()))) for one in known)
+        model: tuple(
+            replace(
+                one,
+                prefixes=frozenset(prefixes.get(model, {}).get(one.number, ())),
+                link_bytes_per_s=links.get(model) or one.link_bytes_per_s,
+            )
+            for one in known
+        )
         for model, known in ctx.workers.items()
     }
     return replace(ctx, warm=warm, workers=workers)

@@ -54,7 +54,7 @@ class WorkerGroup:
         self.router = Router(len(engines))
         self.restarts = 0
         self._alike = alike
-        self._storage = storage
+        self.storage = storage
         self._prefill_tok_per_s = prefill_tok_per_s
         self._one: EngineInfo | None = None  # what a worker says of itself
         self._open: dict[int, Pending] = {}
@@ -85,8 +85,8 @@ class WorkerGroup:
 
     async def _started(self) -> EngineInfo:
         self._begin_all()
-        if self._storage is not None:
-            await asyncio.to_thread(self._storage.bytes_per_s)  # measured here, known from then on
+        if self.storage is not None:
+            await asyncio.to_thread(self.storage.bytes_per_s)  # measured here, known from then on
         while self._one is None or not self._ready():
             if all(worker.state == "lost" for worker in self.workers):
                 raise self.workers[0].error or EngineError("no worker could be started", code="unavailable")
@@ -362,8 +362,8 @@ class WorkerGroup:
         for number, item in list(self._open.items()):
             del self._open[number]
             item.deliver([cancelled(number)])
-        if self._storage is not None:
-            self._storage.close()
+        if self.storage is not None:
+            self.storage.close()
 
     async def sleep(self) -> None:
         """All workers leave their devices."""
@@ -391,7 +391,7 @@ class WorkerGroup:
     def _transfer_cost(self) -> float | None:
         """Time to fetch a token ÷ time to compute it; None: workers share nothing, or nothing is known of sizes."""
         one = self._one
-        if self._storage is None or one is None or not one.kv_tok_bytes:
+        if self.storage is None or one is None or not one.kv_tok_bytes:
             return None
         assumed = self._prefill_tok_per_s or assumed_tok_per_s(one)
-        return one.kv_tok_bytes / self._storage.bytes_per_s() * tok_per_s(self.workers, assumed)
+        return one.kv_tok_bytes / self.storage.bytes_per_s() * tok_per_s(self.workers, assumed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from halo_sql.ir.estimate import NOTHING_EXPECTED, Estimate
 from halo_sql.ir.physical import (
@@ -217,11 +217,12 @@ def _residence(model: str, worker: WorkerProfile, options: OptimizerContext) -> 
     engine = options.engine(model)
     held_bytes = worker.resident_bytes or engine.resident_bytes
     state = "resident" if worker.resident else "asleep" if worker.asleep else "cold"
-    return Residence(worker.number, held_bytes, worker.load_s, worker.wake_s, worker.sleep_s, state, worker.prefixes)
+    times = worker.load_s, worker.wake_s, worker.sleep_s
+    return Residence(worker.number, held_bytes, *times, state, worker.prefixes, worker.link_bytes_per_s > 0)
 
 
 def _out(one: Residence) -> Residence:
-    return Residence(one.number, one.bytes, one.load_s, one.wake_s, one.sleep_s, "asleep")
+    return replace(one, state="asleep", prefixes=frozenset())
 
 
 def _workers(problem: Problem, found: Schedule, own: Sequence[int]) -> str:

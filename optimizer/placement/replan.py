@@ -25,6 +25,7 @@ from halo_sql.ir.physical import (
     SelectExec,
     SettleExec,
     ToolApplyExec,
+    calls_by,
 )
 from halo_sql.optimizer.context import OptimizerContext, WorkerProfile
 from halo_sql.optimizer.engine_cost import Load, engine_cost
@@ -34,6 +35,7 @@ from halo_sql.optimizer.placement.problem import Problem, Work
 from halo_sql.optimizer.placement.solve import Limits, solve
 from halo_sql.optimizer.placement.state import State
 from halo_sql.optimizer.placement.table import Table
+from halo_sql.optimizer.prefixes import static_prefix
 
 #: Its name in ``halo_disabled_rules``.
 REPLAN = "replan"
@@ -224,6 +226,26 @@ def rest(nodes: Sequence[PhysicalNode], observed: Observed, options: OptimizerCo
     return Rest(tuple(left), calls, flying)
 
 
+def warmed(
+    nodes: Sequence[PhysicalNode], workers: Sequence[str], observed: Observed, options: OptimizerContext
+) -> OptimizerContext:
+    """The context, with what calls that were sent have left on their workers: what their prompts begin with."""
+    warm, prefixes = dict(options.warm), dict[str, set[str]]()
+    for node in nodes:
+        for call in calls_by(node.op):
+            did = observed.nodes.get(node.id, Seen()).calls.get(call.model)
+            if did is not None and did.sent and (text := static_prefix(call)):
+                warm[call.model, text] = 1.0
+                for name in workers[node.id].split(","):
+                    prefixes.setdefault(name.strip(), set()).add(text)
+    known = {model: options.workers_of(model) for node in nodes for model in models_of(node.op)}
+    found = {
+        model: tuple(replace(one, prefixes=one.prefixes | prefixes.get(f"{model}/{one.number}", set())) for one in each)
+        for model, each in known.items()
+    }
+    return replace(options, warm=warm, workers={**options.workers, **found})
+
+
 def workers_now(options: OptimizerContext, models: Sequence[str], observed: Observed) -> OptimizerContext:
     """What is known of the workers of these models by now; of a model without any left, all of them."""
     found: dict[str, tuple[WorkerProfile, ...]] = dict(options.workers)
@@ -253,6 +275,7 @@ def replanned(
     models = sorted({model for (_, model), calls in left.calls.items() if calls.llm_calls})
     if not models:
         return None
+    options = warmed(nodes, workers, observed, options)
     options = workers_now(options, sorted({model for _, model in left.calls}), observed)
     problem, parts = problem_of(left.nodes, options, left.calls)
     busy_s = _busy(workers, left.flying, options)

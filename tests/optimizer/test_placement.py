@@ -278,3 +278,19 @@ def test_the_check_finds_memory_and_prefixes() -> None:
     warm = Problem((Node({"d": Work(1.0, prefix_s=2.0)}, "m", prefix="p"),), (), (gpu("a", "m"),))
     wrong = Schedule((Run(0, 0, 0.0, 1.0, prefix="warm"),), (), 1.0)
     assert violations(warm, wrong) == ["node 0: prefix 'p' is not warm at 0.0"]
+
+
+def test_prefixes_of_models_that_share_nothing_do_not_move() -> None:
+    warm = replace(gpu("a", "m", "n"), link_bytes_per_s=1e9)
+    held = {
+        "m": replace(warm.models["m"], prefixes=frozenset("p")),
+        "n": replace(warm.models["n"], prefixes=frozenset("p"), moves=False),
+    }
+    there = replace(warm, models={**held}, free_s=50.0)
+    here = replace(warm, name="b", models={"m": replace(held["m"], prefixes=frozenset()), "n": warm.models["n"]})
+    here = replace(here, models={**here.models, "n": replace(here.models["n"], moves=False)})
+    work = {"d": Work(decode_s=4.0, prefix_s=3.0)}
+    nodes = (Node(work, "m", prefix="p", prefix_bytes=1e9), Node(work, "n", prefix="p", prefix_bytes=1e9))
+    found = best(Problem(nodes, (), (there, here)))
+    assert {run.node: run.prefix for run in found.runs} == {0: "moved", 1: "computed"}
+    assert found.makespan_s == 4 + 1 + 4 + 3

@@ -70,6 +70,17 @@ def words(count: int) -> Answer:
     return lambda text: " ".join([*text.split()[:3], *["word"] * (count - 3)])
 
 
+def deciding(count: int) -> Answer:
+    """Questions are answered yes or no, what is good by a number, the rest as by ``words``."""
+
+    def answer(text: str) -> str:
+        if "?" in text:
+            return "no" if len(text.split()[2]) == 2 else "yes"
+        return f"0.{text.split()[-1]}" if text.startswith("good") else words(count)(text)
+
+    return answer
+
+
 def ran(con: halo_sql.Connection, sql: str) -> tuple[list[Any], dict[str, Any], list[str]]:
     """Rows, totals and workers, what was changed."""
     rows = con.execute(sql).fetchall()
@@ -133,6 +144,25 @@ def test_a_slow_worker_gives_its_rows_away(connect: Connect, monkeypatch: pytest
     assert "gpu1 takes 3 × as long" in said[0]
     asked = {name: did["requests"] for name, did in profile["workers"].items()}
     assert asked["a/0"] + asked["b/0"] > asked["a/1"] + asked["b/1"]
+
+
+NESTED = (
+    "SELECT LLM_MAP('judge {{ x }} and {{ y }}', model => 'a', max_tokens => 600) AS z FROM (SELECT body, "
+    "LLM_MAP('say {{ body }}', model => 'a', max_tokens => 600) AS x, "
+    "LLM_MAP('tell {{ body }}', model => 'b', max_tokens => 600) AS y FROM t)"
+)
+KEPT = (
+    "SELECT body, LLM_MAP('say {{ body }}', model => 'a', max_tokens => 600) AS x FROM t "
+    "WHERE LLM_FILTER('keep {{ body }}?', model => 'b') AND LLM_FILTER('odd {{ body }}?', model => 'a')"
+)
+BEST = "SELECT body FROM t ORDER BY LLM_SCORE('good {{ body }}', model => 'b') DESC, body LIMIT 5"
+
+
+@pytest.mark.parametrize("sql", [NESTED, KEPT, BEST, NESTED + " LIMIT 7", KEPT + " LIMIT 7"])
+def test_answers_and_calls_are_those_of_the_plan(connect: Connect, monkeypatch: pytest.MonkeyPatch, sql: str) -> None:
+    slowed(monkeypatch, 1, 4.0)
+    ratio, _, _ = compared(connect, sql, rows=60, a=deciding(20), b=deciding(300))
+    assert ratio > 0.8, "a plan that follows may be wrong about the future, not by much"
 
 
 def test_right_estimates_are_left_alone(connect: Connect) -> None:

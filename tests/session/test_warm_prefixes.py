@@ -7,12 +7,23 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 import halo_sql
 from halo_sql import replay
+from halo_sql.engines.protocol import GenRequest
+from halo_sql.engines.workers import WorkerGroup
+from halo_sql.ir.expr import ColumnId
+from halo_sql.ir.prompt import Hole, Prompt
+from halo_sql.optimizer.context import OptimizerContext, WorkerProfile
+from halo_sql.warm_prefixes import with_warm
+from tests.engines.fake_worker import FakeWorker
+from tests.optimizer.plans import T, call, llm_map
 
 from .test_replanning import PROFILE
 
@@ -159,3 +170,29 @@ def test_a_prefix_is_moved_where_that_is_cheaper_than_computing_it(connect: Conn
     assert moved["slow"] == 0
     assert again["slow"] > 300
     assert again["nvlink"] < 100
+
+
+class Folder:
+    """A way of KV blocks from worker to worker."""
+
+    def bytes_per_s(self) -> float:
+        return 5e8
+
+    def close(self) -> None:
+        pass
+
+
+def test_the_way_of_blocks_is_as_fast_as_it_was_measured() -> None:
+    group = WorkerGroup([FakeWorker(), FakeWorker()], storage=Folder())
+    group.router.assign([GenRequest(1, "x" * 600, "y" * 300)], [1])
+    runtime: Any = SimpleNamespace(infos={"m": None}, pool=SimpleNamespace(at_hand=lambda model: group))
+    models: Any = {"m": None}
+    ctx = OptimizerContext(workers={"m": (WorkerProfile(0, "gpu0"), WorkerProfile(1, "gpu1"))})
+    asked = replace(call(20, "x" * 600 + "{3}", model="m"), prompt=Prompt(("x" * 600, Hole(ColumnId(3))), "y" * 300))
+    found = with_warm(ctx, llm_map(T, asked), models, runtime)
+    assert [one.link_bytes_per_s for one in found.workers["m"]] == [5e8, 5e8]
+    text = "y" * 300 + "\n" + "x" * 600
+    assert [one.prefixes for one in found.workers["m"]] == [frozenset(), frozenset([text])]
+    assert found.warm == {("m", text): (300 + 4 * 128) / 900}
+    runtime.pool.at_hand = lambda model: None
+    assert with_warm(ctx, llm_map(T, asked), models, runtime).workers == ctx.workers
