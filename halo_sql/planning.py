@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -292,16 +292,25 @@ async def start_run(
         querying=targets.querying,
     )
     desks.on_connection = context.on_connection
+    expected: list[Callable[[], None]] = []
+
+    def expect(order: Sequence[str]) -> None:
+        """In place of what was expected before."""
+        for ended in expected:
+            ended()
+        expected[:] = [pool.expect(order)]
+
+    expect([call.model for node in dag.nodes for call in calls_by(node.op) if call.model])
     replanner = None
     if options is not None and Replanner.wanted(dag, options):
         resident_now = partial(_resident, pool, models)
-        replanner = Replanner(dag, options, profile, dispatcher, desks, held, resident_now)
-    served = pool.expect([call.model for node in dag.nodes for call in calls_by(node.op) if call.model])
+        replanner = Replanner(dag, options, profile, dispatcher, desks, held, resident_now, expect)
 
     async def close(well: bool) -> None:
         if replanner is not None:
             replanner.stop()
-        served()
+        for ended in expected:
+            ended()
         profile.engine_s = {name: meter.busy_s for name, meter in dispatcher.meters.items()}
         for model, engine in held.items():
             for number, did in engine.worker_counts().items():

@@ -50,6 +50,7 @@ class Replanner:
 
     engines   model -> its engine, for those that were asked
     resident  whether a model has started
+    expect    is told the order in which models will be asked, when it is another one
     """
 
     def __init__(
@@ -61,9 +62,11 @@ class Replanner:
         desks: Desks,
         engines: Mapping[str, PooledEngine],
         resident: Callable[[str], bool],
+        expect: Callable[[Sequence[str]], None],
     ) -> None:
         self._dag, self._options, self._profile = dag, options, profile
-        self._dispatcher, self._desks, self._engines, self._resident = dispatcher, desks, engines, resident
+        self._dispatcher, self._desks, self._engines = dispatcher, desks, engines
+        self._resident, self._expect = resident, expect
         self._workers = [getattr(node.op, "worker", "") for node in dag.nodes]
         self._priorities = [getattr(node.op, "priority", 0) for node in dag.nodes]
         graphs = {node.id: members(dag, node) for node in dag.nodes if isinstance(node.op, RowGraphExec)}
@@ -213,6 +216,8 @@ class Replanner:
             if rank != self._priorities[node.id]:
                 shifts[key], self._priorities[node.id], order = rank - self._priorities[node.id], rank, True
         self._desks.move(placed, shifts)
+        left = sorted((node for node in self._dag.nodes if workers[node.id]), key=lambda node: priorities[node.id])
+        self._expect([model for node in left for model in models_of(node.op)])
         return ", ".join(said + (["another order"] if order and not said else [])) or "as before"
 
 

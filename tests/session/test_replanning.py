@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import pytest
 
 import halo_sql
 from halo_sql.engines.emulated import EmulatedEngine
+from halo_sql.engines.pool import EnginePool
 from halo_sql.engines.profiles import Profile, find
 from halo_sql.engines.protocol import EngineInfo
 from halo_sql.errors import EngineError
@@ -144,6 +145,21 @@ def test_a_slow_worker_gives_its_rows_away(connect: Connect, monkeypatch: pytest
     assert "gpu1 takes 3 × as long" in said[0]
     asked = {name: did["requests"] for name, did in profile["workers"].items()}
     assert asked["a/0"] + asked["b/0"] > asked["a/1"] + asked["b/1"]
+
+
+def test_models_are_expected_in_the_new_order(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    expect, orders = EnginePool.expect, list[list[str]]()
+
+    def noted(self: EnginePool, models: Sequence[str]) -> Callable[[], None]:
+        orders.append(list(models))
+        return expect(self, models)
+
+    monkeypatch.setattr(EnginePool, "expect", noted)
+    con = connect(a=words(30), b=words(400))
+    _, _, said = ran(con, BOTH)
+    assert len(said) == 1
+    assert orders == [["a", "b"], ["a", "b"]]
+    assert not con._link.open().queries._runtime.pool.residency._orders, "nothing is expected behind the run"
 
 
 NESTED = (
