@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from halo_sql.ir.expr import ColumnId
 from halo_sql.ir.physical import LlmMapExec, PhysicalNode, calls_by
+from halo_sql.ir.prompt import Hole, Prompt
 from halo_sql.optimizer.context import EngineProfile, OptimizerContext, WorkerProfile
 from halo_sql.optimizer.placement.replan import (
     LEAST_GAIN_S,
@@ -18,6 +20,7 @@ from halo_sql.optimizer.placement.replan import (
     Seen,
     replanned,
     rest,
+    warmed,
     whole,
     workers_now,
 )
@@ -147,6 +150,36 @@ def test_a_lost_worker_is_not_placed_on() -> None:
     assert found.workers[calling(nodes, "m").id] == "m/0"
     both = Observed(lost=frozenset({("m", 0), ("m", 1)}))
     assert len(workers_now(ctx, ["m"], both).workers["m"]) == 2, "somebody has to fail"
+
+
+def test_a_lost_worker_is_replaced_by_one_that_had_nothing_to_do() -> None:
+    ctx = context(
+        rows=1000,
+        engines={"m": SLOW},
+        workers={"m": tuple(WorkerProfile(number, f"gpu{number}") for number in range(3))},
+    )
+    nodes, _, priorities = planned(llm_map(T, call(20, "x {3}", model="m")), ctx)
+    workers = ["m/0,m/1" if isinstance(node.op, LlmMapExec) else "" for node in nodes]
+    found = replanned(nodes, workers, priorities, Observed(lost=frozenset({("m", 1)})), ctx)
+    assert found is not None
+    assert found.pays
+    assert found.workers[calling(nodes, "m").id] == "m/0,m/2"
+
+
+def test_what_was_sent_has_left_its_prefix() -> None:
+    ctx = two_models(rows=40)
+    system = "s" * 40_000
+    asked = replace(call(20, "x {3}", model="m"), prompt=Prompt(("x ", Hole(ColumnId(3))), system))
+    nodes, _, priorities = planned(llm_map(T, asked), ctx)
+    workers = ["m/1" if isinstance(node.op, LlmMapExec) else "" for node in nodes]
+    node = calling(nodes, "m")
+    sent = Asked(40, 16, 16, 16 * 10_010, 15 * 10_000, 16 * 8)
+    observed = Observed({node.id: Seen(rows=16, read=40, calls={"m": sent})})
+    known = warmed(nodes, workers, observed, ctx)
+    assert [len(one.prefixes) for one in known.workers["m"]] == [0, 1]
+    found = replanned(nodes, workers, priorities, observed, ctx)
+    assert found is not None
+    assert found.workers[node.id] == "m/1", "elsewhere it had to be computed first"
 
 
 def test_a_share_by_speed_is_not_taken_for_halves() -> None:
