@@ -202,8 +202,12 @@ class Queries:
         check_secrets(targets.models, self._runtime.secrets)
         check_tool_secrets(targets, self._runtime.secrets)
         needed = {name: model for name, model in targets.models.items() if name not in targets.proxies}
-        self._runtime.begin(warm(self._runtime, needed, self.store()))
+        virtual = self._runtime.virtual_time  # there planning takes no time, and must not depend on how far starts are
+        if not virtual:
+            self._runtime.begin(warm(self._runtime, needed, self.store()))
         optimized = self.optimize(bound, snapshot, closely)
+        if virtual:
+            self._runtime.begin(warm(self._runtime, needed, self.store()))
         return Planned(sql, params, bound, targets, optimized, time.perf_counter() - began)
 
     def _profile(self, planned: Planned) -> Profile:

@@ -145,10 +145,11 @@ class Replanner:
         """Device -> how many times longer its work took than planned.
 
         The models of a device take turns, so that its seconds are at least those of the one that was asked longest (its
-        start left out), and at most the sum: a pace that both agree on is one. Where models change places nothing is
-        said.
+        start left out), and at most the sum; of what is in flight all may be done, or nothing. A pace that the least
+        and the most agree on is one. Where models change places nothing is said.
         """
         work_s: dict[str, float] = {}
+        begun_s: dict[str, float] = {}
         least_s: dict[str, float] = {}
         most_s: dict[str, float] = {}
         held_bytes: dict[str, float] = {}
@@ -163,14 +164,18 @@ class Replanner:
                 held_bytes[one.device] = math.inf if 0 < one.memory_bytes < held else held
                 if did.requests >= ENOUGH:
                     waited_s = 0.0 if one.resident else one.load_s
-                    work_s[one.device] = work_s.get(one.device, 0.0) + one.pace * expected_s(did, profile)
+                    batch = float(profile.batch_requests or profile.window_requests)
+                    done_s = one.pace * expected_s(did, profile)
+                    begun = 1.0 + min(batch, now.in_flight) / did.requests
+                    work_s[one.device] = work_s.get(one.device, 0.0) + done_s
+                    begun_s[one.device] = begun_s.get(one.device, 0.0) + done_s * begun
                     least_s[one.device] = max(least_s.get(one.device, 0.0), did.busy_s - waited_s)
                     most_s[one.device] = most_s.get(one.device, 0.0) + did.busy_s
         found: dict[str, float] = {}
         for device, seconds in work_s.items():
             if seconds < PACE_S or math.isinf(held_bytes[device]):
                 continue
-            low, high = least_s[device] / seconds, most_s[device] / seconds
+            low, high = least_s[device] / begun_s[device], most_s[device] / seconds
             pace = low if low >= DRIFT else high if high <= 1 / DRIFT else 1.0
             if pace > 0.0 and pace != 1.0:
                 found[device] = pace

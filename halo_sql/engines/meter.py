@@ -12,7 +12,7 @@ from halo_sql.engines.speed import Work
 
 class Did(NamedTuple):
     """Requests, prompt tokens computed, tokens generated, tokens read from the KV cache; seconds with requests in
-    flight, and these times their number."""
+    flight, and these times their number; how many are in flight now."""
 
     requests: float
     computed_tok: float
@@ -20,6 +20,7 @@ class Did(NamedTuple):
     read_tok: float
     busy_s: float
     flight_s: float
+    in_flight: float
 
 
 class Meter:
@@ -76,7 +77,7 @@ class Meter:
         """What was done by now."""
         return Did(
             *(self._requests, self._computed_tok, self._output_tok, self._read_tok),
-            *(self.busy_s, self._flight_s),
+            *(self.busy_s, self._flight_s, self._in_flight),
         )
 
     def work(self, batch_requests: int) -> Work:

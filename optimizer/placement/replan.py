@@ -162,7 +162,7 @@ def whole(nodes: Sequence[PhysicalNode], observed: Observed) -> tuple[Total, ...
 
 def each(guess: Estimate, did: Asked) -> tuple[float, float, float]:
     """Tokens of a call: prompt, of these cached, output; as seen, else as expected."""
-    calls = max(1.0, guess.llm_calls)
+    calls = guess.llm_calls or 1.0
     if did.answered >= ENOUGH and did.prompt_tok:
         return did.prompt_tok / did.answered, did.cached_tok / did.answered, did.output_tok / did.answered
     return guess.prompt_tok / calls, guess.prompt_tok_cached / calls, guess.output_tok / calls

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -142,7 +143,7 @@ def test_a_slow_worker_gives_its_rows_away(connect: Connect, monkeypatch: pytest
     slowed(monkeypatch, 1, 3.0)
     ratio, said, profile = compared(connect, BOTH, a=words(30), b=words(30))
     assert ratio > 1.4
-    assert "gpu1 takes 3 × as long" in said[0]
+    assert re.search(r"gpu1 takes (2.\d|3) × as long", said[0]), said
     asked = {name: did["requests"] for name, did in profile["workers"].items()}
     assert asked["a/0"] + asked["b/0"] > asked["a/1"] + asked["b/1"]
 
