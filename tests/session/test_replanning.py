@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from halo_sql.engines.pool import EnginePool
 from halo_sql.engines.profiles import Profile, find
 from halo_sql.engines.protocol import EngineInfo
 from halo_sql.errors import EngineError
+from halo_sql.queries import Queries
 
 PROFILE = (
     "[toy]\nweight_bytes = 300_000\nblock_tok = 4\ncontext_tok = 4000\nmax_num_seqs = 8\n"
@@ -180,6 +182,21 @@ def test_answers_and_calls_are_those_of_the_plan(connect: Connect, monkeypatch: 
     slowed(monkeypatch, 1, 4.0)
     ratio, _, _ = compared(connect, sql, rows=60, a=deciding(20), b=deciding(300))
     assert ratio > 0.8, "a plan that follows may be wrong about the future, not by much"
+
+
+def test_a_plan_does_not_depend_on_how_far_starts_are(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    con = connect(a=words(30), b=words(30))
+    started: list[set[str]] = []
+    optimize = Queries.optimize
+
+    def later(self: Queries, *args: Any, **rest: Any) -> Any:
+        time.sleep(0.2)
+        started.append(self._runtime.pool.started())
+        return optimize(self, *args, **rest)
+
+    monkeypatch.setattr(Queries, "optimize", later)
+    assert len(con.execute(BOTH).fetchall()) == 200
+    assert started == [set()]
 
 
 def test_right_estimates_are_left_alone(connect: Connect) -> None:
