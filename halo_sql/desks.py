@@ -13,7 +13,7 @@ from halo_sql.duck import Duck
 from halo_sql.engines.budget import Budget
 from halo_sql.engines.dispatch import Dispatcher
 from halo_sql.engines.experience import Experience
-from halo_sql.engines.protocol import Channel, ChannelSpec, DeliverOutcomes, Validate
+from halo_sql.engines.protocol import Channel, ChannelSpec, DeliverOutcomes, Move, Validate
 from halo_sql.engines.store import ResponseStore
 from halo_sql.errors import EngineError
 from halo_sql.ir.types import SqlType
@@ -78,7 +78,8 @@ class Desks:
         self._statement = statement
         self._cast = cast
         self._join_from = join_from or {}
-        self._placed = placed or {}
+        self._placed = dict(placed or {})
+        self._shifts: dict[int, int] = {}  # id of a node's counters -> what its priority has changed by
         self._readers: dict[str, Callable[[str], Any]] = {}
         self._runners: list[Runner] = []
         self._sessions: Any = None  # of MCP servers, shared by their tools
@@ -96,7 +97,20 @@ class Desks:
         placed = self._placed.get(id(metrics))
         if placed and not spec.workers:
             spec = replace(spec, workers=workers_of(placed, spec.model))
+        if shift := self._shifts.get(id(metrics)):
+            spec = replace(spec, priority=spec.priority + shift)
         return await self._dispatcher.open(spec, validate, metrics, deliver)
+
+    def move(self, placed: Mapping[int, str], shifts: Mapping[int, int]) -> None:
+        """Nodes, by ids of their counters, get other workers and priorities that are so much higher, for what is not
+        sent yet."""
+        moves: dict[int, Move] = {}
+        for key in placed.keys() | shifts.keys():
+            self._placed[key] = names = placed.get(key, self._placed.get(key, ""))
+            self._shifts[key] = self._shifts.get(key, 0) + shifts.get(key, 0)
+            models = {part.strip().rpartition("/")[0] for part in names.split(",")}
+            moves[key] = Move({model: workers_of(names, model) for model in models}, shifts.get(key, 0))
+        self._dispatcher.move(moves)
 
     def tool_experience(self) -> dict[str, Experience]:
         """Lower-case name of a tool -> what its calls took."""

@@ -175,14 +175,16 @@ def _foot(dag: PhysicalDag, profile: Profile | None) -> list[str]:
         found.append(
             f"Shared prefix: {json.dumps(text, ensure_ascii=False)} ({len(prefix)} characters) × ~{_count(calls)} calls"
         )
-    return found + [f"Note: {note}" for note in dag.notes]
+    replans = [] if profile is None else profile.replans
+    return found + [f"Note: {note}" for note in (*dag.notes, *replans)]
 
 
 def _worker(did: dict[str, float]) -> str:
     moved = f", {_count(did['prompt_tok_moved'])} from another worker" if did["prompt_tok_moved"] else ""
+    again = f", ~{_count(did['prompt_tok_again'])} computed that another worker has" if did["prompt_tok_again"] else ""
     return (
         f"{_count(did['requests'])} calls · {_count(did['prompt_tok'])} prompt tok "
-        f"({_count(did['prompt_tok_cached'])} cached{moved}) · {_count(did['output_tok'])} output tok · "
+        f"({_count(did['prompt_tok_cached'])} cached{moved}{again}) · {_count(did['output_tok'])} output tok · "
         f"busy {did['busy_s']:.3f} s"
     )
 
@@ -255,6 +257,8 @@ def to_json(dag: PhysicalDag, profile: Profile | None = None, query: str = "") -
                 for name, counters in sorted(profile.workers.items())
             }
         found["totals"] = {key: _number(value) for key, value in profile.totals().items()} | sums
+        if profile.replans:
+            found["replans"] = list(profile.replans)
         found["totals"]["planning_s"] = _number(profile.planning_s)
         if profile.virtual:
             found["totals"] |= {"virtual_time": True, "cpu_s": round(profile.cpu_s, 6)}

@@ -97,6 +97,7 @@ class Joint:
 
     def _settle(self, elapsed_s: float) -> None:
         for number, profile in enumerate(self.profiles):
+            profile.replans = self.profile.replans
             if profile.status == "running":
                 profile.status, profile.elapsed_s = "cancelled", elapsed_s
             for node, counters in profile.nodes.items():

@@ -24,6 +24,7 @@ class NodeMetrics:
     tool_calls, tool_calls_coalesced, tool_calls_from_store  the same of tools
     rows_total            rows expected by progress so far (rows read by an LLM node)
     conversations         begun by an agent of the statement
+    ended                 no more rows come
     workers               ``model/number`` -> calls that this worker answered, of models with several
     details               what else the operator tells of itself, for EXPLAIN ANALYZE: words -> number
     """
@@ -48,6 +49,7 @@ class NodeMetrics:
     rows_total: int = 0
     in_flight: int = 0
     conversations: int = 0
+    ended: bool = False
     workers: dict[str, int] = field(default_factory=dict)
     details: dict[str, float] = field(default_factory=dict)
 
@@ -78,8 +80,9 @@ def totals(nodes: list[NodeMetrics], elapsed_s: float) -> dict[str, float]:
 
 
 def as_dict(node: NodeMetrics) -> dict[str, float]:
-    """All counters of a node by name (``workers`` and ``details`` are none)."""
-    return {item.name: getattr(node, item.name) for item in fields(node) if item.name not in ("workers", "details")}
+    """All counters of a node by name (``workers``, ``details`` and ``ended`` are none)."""
+    others = ("workers", "details", "ended")
+    return {item.name: getattr(node, item.name) for item in fields(node) if item.name not in others}
 
 
 @dataclass(slots=True)
@@ -95,6 +98,7 @@ class Profile:
     engine_s   model name -> seconds in which it had requests of this run
     workers    ``model/number`` -> what this worker did meanwhile, for models with several, see ``WorkerGroup``
     number     1, 2, … in its connection
+    replans    a sentence for each time that its placement was changed while it ran
     log        where the calls are noted for ``halo_calls()``
     """
 
@@ -111,6 +115,7 @@ class Profile:
     log: RunLog | None = None
     cpu_s: float = 0.0
     virtual: bool = False
+    replans: list[str] = field(default_factory=list)
 
     def totals(self) -> dict[str, float]:
         """The totals of LANGUAGE.md section 5."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from halo_sql.calibrating import refine
@@ -14,6 +15,7 @@ from halo_sql.duck import Duck
 from halo_sql.engines.budget import Budget
 from halo_sql.engines.dispatch import Dispatcher
 from halo_sql.engines.knowledge import Knowledge
+from halo_sql.engines.pool import EnginePool
 from halo_sql.engines.pooled import PooledEngine
 from halo_sql.engines.protocol import Engine, EngineInfo
 from halo_sql.engines.registry import price, stated_speed, with_secret, worker_count
@@ -34,11 +36,13 @@ from halo_sql.optimizer.context import EngineProfile, OptimizerContext
 from halo_sql.optimizer.nodes import walk_once
 from halo_sql.optimizer.optimize import Optimized, Survey
 from halo_sql.optimizer.static_tokens import StaticTokens
+from halo_sql.replanning import Replanner
 from halo_sql.runtime import Runtime
 from halo_sql.sampling import object_samples
 from halo_sql.statistics import Surveyor, has_choice, read_by_calls
 from halo_sql.targets import Targets, surroundings_of
 from halo_sql.tool_profiles import agent_tools, tool_profiles
+from halo_sql.warm_prefixes import with_warm
 from halo_sql.worker_profiles import worker_profiles
 
 
@@ -112,11 +116,15 @@ def _occupied(runtime: Runtime, models: Mapping[str, ModelDef]) -> dict[str, flo
     return found
 
 
-def survey(duck: Duck, closely: bool, targets: Targets, knowledge: Knowledge | None) -> Survey:
+def survey(
+    duck: Duck, closely: bool, targets: Targets, knowledge: Knowledge | None, runtime: Runtime | None = None
+) -> Survey:
     """What ``optimize`` asks of data and calls. Rows that calls will read are counted when that may decide between
-    plans, or ``closely``: somebody wants to read the estimates. ``knowledge`` None: nothing learnt is used."""
+    plans, or ``closely``: somebody wants to read the estimates. ``knowledge`` None: nothing learnt is used.
+    ``runtime``: its engines' caches are looked at."""
 
     def add(plan: LogicalPlan, ctx: OptimizerContext) -> OptimizerContext:
+        ctx = ctx if runtime is None else with_warm(ctx, plan, targets.models, runtime)
         engines = ctx.engines.values()  # seconds are only as good as the lengths of the texts
         known = any(engine.kv_capacity_tok or engine.calibrated for engine in engines)
         counted = closely or known or has_choice(plan, ctx.approximate)
@@ -216,6 +224,10 @@ async def warm(runtime: Runtime, models: Mapping[str, ModelDef], store: Response
             continue  # the same error is raised when the run asks for the engine
 
 
+def _resident(pool: EnginePool, models: Mapping[str, ModelDef], name: str) -> bool:
+    return pool.resident(models[name])
+
+
 async def start_run(
     duck: Duck,
     runtime: Runtime,
@@ -227,12 +239,14 @@ async def start_run(
     statement: str,
     knowledge: Knowledge | None = None,
     budget: Budget | None = None,
+    options: OptimizerContext | None = None,
 ) -> tuple[AsyncIterator[Any], Callable[[bool], Awaitable[None]]]:
     """The root iterator of a plan and a closer (told whether the statement ended well); on the runtime's loop.
 
     statement  text and parameters
     knowledge  what is added to when it has ended well
     budget     what has been used counts against the limits, too; None: the statement has one of its own
+    options    what the plan was made with: its placement follows what is observed; None: it stays
     """
     pool, models = runtime.pool, targets.models
     held: dict[str, PooledEngine] = {}
@@ -243,6 +257,8 @@ async def start_run(
         if engine is None:
             engine = held[model] = pool.get(models[model])
             before[model] = engine.worker_counts()
+            if replanner is not None:
+                replanner.asks(model, engine)
         info = runtime.infos[model] = (await engine.describe() if store is not None else None) or await engine.start()
         profile.engines[model] = f"{info.identity} ({info.device})" if info.device else info.identity
         return engine, info
@@ -280,10 +296,25 @@ async def start_run(
         querying=targets.querying,
     )
     desks.on_connection = context.on_connection
-    served = pool.expect([call.model for node in dag.nodes for call in calls_by(node.op) if call.model])
+    expected: list[Callable[[], None]] = []
+
+    def expect(order: Sequence[str]) -> None:
+        """In place of what was expected before."""
+        for ended in expected:
+            ended()
+        expected[:] = [pool.expect(order)]
+
+    expect([call.model for node in dag.nodes for call in calls_by(node.op) if call.model])
+    replanner = None
+    if options is not None and Replanner.wanted(dag, options):
+        resident_now = partial(_resident, pool, models)
+        replanner = Replanner(dag, options, profile, dispatcher, desks, held, resident_now, expect)
 
     async def close(well: bool) -> None:
-        served()
+        if replanner is not None:
+            replanner.stop()
+        for ended in expected:
+            ended()
         profile.engine_s = {name: meter.busy_s for name, meter in dispatcher.meters.items()}
         for model, engine in held.items():
             for number, did in engine.worker_counts().items():

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from halo_sql.grammar.expanded import Expanded
     from halo_sql.ir.logical import BoundStatement
     from halo_sql.ir.physical import PhysicalDag
+    from halo_sql.optimizer.context import OptimizerContext
     from halo_sql.optimizer.optimize import Optimized
     from halo_sql.planning import Planned
     from halo_sql.running import QueryRun
@@ -105,9 +106,8 @@ class Queries:
 
         def plan() -> Optimized:
             context = optimizer_context(bound, self._duck, self._settings, targets.models, self._runtime)
-            return optimize(
-                bound.plan, bound.columns, context, survey=survey(self._duck, closely, targets, self.knowledge())
-            )
+            asked = survey(self._duck, closely, targets, self.knowledge(), self._runtime)
+            return optimize(bound.plan, bound.columns, context, survey=asked)
 
         optimized = deep(plan)
         if self._watched is not None:
@@ -124,7 +124,9 @@ class Queries:
 
         with self._interruptible():
             planned = self.plan(sql, params, expanded, closely, sample)
-            run = self._begin(planned.optimized.dag, planned.targets, self._profile(planned), self._journaled(planned))
+            options = planned.optimized.problem.surveyed
+            profile, statement = self._profile(planned), self._journaled(planned)
+            run = self._begin(planned.optimized.dag, planned.targets, profile, statement, options)
             if self._stopped:
                 run.interrupt()
         bound, batches = planned.bound, run.batches()
@@ -147,7 +149,7 @@ class Queries:
         plans = list(planned.values())
         joint = Joint(plans, [self._profile(each) for each in plans], list(planned), tables)
         joint.profile.log = RunLog(self.calls, 0, {}, self._settings.flag("halo_trace_text"), joint.nodes())
-        run = self._begin(joint.plan.dag, joint.targets, joint.profile, "")
+        run = self._begin(joint.plan.dag, joint.targets, joint.profile, "", joint.plan.options)
         if self._stopped:
             run.interrupt()
         try:
@@ -200,8 +202,12 @@ class Queries:
         check_secrets(targets.models, self._runtime.secrets)
         check_tool_secrets(targets, self._runtime.secrets)
         needed = {name: model for name, model in targets.models.items() if name not in targets.proxies}
-        self._runtime.begin(warm(self._runtime, needed, self.store()))
+        virtual = self._runtime.virtual_time  # there planning takes no time, and must not depend on how far starts are
+        if not virtual:
+            self._runtime.begin(warm(self._runtime, needed, self.store()))
         optimized = self.optimize(bound, snapshot, closely)
+        if virtual:
+            self._runtime.begin(warm(self._runtime, needed, self.store()))
         return Planned(sql, params, bound, targets, optimized, time.perf_counter() - began)
 
     def _profile(self, planned: Planned) -> Profile:
@@ -229,7 +235,9 @@ class Queries:
         found = self._duck.rows(query)
         return str(Path(found[0][0]).resolve()) if found and found[0][0] else ""
 
-    def _begin(self, dag: PhysicalDag, targets: Targets, profile: Profile, statement: str) -> QueryRun:
+    def _begin(
+        self, dag: PhysicalDag, targets: Targets, profile: Profile, statement: str, options: OptimizerContext
+    ) -> QueryRun:
         from halo_sql.planning import start_run
         from halo_sql.running import QueryRun
 
@@ -248,6 +256,7 @@ class Queries:
                 statement,
                 self.knowledge(),
                 self._budget,
+                options,
             )
 
         run = QueryRun(self._runtime, self._duck, start, profile)

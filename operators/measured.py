@@ -105,7 +105,7 @@ class Measured:
             return
         if self._running:
             raise RuntimeError("a pull is under way")
-        self._closed = True
+        self._closed = self._metrics.ended = True
         self._note_wait()
         try:
             close = getattr(self._operator, "aclose", None)

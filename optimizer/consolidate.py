@@ -10,6 +10,7 @@ from typing import Any
 from halo_sql.errors import Span
 from halo_sql.ir.expr import ColumnId
 from halo_sql.ir.physical import BatchExec, PhysicalDag, PhysicalNode, RowGraphExec, batch_name, calls_by
+from halo_sql.optimizer.context import OptimizerContext, WorkerProfile
 from halo_sql.optimizer.intern import Interner, Written
 from halo_sql.optimizer.optimize import Optimized
 from halo_sql.optimizer.pipeline import row_graphs, without_row_graphs
@@ -30,12 +31,14 @@ class Consolidated:
     starts   where each statement begins in these
     columns  of each statement: ids of columns -> the statement's own ids
     aliases  (position of a call that several share, statement) -> that call, and the statement's own equal one
+    options  what it was planned with
     """
 
     dag: PhysicalDag
     starts: tuple[int, ...]
     columns: tuple[Mapping[ColumnId, ColumnId], ...]
     aliases: Mapping[tuple[Span, int], tuple[Written, Written]]
+    options: OptimizerContext
 
     @property
     def roots(self) -> tuple[int, ...]:
@@ -105,7 +108,9 @@ def consolidate(
     nodes, top = materialize_shared(nodes, top)
     if any(isinstance(node.op, RowGraphExec) for plan in plans for node in plan.dag.nodes):
         nodes, top = row_graphs(nodes, top)
-    options = replace(plans[0].problem.surveyed, engines=_merged([plan.problem.surveyed.engines for plan in plans]))
+    known = [plan.problem.surveyed for plan in plans]
+    engines, warm = _merged([each.engines for each in known]), _merged([each.warm for each in known])
+    options = replace(known[0], engines=engines, workers=_workers([each.workers for each in known]), warm=warm)
     models = sorted({call.model for node in nodes for call in calls_by(node.op) if call.model})
     devices = crowded(models, options)
     ordered, top, placed = schedule(nodes, top, devices, options)
@@ -113,8 +118,20 @@ def consolidate(
     notes = dict.fromkeys([*(note for plan in plans for note in plan.dag.notes), *placed])
     dag = PhysicalDag(charged(ordered, swaps), top, tuple(notes), shared_prefixes(ordered, options))
     return Consolidated(
-        dag, tuple(starts), tuple(interner.owns[number] for number in range(len(plans))), interner.aliases
+        dag, tuple(starts), tuple(interner.owns[number] for number in range(len(plans))), interner.aliases, options
     )
+
+
+def _workers(maps: Sequence[Mapping[str, tuple[WorkerProfile, ...]]]) -> dict[str, tuple[WorkerProfile, ...]]:
+    """Workers of all models, with the warm prefixes of all plans."""
+    found: dict[str, tuple[WorkerProfile, ...]] = _merged(maps)
+    for model, workers in found.items():
+        known = [each[model] for each in maps if model in each]
+        found[model] = tuple(
+            replace(one, prefixes=frozenset().union(*(each[place].prefixes for each in known if place < len(each))))
+            for place, one in enumerate(workers)
+        )
+    return found
 
 
 def _merged(maps: Sequence[Any]) -> dict[Any, Any]:

@@ -251,6 +251,7 @@ class OptimizerContext:
     stats           source fragment or largest relational tree -> statistics; missing: DEFAULT_ROWS, unknown values
     objects         output column of a call -> what its object holes hold, in order; None: nothing is known of one
     engines         model name -> profile; missing: DEFAULT_PROFILE
+    warm            (model name, static prefix of a call's prompts) -> the part of its characters that an engine holds
     workers         model name -> its workers; missing: as many as its profile says, each with a device of its own
     calls           (model name, ``call_key`` or '' for all its calls) -> what they took; missing: DEFAULT_CALL
     static          ``static_key`` of a call -> tokens of its prompts' static parts; missing: by their characters
@@ -283,6 +284,7 @@ class OptimizerContext:
     approximate: bool = False
     workers: Mapping[str, tuple[WorkerProfile, ...]] = field(default_factory=dict)
     static: Mapping[Key, StaticTok] = field(default_factory=dict)
+    warm: Mapping[tuple[str, str], float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         assert self.objective in OBJECTIVES, self.objective

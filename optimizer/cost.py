@@ -17,6 +17,7 @@ from halo_sql.ir.static_tok import StaticTok
 from halo_sql.optimizer.cardinality import CHARS_PER_TOK, Profile, output_tok
 from halo_sql.optimizer.context import DEFAULT_CALL, CallProfile, EngineProfile, OptimizerContext
 from halo_sql.optimizer.engine_cost import LLM_ROW_S, Load, engine_cost
+from halo_sql.optimizer.prefixes import warm_tok
 from halo_sql.optimizer.samples import ObjectSample
 from halo_sql.optimizer.tool_cost import agent_tools_s, tool_s
 
@@ -193,6 +194,7 @@ def _call(call: LlmCall, profile: Profile, clustered: bool, options: OptimizerCo
     prompt_tok = requests * each_tok
     computed_tok = min(prompt_tok, computed_prompt_tok(parts, profile, requests, clustered, engine))
     shared_tok = parts[0].end_tok if len(parts) > 1 else 0.0
+    computed_tok -= min(computed_tok, warm_tok(call, shared_tok, options))
     cost = engine_cost(Load(requests, each_tok, computed_tok, answer_tok, shared_tok), engine)
     return Estimate(profile.rows, requests, prompt_tok, prompt_tok - computed_tok, requests * answer_tok, cost=cost)
 

@@ -22,6 +22,7 @@ from halo_sql.optimizer.memo import Memo
 from halo_sql.optimizer.nodes import relational_trees
 from halo_sql.optimizer.normalize import normalize
 from halo_sql.optimizer.pipeline import ROW_GRAPH, row_graphs
+from halo_sql.optimizer.placement.replan import REPLAN
 from halo_sql.optimizer.plan_context import PlanContext
 from halo_sql.optimizer.prefixes import shared_prefixes
 from halo_sql.optimizer.properties import Order, Properties
@@ -152,9 +153,9 @@ def _active(rules: tuple[Rule, ...], state: PlanContext) -> tuple[Rule, ...]:
     """The rules in use; essential ones stay when they are disabled, and a note says so."""
     options = state.options
     active: list[Rule] = []
-    if ROW_GRAPH in options.disabled_rules:
-        state.recorder.note(f"rule disabled: {ROW_GRAPH}")
-    for name in sorted(options.disabled_rules - {rule.name for rule in rules} - {ROW_GRAPH}):
+    for name in sorted(options.disabled_rules & {ROW_GRAPH, REPLAN}):
+        state.recorder.note(f"rule disabled: {name}")
+    for name in sorted(options.disabled_rules - {rule.name for rule in rules} - {ROW_GRAPH, REPLAN}):
         state.recorder.note(f"disabled rule does not exist: {name}")
     for rule in rules:
         if rule.name in options.disabled_rules:

@@ -40,9 +40,21 @@ def shared_prefixes(nodes: Sequence[PhysicalNode], options: OptimizerContext) ->
 
 def static_prefix(call: LlmCall) -> str:
     """The text that every prompt of the call starts with."""
+    system, user = static_parts(call)
+    return user if system is None else f"{system}\n{user}"
+
+
+def static_parts(call: LlmCall) -> tuple[str | None, str]:
+    """The system message, and what every user message of the call starts with."""
     first = call.prompt.user[0] if call.prompt.user else ""
-    user = first if isinstance(first, str) else ""
-    return user if call.prompt.system is None else f"{call.prompt.system}\n{user}"
+    return call.prompt.system, first if isinstance(first, str) else ""
+
+
+def warm_tok(call: LlmCall, static_tok: float, options: OptimizerContext) -> float:
+    """Of the ``static_tok`` tokens that all prompts of a call begin with, those that its engine holds from before."""
+    share = options.warm.get((call.model, static_prefix(call)), 0.0) if options.warm else 0.0
+    block_tok = options.engine(call.model).block_tok
+    return share * static_tok // block_tok * block_tok
 
 
 def _branches(texts: dict[str, float]) -> list[str]:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from halo_sql.call_log import RunLog
 from halo_sql.engines.budget import FREE, Budget, Price
@@ -26,6 +28,7 @@ from halo_sql.engines.protocol import (
     EngineInfo,
     GenRequest,
     GenResult,
+    Move,
     Outcome,
     Validate,
     estimate_tok,
@@ -42,6 +45,17 @@ TEMPLATE_TOK = 16  # what a chat template adds to a prompt, about
 EXPECT_FROM = 4  # answers after which the next one's length is expected to be their average
 
 EngineOf = Callable[[str], Awaitable[tuple[Engine, EngineInfo]]]
+
+
+@dataclass(slots=True)
+class Tally:
+    """Requests of a node to one model: different ones, those not from the store; answered ones with their tokens."""
+
+    asked: int = 0
+    answered: int = 0
+    prompt_tok: int = 0
+    cached_tok: int = 0
+    output_tok: int = 0
 
 
 class Dispatcher:
@@ -73,6 +87,8 @@ class Dispatcher:
         self.meters: dict[str, Meter] = {}  # model name -> what its engine did
         self._memory = AnswerMemory(kept_bytes)
         self._lanes: dict[int, Lane] = {}  # by id of the engine, which the lane keeps alive
+        self._queues: dict[int, SendQueue] = {}  # of these lanes
+        self.tallies: dict[tuple[int, str], Tally] = {}  # (id of a node's counters, model) -> its requests
         self._tables: dict[object, dict[str, Call]] = {}
         self._channels: list[_Channel] = []
         self._unknown: list[Call] = []  # to be looked up in the store
@@ -125,8 +141,29 @@ class Dispatcher:
         price = self._prices.get(model, FREE)
         lane = Lane(engine, window, queue, self._budget, price, self._memory, self._store, self._freed, self._log)
         lane.cache = cache
+        self._queues[id(lane)] = queue
         self.meters[model] = lane.meter
         return lane
+
+    def move(self, moves: Mapping[int, Move]) -> None:
+        """Nodes, by ids of their counters, get other workers and priorities; for calls that are not sent yet."""
+        lanes: dict[int, Lane] = {}
+        for channel in self._channels:
+            move = moves.get(id(channel.metrics))
+            if move is not None:
+                channel.spec = move.applied(channel.spec)
+                lanes[id(channel.lane)] = channel.lane
+        for number, lane in lanes.items():
+            self._queues[number].reorder()
+            lane.pump()
+
+    def waiting(self) -> Counter[tuple[int, str]]:
+        """(id of a node's counters, model) -> requests that are not sent yet."""
+        calls = (call for queue in self._queues.values() for call in queue if not call.dropped)
+        found = Counter((id(call.channel.metrics), call.channel.spec.model) for call in calls)
+        for call in (*self._unknown, *self._looking):
+            found[id(call.channel.metrics), call.channel.spec.model] += 1
+        return found
 
     def _freed(self) -> None:
         for lane in self._lanes.values():
@@ -168,6 +205,8 @@ class Dispatcher:
                         continue
                     if entry is not None and call.channel.validate(entry.text, entry.finish) is None:
                         call.channel.metrics.llm_calls_from_store += 1
+                        assert isinstance(call.channel, _Channel)
+                        call.channel.found()
                         if self._log is not None:
                             note(self._log, call, entry.text, None, entry.prompt_tok, entry.output_tok)
                         known = Outcome(entry.text, None, entry.prompt_tok, entry.output_tok)
@@ -216,6 +255,7 @@ class _Channel:
         self.base_tok = TEMPLATE_TOK + estimate_tok(spec.system or "")
         self.output_tok = output_bound(spec)
         self.room_tok = 0
+        self._tally = dispatcher.tallies.setdefault((id(metrics), spec.model), Tally())
         self._experience: Experience | None = None
         if spec.learn:
             self._experience = dispatcher.experience.setdefault((spec.model, spec.learn), Experience())
@@ -249,6 +289,7 @@ class _Channel:
             return
         table = self._table
         if table is None:
+            self._tally.asked += len(prompts)
             self.lane.add([Call(self, number, user, None) for number, user in prompts])
             return
         fresh: list[Call] = []
@@ -265,6 +306,7 @@ class _Channel:
             else:
                 call.others.append((self, number))
         self.metrics.llm_calls_coalesced += len(prompts) - len(fresh)
+        self._tally.asked += len(fresh)
         outcomes = [(number, self._known(call)) for number, call in known]
         if fresh:
             if self.keys is None:
@@ -306,9 +348,18 @@ class _Channel:
 
     def learn(self, user: str, result: GenResult) -> None:
         """See ``Asker``."""
+        tally = self._tally
+        tally.answered += 1
+        tally.prompt_tok += result.prompt_tok
+        tally.cached_tok += result.prompt_tok_cached
+        tally.output_tok += result.output_tok
         if self._experience is not None:
             chars = len(user) + self._system_chars
             self._experience.add(chars, result.prompt_tok, result.output_tok, len(result.text))
+
+    def found(self) -> None:
+        """One of its requests was answered by the store."""
+        self._tally.asked -= 1
 
     def aborting(self, change: int) -> None:
         """Counts own calls that the engine was told to abort and has not delivered yet."""

@@ -295,7 +295,7 @@ class EmulatedEngine:
         if self._options["kv_sharing"] == LINK:
             loop = asyncio.get_running_loop()
             keys = sequence.keys[: (sequence.prompt_tok - 1) // self.size.block_tok]
-            at_s = self._link.fetch(keys, self._others(), loop.time())
+            at_s, sequence.moved = self._link.fetch(keys, self._others(), loop.time())
             if at_s > loop.time():
                 self._fetching.add(sequence)
                 loop.call_at(at_s, self._fetched, sequence)
@@ -356,8 +356,7 @@ class EmulatedEngine:
 
     def answered(self, sequences: list[Queued]) -> None:
         """Deliver, grouped by who asked."""
-        groups: dict[Deliver, list[GenResult]] = {}
-        totals = self._totals
+        groups, totals = dict[Deliver, list[GenResult]](), self._totals
         for sequence in sequences:
             number, text, deliver = sequence.tag
             if self._open.pop(number, None) is None:
@@ -367,7 +366,8 @@ class EmulatedEngine:
             totals["prompt_tok"] += prompt_tok
             totals["prompt_tok_cached"] += cached_tok
             totals["output_tok"] += output_tok
-            result = GenResult(number, text, "stop", prompt_tok, cached_tok, output_tok)
+            moved_tok = min(cached_tok, sequence.moved * self.size.block_tok)
+            result = GenResult(number, text, "stop", prompt_tok, cached_tok, output_tok, prompt_tok_moved=moved_tok)
             groups.setdefault(deliver, []).append(result)
         for deliver, results in groups.items():
             deliver(results)

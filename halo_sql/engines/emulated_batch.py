@@ -31,6 +31,7 @@ class Sequence:
     output_tok  tokens of the answer, at least 1
     tag         whatever the engine wants back with it
     cached_tok  prompt tokens found in the cache when it was first let in; -1: not yet
+    moved       blocks that came from another worker for it
     """
 
     keys: list[int]
@@ -39,6 +40,7 @@ class Sequence:
     priority: int = 0
     tag: Any = None
     cached_tok: int = -1
+    moved: int = 0
     arrival: int = 0
     place: int = 0  # in the order in which requests were let in
     produced: int = 0  # tokens of the answer; of a decoding one as of ``joined``

@@ -25,17 +25,18 @@ class KvLink:
         self._free_s = 0.0  # when the last transfer ends
         self._coming: dict[int, float] = {}  # key -> when it is there
 
-    def fetch(self, keys: Sequence[int], others: Iterable[BlockCache], now_s: float) -> float:
-        """Begin to fetch the beginning of this chain that another one has: when it is there; now, for nothing."""
+    def fetch(self, keys: Sequence[int], others: Iterable[BlockCache], now_s: float) -> tuple[float, int]:
+        """Begin to fetch the beginning of this chain that another one has: when it is there (now, for nothing), and
+        blocks that come for it."""
         if not self._worth:
-            return now_s
+            return now_s, 0
         theirs = max((len(other.find(keys)) for other in others), default=0)
         wanted = keys[len(self._cache.find(keys)) : theirs]
         fresh = [key for key in wanted if key not in self._coming]
         if fresh:
             self._free_s = max(self._free_s, now_s) + len(fresh) * self._block_s
             self._coming.update(dict.fromkeys(fresh, self._free_s))
-        return max((self._coming[key] for key in wanted), default=now_s)
+        return max((self._coming[key] for key in wanted), default=now_s), len(fresh)
 
     def arrived(self, now_s: float) -> None:
         """Put what has come by now into the cache."""

@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from halo_sql.clock import clock_s
 from halo_sql.engines.protocol import GenResult
 from halo_sql.engines.speed import Work
+
+
+class Did(NamedTuple):
+    """Requests, prompt tokens computed, tokens generated, tokens read from the KV cache; seconds with requests in
+    flight, and these times their number; how many are in flight now."""
+
+    requests: float
+    computed_tok: float
+    output_tok: float
+    read_tok: float
+    busy_s: float
+    flight_s: float
+    in_flight: float
 
 
 class Meter:
@@ -58,6 +72,13 @@ class Meter:
             "output_tok": self._output_tok,
             "busy_s": self.busy_s,
         }
+
+    def so_far(self) -> Did:
+        """What was done by now."""
+        return Did(
+            *(self._requests, self._computed_tok, self._output_tok, self._read_tok),
+            *(self.busy_s, self._flight_s, self._in_flight),
+        )
 
     def work(self, batch_requests: int) -> Work:
         """What was done, by an engine that computes at most ``batch_requests`` at once."""

@@ -67,6 +67,10 @@ class EnginePool:
         entry = self._entries.get(model.name.lower())
         return entry is not None and entry.key == self._key(model) and _started(entry)
 
+    def at_hand(self, model: registry.Definition) -> Engine | None:
+        """The model's engine, if it has started in this definition and stands on its device (from any thread)."""
+        return self._entries[model.name.lower()].engine if self.resident(model) else None
+
     def started(self) -> set[str]:
         """Lower-case names of the models whose engines have started (from any thread)."""
         return {name for name, entry in list(self._entries.items()) if _started(entry)}

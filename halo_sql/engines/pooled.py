@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from halo_sql.clock import clock_s
+from halo_sql.engines.meter import Did
 from halo_sql.engines.protocol import Deliver, Engine, EngineInfo, GenRequest, GenResult
 from halo_sql.engines.residency import Residency
 from halo_sql.engines.static_tok import StaticCounter
@@ -278,6 +279,15 @@ class PooledEngine:
         """What each worker did so far (``WorkerGroup.worker_stats``); {}: the model has but one."""
         stats = getattr(self.engine, "worker_stats", None)
         return {} if stats is None else dict(enumerate(stats()))
+
+    def workers_did(self) -> dict[int, Did]:
+        """What each worker did so far; {}: the model has but one."""
+        return {worker.number: worker.meter.so_far() for worker in getattr(self.engine, "workers", ())}
+
+    def lost(self) -> frozenset[int]:
+        """The workers that are given up."""
+        workers = getattr(self.engine, "workers", ())
+        return frozenset(worker.number for worker in workers if worker.state == "lost")
 
     async def close(self) -> None:
         """Does nothing: the pool closes its engines."""

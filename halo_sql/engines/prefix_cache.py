@@ -96,6 +96,15 @@ class PrefixCache:
                 high = middle - 1
         return low
 
+    def held_chars(self, system: str | None, user: str) -> int:
+        """Characters of a prompt's beginning that are held; from any thread."""
+        text, chars, last = f"{system}\0{user}" if system else user, self.chars, 0
+        for end in range(chars, len(text) + 1, chars):
+            last = hash((last, text[end - chars : end]))
+            if last not in self._held:
+                return end - chars
+        return len(text) // chars * chars
+
     def use(self, pieces: Pieces, more_tok: float = 0.0) -> None:
         """A prompt was sent, or answered: ``more_tok`` tokens, its end and the answer, take room until they are the
         oldest."""
@@ -130,6 +139,14 @@ class PrefixCache:
 
 
 _known: WeakKeyDictionary[Engine, PrefixCache] = WeakKeyDictionary()
+
+
+def known_cache(engine: Engine) -> PrefixCache | None:
+    """The model of an engine's cache; None as long as there is none."""
+    try:
+        return _known.get(engine)
+    except TypeError:
+        return None
 
 
 def cache_of(engine: Engine, info: EngineInfo) -> PrefixCache | None:

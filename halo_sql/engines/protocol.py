@@ -6,8 +6,8 @@ An engine knows nothing of SQL, rows or plans. It lives on one asyncio loop (the
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol, Self
 
 from halo_sql.errors import EngineError
@@ -290,6 +290,23 @@ class ChannelSpec:
     traced: bool = False
     learn: str = ""
     workers: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A node whose calls are planned anew.
+
+    workers  model -> numbers of those that may answer from now on
+    shift    added to the priorities of its calls
+    """
+
+    workers: Mapping[str, tuple[int, ...]]
+    shift: int = 0
+
+    def applied(self, spec: ChannelSpec) -> ChannelSpec:
+        """How its requests are sent now."""
+        workers = self.workers.get(spec.model, spec.workers)
+        return replace(spec, workers=workers, priority=spec.priority + self.shift)
 
 
 Validate = Callable[[str, str], EngineError | None]  # (text, finish) -> None when the answer is complete and valid

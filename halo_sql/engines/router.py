@@ -32,12 +32,14 @@ class Route:
     work_tok    work that it is expected to make there
     keep_chars  characters of its beginning that others share
     fetch       some of its beginning was computed by a worker that others may fetch it from
+    again_tok   of its beginning that is computed here although another worker has it
     """
 
     worker: int
     work_tok: float
     keep_chars: int = 0
     fetch: bool = False
+    again_tok: float = 0.0
 
 
 class Prefixes:
@@ -164,17 +166,19 @@ class Router:
                 best = holder
         held = self._held[best]
         for item in unit:
-            work, keep, fetch = item.own_tok, 0, False
+            work, keep, fetch, again = item.own_tok, 0, False, 0.0
             for chunk, tok in item.chain:
                 stored = moves and chunk in self._stored
                 fetch = fetch or stored
                 if chunk not in held:
                     work += tok * (self.transfer or 0.0) if stored else tok
+                    if not stored and any(chunk in other for other in self._held):
+                        again += tok
             if moves:
                 keep = self._keep_chars(requests[item.place], item.chain, shared)
             held.add(item.chain)
             self.load_tok[best] += work
-            routes[item.place] = Route(best, work, keep, fetch)
+            routes[item.place] = Route(best, work, keep, fetch, again)
 
     def _keep_chars(self, request: GenRequest, chain: Sequence[Chunk], shared: set[int]) -> int:
         """Characters of the chunks that another request has, the system message at any rate."""
@@ -206,6 +210,21 @@ class Router:
     def forget(self, worker: int) -> None:
         """A worker starts anew, with an empty cache."""
         self._held[worker].clear()
+
+    def held_chars(self, worker: int, system: str, user: str) -> int:
+        """Characters of a prompt's beginning that a worker holds, in whole chunks; from any thread."""
+        held, at, found = self._held[worker], 0, 0
+        for start in range(0, len(system), CHUNK_CHARS):
+            at = hash((at, "system", system[start : start + CHUNK_CHARS]))
+            if at not in held:
+                return found
+            found = min(len(system), start + CHUNK_CHARS)
+        for end in range(CHUNK_CHARS, len(user) + 1, CHUNK_CHARS):
+            at = hash((at, user[end - CHUNK_CHARS : end]))
+            if at not in held:
+                return found
+            found = len(system) + end
+        return found
 
     # --- what a request is
 

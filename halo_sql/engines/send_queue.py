@@ -109,6 +109,21 @@ class SendQueue:
         level.arrivals.extend(level.sweep.drain())
         level.arrivals = deque(sorted(level.arrivals, key=lambda call: -lengths[id(call.channel)]))
 
+    def reorder(self) -> None:
+        """Channels have got other priorities or workers: every call goes to its level, and is made anew when sent."""
+        levels, self._levels = self._levels, {}
+        self._size = self._chars = 0
+        for level in levels.values():
+            for calls, ordered in ((list(level.arrivals), False), (level.sweep.drain(), True)):
+                channels: dict[int, list[Call]] = {}
+                for call in calls:
+                    if not call.dropped:
+                        call.request = None
+                        channels.setdefault(id(call.channel), []).append(call)
+                for own in channels.values():
+                    spec = own[0].channel.spec
+                    self.add(own, spec.priority, spec.system, ordered)
+
     def put_back(self, calls: list[Call]) -> None:
         """These, just popped, cannot be sent yet: they go next, but for more urgent ones."""
         for call in reversed(calls):

@@ -68,10 +68,12 @@ class Worker:
         self.queue: deque[Pending] = deque()
         self.starting: asyncio.Task[None] | None = None
         self.moved_tok = 0
+        self.again_tok = 0.0
 
     def counts(self) -> dict[str, float]:
         """See ``WorkerGroup.worker_stats``."""
-        return self.meter.counts() | {"prompt_tok_moved": self.moved_tok, "in_flight": len(self.in_flight)}
+        moved = {"prompt_tok_moved": self.moved_tok, "prompt_tok_again": round(self.again_tok)}
+        return self.meter.counts() | moved | {"in_flight": len(self.in_flight)}
 
 
 def suspect(item: Pending) -> bool:

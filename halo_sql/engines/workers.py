@@ -54,7 +54,7 @@ class WorkerGroup:
         self.router = Router(len(engines))
         self.restarts = 0
         self._alike = alike
-        self._storage = storage
+        self.storage = storage
         self._prefill_tok_per_s = prefill_tok_per_s
         self._one: EngineInfo | None = None  # what a worker says of itself
         self._open: dict[int, Pending] = {}
@@ -85,8 +85,8 @@ class WorkerGroup:
 
     async def _started(self) -> EngineInfo:
         self._begin_all()
-        if self._storage is not None:
-            await asyncio.to_thread(self._storage.bytes_per_s)  # measured here, known from then on
+        if self.storage is not None:
+            await asyncio.to_thread(self.storage.bytes_per_s)  # measured here, known from then on
         while self._one is None or not self._ready():
             if all(worker.state == "lost" for worker in self.workers):
                 raise self.workers[0].error or EngineError("no worker could be started", code="unavailable")
@@ -186,6 +186,8 @@ class WorkerGroup:
             if item.aborted:
                 continue
             mine = [self.workers[number] for number in self._allowed(item.request)]
+            if item.request.workers and all(worker.state == "lost" for worker in mine):
+                item.request, mine = replace(item.request, workers=()), self.workers  # any other gives its answer
             if any(worker.state == "ready" for worker in mine):
                 now.append(item)
             elif all(worker.state == "lost" for worker in mine):
@@ -254,10 +256,11 @@ class WorkerGroup:
         back: list[Pending] = []
         for result in results:
             item = worker.in_flight.pop(result.id, None)
-            if item is None or item.route is None:
+            route = None if item is None else item.route
+            if item is None or route is None:
                 continue
             worker.meter.change(-1)
-            self.router.done(item.request, item.route, result)
+            self.router.done(item.request, route, result)
             error = result.error
             if error is not None and error.code == "unavailable" and not error.fatal and not self._closed:
                 died = error
@@ -272,6 +275,7 @@ class WorkerGroup:
                 worker.restarts = 0
                 worker.meter.add(result)
                 worker.moved_tok += result.prompt_tok_moved
+                worker.again_tok += max(0.0, route.again_tok - result.prompt_tok_moved)
             del self._open[result.id]
             retries = result.retries + item.lost
             groups.setdefault(item.deliver, []).append(replace(result, worker=worker.number, retries=retries))
@@ -363,8 +367,8 @@ class WorkerGroup:
         for number, item in list(self._open.items()):
             del self._open[number]
             item.deliver([cancelled(number)])
-        if self._storage is not None:
-            self._storage.close()
+        if self.storage is not None:
+            self.storage.close()
 
     async def sleep(self) -> None:
         """All workers leave their devices."""
@@ -379,7 +383,8 @@ class WorkerGroup:
     # --- looking
 
     def worker_stats(self) -> list[dict[str, float]]:
-        """Per worker: requests, prompt_tok, prompt_tok_cached, prompt_tok_moved, output_tok, busy_s, in_flight."""
+        """Per worker: requests, prompt_tok, prompt_tok_cached, prompt_tok_moved (of these from another worker),
+        prompt_tok_again (computed though another had them, about), output_tok, busy_s, in_flight."""
         return [worker.counts() for worker in self.workers]
 
     def _ready_workers(self) -> list[Worker]:
@@ -391,7 +396,7 @@ class WorkerGroup:
     def _transfer_cost(self) -> float | None:
         """Time to fetch a token ÷ time to compute it; None: workers share nothing, or nothing is known of sizes."""
         one = self._one
-        if self._storage is None or one is None or not one.kv_tok_bytes:
+        if self.storage is None or one is None or not one.kv_tok_bytes:
             return None
         assumed = self._prefill_tok_per_s or assumed_tok_per_s(one)
-        return one.kv_tok_bytes / self._storage.bytes_per_s() * tok_per_s(self.workers, assumed)
+        return one.kv_tok_bytes / self.storage.bytes_per_s() * tok_per_s(self.workers, assumed)

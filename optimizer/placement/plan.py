@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
+from halo_sql.ir.estimate import NOTHING_EXPECTED, Estimate
 from halo_sql.ir.physical import (
     DemandExec,
     DuckFragmentExec,
@@ -23,7 +24,7 @@ from halo_sql.ir.prompt import Hole, LlmCall
 from halo_sql.optimizer.context import OptimizerContext, WorkerProfile
 from halo_sql.optimizer.placement.problem import Device, Edge, Node, Problem, Residence, Schedule, Work
 from halo_sql.optimizer.placement.solve import DEFAULT_LIMITS, Limits, solve
-from halo_sql.optimizer.prefixes import static_prefix
+from halo_sql.optimizer.prefixes import static_prefix, warm_tok
 
 #: Rows of a batch between operators that make no calls.
 BATCH_ROWS = 2048
@@ -58,7 +59,13 @@ def has_choice(nodes: Sequence[PhysicalNode], options: OptimizerContext) -> bool
 def place(nodes: Sequence[PhysicalNode], options: OptimizerContext, limits: Limits = DEFAULT_LIMITS) -> Placement:
     """Where and when each node runs. ``nodes`` stand inputs first, ids being places."""
     problem, parts = problem_of(nodes, options)
-    found = solve(problem, limits)
+    return placed_of(nodes, problem, parts, solve(problem, limits))
+
+
+def placed_of(
+    nodes: Sequence[PhysicalNode], problem: Problem, parts: tuple[tuple[int, ...], ...], found: Schedule
+) -> Placement:
+    """A schedule of ``problem_of(nodes)`` as workers, priorities and starts."""
     starts = [min((run.start_s for run in found.runs if run.node in own), default=0.0) for own in map(set, parts)]
     calling = [node.id for node in nodes if calls_by(node.op)]
     ranks = {node: STEP * rank for rank, node in enumerate(sorted(calling, key=lambda node: (starts[node], node)), 1)}
@@ -67,16 +74,28 @@ def place(nodes: Sequence[PhysicalNode], options: OptimizerContext, limits: Limi
     return Placement(workers, priorities, tuple(starts), _notes(problem, found), problem, found, parts)
 
 
-def problem_of(nodes: Sequence[PhysicalNode], options: OptimizerContext) -> tuple[Problem, tuple[tuple[int, ...], ...]]:
-    """The problem, and the places of each physical node's parts in it: one per model that it asks."""
+def problem_of(
+    nodes: Sequence[PhysicalNode],
+    options: OptimizerContext,
+    known: Mapping[tuple[int, str], Estimate] | None = None,
+) -> tuple[Problem, tuple[tuple[int, ...], ...]]:
+    """The problem, and the places of each physical node's parts in it: one per model that it asks.
+
+    known  (node, model) -> what its calls take, where it is not their part of the node's estimate
+    """
+    known = known or {}
     models = sorted({call.model for node in nodes for call in calls_by(node.op) if call.model})
     shared = Counter(key for node in nodes for call in calls_by(node.op) if (key := _input_key(call)) is not None)
     made: list[Node] = []
     edges: list[Edge] = []
     parts: list[tuple[int, ...]] = []
     for node in nodes:
-        own = tuple(range(len(made), len(made) + max(1, len(_models(node.op)))))
-        made += [_asking(node, model, options, shared) for model in _models(node.op)] or [_other(node)]
+        own = tuple(range(len(made), len(made) + max(1, len(models_of(node.op)))))
+        asking = [
+            _asking(node, model, options, shared, known.get((node.id, model)) or part_of(node, model))
+            for model in models_of(node.op)
+        ]
+        made += asking or [_other(node)]
         pipelined = not _reads_all(node.op)
         sources = sorted({source for read in node.inputs for source in parts[read]})
         edges += [Edge(source, target, pipelined) for source in sources for target in own]
@@ -85,7 +104,8 @@ def problem_of(nodes: Sequence[PhysicalNode], options: OptimizerContext) -> tupl
     return Problem(tuple(made), tuple(edges), _devices(models, options), tools), tuple(parts)
 
 
-def _models(op: PhysicalOp) -> tuple[str, ...]:
+def models_of(op: PhysicalOp) -> tuple[str, ...]:
+    """The models that an operator's calls ask, each once."""
     return tuple(dict.fromkeys(call.model for call in calls_by(op) if call.model))
 
 
@@ -104,10 +124,19 @@ def _other(node: PhysicalNode) -> Node:
     return Node({"": Work(decode_s=seconds)}, tool=tool, first_share=share, last_share=share)
 
 
-def _asking(node: PhysicalNode, model: str, options: OptimizerContext, shared: Counter[tuple[str, ...]]) -> Node:
-    """The calls of one model, which take their share of the node's estimate."""
+def part_of(node: PhysicalNode, model: str) -> Estimate:
+    """The share of a node's estimate that the calls of one model take."""
+    models = [call.model for call in calls_by(node.op) if call.model]
+    return node.estimate.part(models.count(model) / max(1, len(models)))
+
+
+def _asking(
+    node: PhysicalNode, model: str, options: OptimizerContext, shared: Counter[tuple[str, ...]], guess: Estimate
+) -> Node:
+    """The calls of one model; none are left: nothing."""
     calls = [call for call in calls_by(node.op) if call.model == model]
-    guess = node.estimate.part(len(calls) / max(1, len([call for call in calls_by(node.op) if call.model])))
+    if guess == NOTHING_EXPECTED:
+        return Node({"": Work()})
     engine, requests = options.engine(model), max(1.0, guess.llm_calls)
     batch = float(min(engine.window_requests, engine.batch_requests or engine.window_requests))
     share = 1.0 if _reads_all(node.op) else min(1.0, batch / requests)
@@ -115,11 +144,13 @@ def _asking(node: PhysicalNode, model: str, options: OptimizerContext, shared: C
     if tokens < engine.block_tok:
         text, tokens = "", 0.0
     work: dict[str, Work] = {}
+    warm_s = warm_tok(calls[0], tokens, options) / engine.prefill_tok_per_s if text == static_prefix(calls[0]) else 0.0
+    prefill_s = guess.cost.prefill_s + warm_s  # where the prefix is not: which workers have it is said by themselves
     for worker in options.workers_of(model):
         pace = worker.pace
-        prefix_s = min(guess.cost.prefill_s, tokens / engine.prefill_tok_per_s) * pace
+        prefix_s = min(prefill_s, tokens / engine.prefill_tok_per_s) * pace
         work[worker.kind] = Work(
-            guess.cost.prefill_s * pace - prefix_s,
+            prefill_s * pace - prefix_s,
             (guess.cost.gpu_s - guess.cost.prefill_s) * pace,
             prefix_s,
             guess.output_tok / requests * engine.decode_step_s * pace + node.estimate.cost.cpu_s,
@@ -186,11 +217,12 @@ def _residence(model: str, worker: WorkerProfile, options: OptimizerContext) -> 
     engine = options.engine(model)
     held_bytes = worker.resident_bytes or engine.resident_bytes
     state = "resident" if worker.resident else "asleep" if worker.asleep else "cold"
-    return Residence(worker.number, held_bytes, worker.load_s, worker.wake_s, worker.sleep_s, state, worker.prefixes)
+    times = worker.load_s, worker.wake_s, worker.sleep_s
+    return Residence(worker.number, held_bytes, *times, state, worker.prefixes, worker.link_bytes_per_s > 0)
 
 
 def _out(one: Residence) -> Residence:
-    return Residence(one.number, one.bytes, one.load_s, one.wake_s, one.sleep_s, "asleep")
+    return replace(one, state="asleep", prefixes=frozenset())
 
 
 def _workers(problem: Problem, found: Schedule, own: Sequence[int]) -> str:
@@ -210,4 +242,12 @@ def _notes(problem: Problem, found: Schedule) -> tuple[str, ...]:
         verb = {"load": "loads", "wake": "wakes", "sleep": "puts to sleep"}[change.kind]
         name, took_s = problem.devices[change.device].name, change.end_s - change.start_s
         said.append(f"{name} {verb} {change.model} at ~{change.start_s:.1f} s, ~{took_s:.1f} s")
+    for run in found.runs:
+        if run.prefix == "moved":
+            node, name = problem.nodes[run.node], problem.devices[run.device].name
+            move_s, compute_s = problem.move_s(run.node, run.device), problem.prefix_s(run.node, run.device)
+            said.append(
+                f"{name} gets a prefix of {node.model} from another worker at ~{run.start_s:.1f} s, ~{move_s:.2g} s "
+                f"instead of ~{compute_s:.2g} s"
+            )
     return tuple(said)

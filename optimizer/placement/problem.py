@@ -88,6 +88,7 @@ class Residence:
     load_s   seconds of the first start; wake_s of a later one; sleep_s of making room
     state    at the beginning: one of STATES
     prefixes warm at the beginning
+    moves    whether its prefixes may come from other devices
     """
 
     number: int = 0
@@ -97,6 +98,7 @@ class Residence:
     sleep_s: float = 0.0
     state: str = "cold"
     prefixes: frozenset[str] = frozenset()
+    moves: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +173,9 @@ class Problem:
     def move_s(self, node: int, device: int) -> float:
         """Seconds of getting its prefix from another device; infinite when that cannot be."""
         asked, link = self.nodes[node], self.devices[device].link_bytes_per_s
+        here = self.devices[device].models.get(asked.model)
+        if here is not None and not here.moves:
+            return math.inf
         return self.rounded(asked.prefix_bytes / link) if asked.prefix and link else math.inf
 
     def first_s(self, node: int, part_s: float, prefix_s: float) -> float:

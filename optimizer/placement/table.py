@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
-from halo_sql.optimizer.placement.problem import Problem
+from halo_sql.optimizer.placement.problem import Problem, Residence
 
 #: With more devices than this a node is split over one or all of them only.
 MANY_DEVICES = 4
@@ -93,7 +94,7 @@ class Table:
             for i in every
         ]
         self.twin = self._twins()
-        self.alike = self._alike(kinds)
+        self.alike = self._alike(kinds, held)
 
     def _stays(self, node: int, d: int) -> bool:
         """Whether a node's model is on a device from the beginning to the end."""
@@ -140,14 +141,15 @@ class Table:
             known.append(i)
         return found
 
-    def _alike(self, places: range) -> list[int]:
+    def _alike(self, places: range, held: Sequence[Sequence[Residence | None]]) -> list[int]:
         """Per device the first one that is equal in everything but its name and its workers' numbers."""
 
         def shape(d: int) -> tuple[object, ...]:
             device = self.problem.devices[d]
+            moves = tuple(one is None or one.moves for one in held[d])
             rows = (self.bytes[d], self.load_s[d], self.wake_s[d], self.sleep_s[d])
             asked = tuple(d in options for options in self.options)
-            return device.kind, device.memory_bytes, device.link_bytes_per_s, asked, *map(tuple, rows)
+            return device.kind, device.memory_bytes, device.link_bytes_per_s, moves, asked, *map(tuple, rows)
 
         shapes = [shape(d) for d in places]
         return [shapes.index(one) for one in shapes]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise, permutations
 
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from halo_sql.engines import prefix_cache
 from halo_sql.engines.calls import Call
 from halo_sql.engines.prefix_cache import PrefixCache, cache_of, flagged, shared
-from halo_sql.engines.protocol import ChannelSpec
+from halo_sql.engines.protocol import ChannelSpec, GenRequest
 from halo_sql.engines.send_queue import PATIENCE, SendQueue
 from halo_sql.ir.prefix import trie_tokens
 from halo_sql.ir.prompt import Sampling
@@ -287,6 +288,29 @@ def test_a_lower_priority_does_not_wait_for_ever() -> None:
         popped += len(queue.pop_many(1))
         assert popped <= 3 * (PATIENCE + 1)
     assert popped > PATIENCE
+
+
+def test_other_priorities_of_channels_reorder_what_waits() -> None:
+    for cache in (None, small_cache(40)):
+        first, second = Channel(priority=1), Channel("same", priority=2)
+        early, late = calls_of(first, families(3, 4, random.Random(1))), calls_of(second, ["b x", "b y", "a z"])
+        queue = SendQueue(cache)
+        if cache is not None:
+            for call in (*early, *late):
+                call.pieces = cache.pieces(call.channel.spec.system, call.user)
+        queue.add(early, 1, None, ordered=True)
+        queue.add(late, 2, "same", ordered=False)
+        queue.drop(early[0])
+        queue.reorder()
+        assert queue.pop_many(1)[0].channel is first, "nothing has changed"
+        second.spec = replace(second.spec, priority=0)
+        late[0].request = GenRequest(1, "b x")
+        queue.reorder()
+        assert late[0].request is None, "it is made again, for other workers"
+        sent = [call for _ in range(len(queue)) for call in queue.pop_many(1)]
+        assert sent[:3] == late
+        assert set(sent[3:]) < set(early) - {early[0]}
+        assert len(queue) == 0
 
 
 def test_at_the_end_long_answers_are_begun_first() -> None:

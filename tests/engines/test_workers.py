@@ -266,8 +266,8 @@ async def test_a_start_that_fails_leaves_the_work_to_the_others() -> None:
     group.submit(asking(10), inbox)
     group.submit(asking(2, 50, workers=(0,)), inbox)  # the plan wants the one that is gone
     await inbox.holds(12)
-    assert {result.worker for number, result in inbox.results.items() if number < 50} == {1}
-    assert inbox.errors() == {"unavailable": 2}
+    assert {result.worker for result in inbox.results.values()} == {1}
+    assert not inbox.errors()
     await group.close()
 
 

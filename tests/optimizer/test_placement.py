@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from halo_sql.optimizer.placement.check import violations
 from halo_sql.optimizer.placement.problem import Change, Device, Edge, Node, Problem, Residence, Run, Schedule, Work
-from halo_sql.optimizer.placement.replan import Observed, planned_seconds, replan
 from halo_sql.optimizer.placement.solve import Limits, solve
 from halo_sql.optimizer.placement.state import State
 from halo_sql.optimizer.placement.table import Table, bound_s
@@ -281,53 +280,17 @@ def test_the_check_finds_memory_and_prefixes() -> None:
     assert violations(warm, wrong) == ["node 0: prefix 'p' is not warm at 0.0"]
 
 
-# --- planning again
-
-
-def test_replanning_keeps_what_is_done_and_learns_paces() -> None:
-    nodes = (llm(4), llm(4), llm(4), tool(2))
-    problem = Problem(nodes, (Edge(0, 2, pipelined=False),), (gpu("a", "m"), gpu("b", "m", state="cold")), {"t": 1})
-    plan = best(problem)
-    observed = Observed(8.0, took_s={0: 8.0}, planned_s=planned_seconds(plan), placed={0: (0,)})
-    rest = replan(problem, [0, 3], observed)
-    assert rest.nodes == (1, 2)
-    assert violations(rest.problem, rest.schedule) == []
-    assert [node.work["d"].decode_s for node in rest.problem.nodes] == [8.0, 8.0]
-    assert rest.schedule.makespan_s == 13.0  # a load of 5 s pays now
-
-
-def test_replanning_knows_what_runs_and_what_is_warm() -> None:
-    shared = Node({"d": Work(prefill_s=2.0, prefix_s=3.0)}, "m", prefix="p", first_share=0.5)
-    problem = Problem((shared, shared, tool(6), tool(1)), (Edge(0, 1),), (gpu("a", "m"), gpu("b", "m")), {"t": 1})
-    observed = Observed(5.0, placed={0: (0,)}, running={2: 4.0})
-    rest = replan(problem, {0}, observed)
-    by_node = {rest.nodes[run.node]: run for run in rest.schedule.runs}
-    assert (by_node[1].device, by_node[1].prefix, by_node[1].end_s) == (0, "warm", 2.0)
-    assert by_node[3].start_s == 4.0  # the tool's only slot is taken until then
-    going = replan(problem, set(), Observed(1.0, running={0: 4.0}, placed={0: (0,)}))
-    assert {going.nodes[run.node]: run.device for run in going.schedule.runs}[1] in (0, 1)
-    assert violations(going.problem, going.schedule) == []
-    gone = replan(problem, {0}, replace(observed, models={0: frozenset()}))
-    assert not gone.problem.devices[0].models["m"].prefixes
-    with pytest.raises(ValueError, match="has begun before"):
-        replan(problem, {1}, observed)
-
-
-@given(st.integers(0, 10**5))
-@settings(max_examples=15, deadline=None)
-def test_any_moment_can_be_planned_again(seed: int) -> None:
-    problem = drawn(seed, 8)
-    plan = best(problem, QUICK)
-    now_s = plan.makespan_s / 2
-    ends: dict[int, float] = {}
-    begun: dict[int, float] = {}
-    for run in plan.runs:
-        ends[run.node] = max(ends.get(run.node, 0.0), run.end_s)
-        begun[run.node] = min(begun.get(run.node, now_s), run.start_s)
-    done = {node for node, end_s in ends.items() if end_s <= now_s}
-    running = {node: ends[node] - now_s for node in ends if node not in done and begun[node] < now_s}
-    placed = {node: tuple(d for d in plan.devices_of(node) if d >= 0) for node in [*done, *running]}
-    known = Observed(now_s, planned_seconds(plan), planned_seconds(plan), running, placed)
-    rest = replan(problem, done, known, QUICK)
-    assert violations(rest.problem, rest.schedule) == []
-    assert {*rest.nodes, *done, *running} == set(range(len(problem.nodes)))
+def test_prefixes_of_models_that_share_nothing_do_not_move() -> None:
+    warm = replace(gpu("a", "m", "n"), link_bytes_per_s=1e9)
+    held = {
+        "m": replace(warm.models["m"], prefixes=frozenset("p")),
+        "n": replace(warm.models["n"], prefixes=frozenset("p"), moves=False),
+    }
+    there = replace(warm, models={**held}, free_s=50.0)
+    here = replace(warm, name="b", models={"m": replace(held["m"], prefixes=frozenset()), "n": warm.models["n"]})
+    here = replace(here, models={**here.models, "n": replace(here.models["n"], moves=False)})
+    work = {"d": Work(decode_s=4.0, prefix_s=3.0)}
+    nodes = (Node(work, "m", prefix="p", prefix_bytes=1e9), Node(work, "n", prefix="p", prefix_bytes=1e9))
+    found = best(Problem(nodes, (), (there, here)))
+    assert {run.node: run.prefix for run in found.runs} == {0: "moved", 1: "computed"}
+    assert found.makespan_s == 4 + 1 + 4 + 3
