@@ -142,9 +142,9 @@ class Frontier:
         found: list[Alternative] = []
         for expression in group.expressions:
             if all(child.id != group.id for child in children(expression)):
-                for rule in search.implement_rules.of(expression):
+                for rule in search.implement_rules.of(expression, wanted.form):
                     found += search.apply(rule, expression, expression, requirement.group, wanted)
-        for rule in search.enforce_rules:
+        for rule in search.enforce_rules.of(group, wanted.form):
             found += search.apply(rule, requirement.group, requirement.group, wanted)
         search.tasks_run += 1 + len(found)
         return found

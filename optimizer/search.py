@@ -56,7 +56,7 @@ class Search:
         self.explored: dict[int, int] = {}  # group -> its tick when it was explored
         self.explore_rules = RulesByClass(_stage(rules, Stage.EXPLORE))
         self.implement_rules = RulesByClass(_stage(rules, Stage.IMPLEMENT))
-        self.enforce_rules = _stage(rules, Stage.ENFORCE)
+        self.enforce_rules = RulesByClass(_stage(rules, Stage.ENFORCE))
         self.tasks_run = 0
         self.pruned = 0
         self._stack: list[Task] = []

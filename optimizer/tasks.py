@@ -103,9 +103,9 @@ class OptimizeGroup:
             return
         context.open, context.bound = True, bound
         search.push(FinishGroup(context))
-        for rule in reversed(search.enforce_rules):
-            search.push(Enforce(rule, context))
         group = search.memo.group(context.requirement.group)
+        for rule in reversed(search.enforce_rules.of(group, context.requirement.properties.form)):
+            search.push(Enforce(rule, context))
         for expression in reversed(group.expressions):
             if all(child.id != group.id for child in children(expression)):
                 search.push(OptimizeExpression(context, expression))
@@ -135,7 +135,7 @@ class OptimizeExpression:
         """Pushes a task per alternative."""
         wanted = self.context.requirement
         found: list[Alternative] = []
-        for rule in search.implement_rules.of(self.expression):
+        for rule in search.implement_rules.of(self.expression, wanted.properties.form):
             found += search.apply(rule, self.expression, self.expression, wanted.group, wanted.properties)
         for alternative in reversed(found):
             search.push(OptimizeInputs(self.context, alternative, search.own_value(alternative)))

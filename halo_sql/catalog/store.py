@@ -33,7 +33,7 @@ from halo_sql.catalog.objects import (
     kind_of,
 )
 from halo_sql.catalog.secrets import refuse_secrets
-from halo_sql.errors import CatalogError, did_you_mean
+from halo_sql.errors import CatalogError, Error, did_you_mean
 from halo_sql.ir.expr import quote
 
 SCHEMA = "halo_catalog"
@@ -49,6 +49,10 @@ class Database(Protocol):
 
     def rows(self, sql: str, params: Any = None) -> list[tuple[Any, ...]]:
         """Run a statement and fetch everything."""
+        ...
+
+    def probe(self, query: str) -> list[tuple[str, Any]]:
+        """Names and types of a query's result columns; CatalogError when it names what does not exist."""
         ...
 
 
@@ -160,7 +164,7 @@ class Catalog:
         """
         found: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
         found["model"].update(BUILT_IN_MODELS)
-        for table in self._tables()[1]:
+        for table in self._visible():
             latest: dict[tuple[str, str], tuple[int, str]] = {}
             for kind, name, version, text in self._duck.rows(f"SELECT kind, name, version, definition FROM {table}"):
                 if version > latest.get((kind, name), (0, ""))[0]:
@@ -301,6 +305,18 @@ class Catalog:
         ):
             tables.append(TEMP_TABLE)
         return database, tables
+
+    def _visible(self) -> list[str]:
+        """The tables of ``_tables``. A database in which nothing was ever created is not asked for its schemas: binding
+        a name that is not there takes a fifth of that."""
+        if not self._temp_used:
+            try:
+                self._duck.probe(f"FROM {SCHEMA}.objects")
+            except CatalogError:
+                return []
+            except Error:  # two of that name: DuckDB does not choose
+                pass
+        return self._tables()[1]
 
     def _latest(self, table: str, kind: str, name: str) -> tuple[int, str | None]:
         """Latest version (0: none) and its definition text."""

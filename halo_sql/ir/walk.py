@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import fields
+from functools import cache
+from operator import attrgetter
 from typing import Any
 
 from halo_sql.ir.expr import Column
@@ -25,9 +27,21 @@ def with_children(node: Any, inputs: tuple[Any, ...]) -> Any:
     """The same node over other inputs (itself when they are the same objects)."""
     if all(old is new for old, new in zip(children(node), inputs, strict=True)):
         return node
-    if hasattr(node, "inputs"):
-        return replace(node, inputs=inputs)
-    return replace(node, input=inputs[0])
+    kind: Any = type(node)
+    names, values_of = _fields(kind)
+    values = list(values_of(node)) if len(names) > 1 else [values_of(node)]
+    if "inputs" in names:
+        values[names.index("inputs")] = inputs
+    else:
+        values[names.index("input")] = inputs[0]
+    return kind(*values)
+
+
+@cache
+def _fields(kind: Any) -> tuple[tuple[str, ...], Callable[[Any], Any]]:
+    """A node class's fields in the order of its constructor, and what reads them (``dataclasses.replace`` is slow)."""
+    names = tuple(each.name for each in fields(kind))
+    return names, attrgetter(*names)
 
 
 def walk(node: Any) -> Iterator[Any]:

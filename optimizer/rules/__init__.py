@@ -20,6 +20,7 @@ from halo_sql.ir.logical import (
     ToolApply,
 )
 from halo_sql.optimizer.nodes import RELATIONAL
+from halo_sql.optimizer.properties import Form
 from halo_sql.optimizer.rules.enforce.duck_fragment import duck_fragment
 from halo_sql.optimizer.rules.enforce.fragment_input import fragment_input
 from halo_sql.optimizer.rules.enforce.prefix_cluster import prefix_cluster
@@ -73,6 +74,9 @@ from halo_sql.optimizer.rules.normalize.sort_below_llm import sort_below_llm
 from halo_sql.optimizer.rules.normalize.top_k_below_llm import top_k_below_llm
 from halo_sql.optimizer.rules.rule import Rule, Stage
 
+_ROWS = (Form.ROWS,)
+_LLM = (Form.ROWS, Form.LLM)
+
 RULES: tuple[Rule, ...] = (
     Rule("inline_single_cte", Stage.NORMALIZE, 0, inline_single_cte, on=(CteScan,)),
     Rule("merge_projects", Stage.NORMALIZE, 0, merge_projects, on=(Project,)),
@@ -105,24 +109,26 @@ RULES: tuple[Rule, ...] = (
     Rule("partners_before_llm", Stage.EXPLORE, 10, partners_before_llm, on=(Join,)),
     Rule("fuse_llm_maps", Stage.EXPLORE, 10, fuse_llm_maps, on=(LlmMap,)),
     Rule("sort_past_llm_filter", Stage.EXPLORE, 10, sort_past_llm_filter, on=(Sort,)),
-    Rule("llm_map", Stage.IMPLEMENT, 50, llm_map, on=(LlmMap,), essential=True),
-    Rule("tool_apply", Stage.IMPLEMENT, 50, tool_apply, on=(ToolApply,), essential=True),
-    Rule("agent_apply", Stage.IMPLEMENT, 50, agent_apply, on=(AgentApply,), essential=True),
-    Rule("llm_filter", Stage.IMPLEMENT, 50, llm_filter, on=(LlmFilter,), essential=True),
-    Rule("llm_filter_cascade", Stage.IMPLEMENT, 40, llm_filter_cascade, on=(LlmFilter,)),
-    Rule("classify_join", Stage.IMPLEMENT, 40, classify_join, on=(LlmFilter,)),
-    Rule("llm_reduce_one_shot", Stage.IMPLEMENT, 50, llm_reduce_one_shot, on=(LlmReduce,), essential=True),
-    Rule("llm_reduce_tree_fold", Stage.IMPLEMENT, 50, llm_reduce_tree_fold, on=(LlmReduce,), essential=True),
-    Rule("llm_top_k_score", Stage.IMPLEMENT, 50, llm_top_k_score, on=(LlmTopK,), essential=True),
-    Rule("llm_top_k_tournament", Stage.IMPLEMENT, 50, llm_top_k_tournament, on=(LlmTopK,), essential=True),
-    Rule("demand", Stage.IMPLEMENT, 50, demand, on=(Demand,), essential=True),
-    Rule("limit", Stage.IMPLEMENT, 40, limit, on=(Limit,), essential=True),
-    Rule("select", Stage.IMPLEMENT, 40, select, on=(Project,)),
-    Rule("cte_scan", Stage.IMPLEMENT, 40, cte_scan, on=(CteScan,), essential=True),
-    Rule("sink", Stage.IMPLEMENT, 40, sink, on=(Sink,), essential=True),
-    Rule("relational_run", Stage.IMPLEMENT, 30, relational_run, on=RELATIONAL, essential=True),
-    Rule("fragment_input", Stage.ENFORCE, 30, fragment_input, essential=True),
-    Rule("duck_fragment", Stage.ENFORCE, 20, duck_fragment, essential=True),
-    Rule("restore_order", Stage.ENFORCE, 10, restore_order),
-    Rule("prefix_cluster", Stage.ENFORCE, 10, prefix_cluster),
+    Rule("llm_map", Stage.IMPLEMENT, 50, llm_map, on=(LlmMap,), forms=_LLM, essential=True),
+    Rule("tool_apply", Stage.IMPLEMENT, 50, tool_apply, on=(ToolApply,), forms=_LLM, essential=True),
+    Rule("agent_apply", Stage.IMPLEMENT, 50, agent_apply, on=(AgentApply,), forms=_LLM, essential=True),
+    Rule("llm_filter", Stage.IMPLEMENT, 50, llm_filter, on=(LlmFilter,), forms=_LLM, essential=True),
+    Rule("llm_filter_cascade", Stage.IMPLEMENT, 40, llm_filter_cascade, on=(LlmFilter,), forms=_ROWS),
+    Rule("classify_join", Stage.IMPLEMENT, 40, classify_join, on=(LlmFilter,), forms=_ROWS),
+    Rule("llm_reduce_one_shot", Stage.IMPLEMENT, 50, llm_reduce_one_shot, on=(LlmReduce,), forms=_ROWS, essential=True),
+    Rule(
+        "llm_reduce_tree_fold", Stage.IMPLEMENT, 50, llm_reduce_tree_fold, on=(LlmReduce,), forms=_ROWS, essential=True
+    ),
+    Rule("llm_top_k_score", Stage.IMPLEMENT, 50, llm_top_k_score, on=(LlmTopK,), forms=_ROWS, essential=True),
+    Rule("llm_top_k_tournament", Stage.IMPLEMENT, 50, llm_top_k_tournament, on=(LlmTopK,), forms=_ROWS, essential=True),
+    Rule("demand", Stage.IMPLEMENT, 50, demand, on=(Demand,), forms=_ROWS, essential=True),
+    Rule("limit", Stage.IMPLEMENT, 40, limit, on=(Limit,), forms=_ROWS, essential=True),
+    Rule("select", Stage.IMPLEMENT, 40, select, on=(Project,), forms=_ROWS),
+    Rule("cte_scan", Stage.IMPLEMENT, 40, cte_scan, on=(CteScan,), forms=_ROWS, essential=True),
+    Rule("sink", Stage.IMPLEMENT, 40, sink, on=(Sink,), forms=_ROWS, essential=True),
+    Rule("relational_run", Stage.IMPLEMENT, 30, relational_run, on=RELATIONAL, forms=(Form.RUN,), essential=True),
+    Rule("fragment_input", Stage.ENFORCE, 30, fragment_input, forms=(Form.SOURCE,), essential=True),
+    Rule("duck_fragment", Stage.ENFORCE, 20, duck_fragment, forms=_ROWS, essential=True),
+    Rule("restore_order", Stage.ENFORCE, 10, restore_order, forms=_ROWS),
+    Rule("prefix_cluster", Stage.ENFORCE, 10, prefix_cluster, forms=_ROWS),
 )

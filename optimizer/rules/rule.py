@@ -8,12 +8,12 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from halo_sql.ir.logical import LogicalPlan
+from halo_sql.optimizer.properties import Form, Properties
 
 if TYPE_CHECKING:
     from halo_sql.optimizer.alternative import Alternative
     from halo_sql.optimizer.memo import Memo
     from halo_sql.optimizer.plan_context import PlanContext
-    from halo_sql.optimizer.properties import Properties
 
 
 class Stage(StrEnum):
@@ -31,9 +31,9 @@ NormalizeFn = Callable[[Any, "PlanContext"], "LogicalPlan | None"]
 #: (expression, memo, ctx) -> equal expressions
 ExploreFn = Callable[[Any, "Memo", "PlanContext"], "list[LogicalPlan]"]
 #: (expression, group, required, memo, ctx) -> ways to run it that deliver ``required``
-ImplementFn = Callable[[Any, int, "Properties", "Memo", "PlanContext"], "list[Alternative]"]
+ImplementFn = Callable[[Any, int, Properties, "Memo", "PlanContext"], "list[Alternative]"]
 #: (group, required, memo, ctx) -> ways to deliver ``required`` from the same group with less required
-EnforceFn = Callable[[int, "Properties", "Memo", "PlanContext"], "list[Alternative]"]
+EnforceFn = Callable[[int, Properties, "Memo", "PlanContext"], "list[Alternative]"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,7 @@ class Rule:
     promise    rules of a higher promise are tried first
     function   see the types above, by stage
     on         the node classes it can apply to, those it is offered (none: all classes)
+    forms      of an implement or enforce rule: the forms it can deliver, those it is asked for (none: all forms)
     plan_wide  a normalize rule that is offered the whole plan only
     top_down   a normalize rule that is offered a node before its inputs too: it moves what it finds there at once
     essential  without it some statements have no plan: cannot be disabled
@@ -53,26 +54,28 @@ class Rule:
     promise: int
     function: Callable[..., Any]
     on: tuple[type, ...] = ()
+    forms: tuple[Form, ...] = ()
     plan_wide: bool = False
     top_down: bool = False
     essential: bool = False
 
 
 class RulesByClass:
-    """The rules that a node of some class is offered, in their order."""
+    """The rules that a node of some class is offered, in their order; with a form, those that can deliver it."""
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         self._rules = tuple(rules)
-        self._found: dict[type, tuple[Rule, ...]] = {}
+        self._found: dict[tuple[type, Form | None], tuple[Rule, ...]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._rules)
 
-    def of(self, node: object) -> tuple[Rule, ...]:
+    def of(self, node: object, form: Form | None = None) -> tuple[Rule, ...]:
         """The rules for this node."""
-        kind = type(node)
-        found = self._found.get(kind)
+        key = (type(node), form)
+        found = self._found.get(key)
         if found is None:
-            found = tuple(rule for rule in self._rules if not rule.on or issubclass(kind, rule.on))
-            self._found[kind] = found
+            offered = [rule for rule in self._rules if not rule.on or issubclass(key[0], rule.on)]
+            found = tuple(rule for rule in offered if form is None or not rule.forms or form in rule.forms)
+            self._found[key] = found
         return found
