@@ -135,3 +135,16 @@ def tok_per_s(workers: Sequence[Worker], assumed: float) -> float:
         return assumed
     computed = sum(counts["prompt_tok"] - counts["prompt_tok_cached"] for counts in done)
     return (computed + DECODE_TOK * sum(counts["output_tok"] for counts in done)) / busy_s
+
+
+def transfer_cost(
+    link: Link | None, one: EngineInfo | None, workers: Sequence[Worker], prefill_tok_per_s: float | None
+) -> float | None:
+    """Time to fetch a token ÷ time to compute it; None: workers share nothing, or nothing is known of sizes.
+
+    prefill_tok_per_s  of a worker, until measured; None: by the model's size
+    """
+    if link is None or one is None or not one.kv_tok_bytes:
+        return None
+    rate = tok_per_s(workers, prefill_tok_per_s or assumed_tok_per_s(one))
+    return one.kv_tok_bytes / link.bytes_per_s() * rate

@@ -17,11 +17,10 @@ from halo_sql.engines.worker import (
     Link,
     Pending,
     Worker,
-    assumed_tok_per_s,
     hand_over,
     suspect,
     together,
-    tok_per_s,
+    transfer_cost,
 )
 from halo_sql.errors import EngineError
 
@@ -195,7 +194,7 @@ class WorkerGroup:
             else:
                 self._waiting.append(item)
         if now:
-            self.router.transfer = self._transfer_cost()
+            self.router.transfer = transfer_cost(self.storage, self._one, self.workers, self._prefill_tok_per_s)
             for item, route in zip(now, self.router.assign([item.request for item in now], ready), strict=True):
                 item.route = route
                 self.workers[route.worker].queue.append(item)
@@ -342,12 +341,15 @@ class WorkerGroup:
 
     def count_tok(self, request: GenRequest) -> int:
         """See ``Engine.count_tok``."""
-        return next(iter(self._ready_workers()), self.workers[0]).engine.count_tok(request)
+        return self._asked().count_tok(request)
 
     def prompt_ids(self, requests: Sequence[GenRequest]) -> list[list[int]] | None:
         """As of the engines, see ``Engine``."""
-        found = getattr(next(iter(self._ready_workers()), self.workers[0]).engine, "prompt_ids", None)
+        found = getattr(self._asked(), "prompt_ids", None)
         return None if found is None else found(requests)
+
+    def _asked(self) -> Engine:
+        return next(iter(self._ready_workers()), self.workers[0]).engine
 
     # --- ending
 
@@ -371,7 +373,7 @@ class WorkerGroup:
             self.storage.close()
 
     async def sleep(self) -> None:
-        """All workers leave their devices."""
+        """All workers leave."""
         await asyncio.gather(*(worker.engine.sleep() for worker in self._ready_workers()))  # type: ignore[attr-defined]
         for worker in self.workers:
             self.router.forget(worker.number)
@@ -392,11 +394,3 @@ class WorkerGroup:
 
     def _ready(self) -> list[int]:
         return [worker.number for worker in self.workers if worker.state == "ready"]
-
-    def _transfer_cost(self) -> float | None:
-        """Time to fetch a token ÷ time to compute it; None: workers share nothing, or nothing is known of sizes."""
-        one = self._one
-        if self.storage is None or one is None or not one.kv_tok_bytes:
-            return None
-        assumed = self._prefill_tok_per_s or assumed_tok_per_s(one)
-        return one.kv_tok_bytes / self.storage.bytes_per_s() * tok_per_s(self.workers, assumed)
