@@ -218,6 +218,7 @@ def test_statements_of_a_batch_are_placed_anew_together(connect: Connect) -> Non
         con = connect(a=words(30), b=words(400))
         if off:
             con.execute(OFF)
+        assert "worker=a/0,b/1" in con.explain_batch(statements), "by the estimates both models have as much to do"
         answers.append([sorted(result.fetchall()) for result in con.execute_batch(statements)])
         profile = con._link.open().last_profile()
         assert profile is not None
