@@ -21,6 +21,7 @@ def duck(tmp_path: Path) -> Iterator[Duck]:
     Catalog(connection).create_model(M)
     connection.execute(f"ATTACH '{tmp_path / 'b.db'}' AS b")
     connection.execute("CREATE SCHEMA a.other")
+    connection.execute("CREATE SCHEMA b.other")
     yield connection
     connection.close()
 
@@ -33,6 +34,9 @@ def duck(tmp_path: Path) -> Iterator[Duck]:
         ("USE b", False),
         ("SET search_path = 'a.main,b.main'", True),
         ("SET search_path = 'b.main,a.main'", False),
+        ("SET search_path = 'a.halo_catalog'", True),
+        ("SET search_path = 'a.main,b.other'", True),
+        ("SET search_path = 'b.main,a.halo_catalog'", False),
     ],
 )
 @pytest.mark.parametrize("named_alike", [False, True])
