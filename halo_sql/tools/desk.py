@@ -98,13 +98,15 @@ class ToolDesk:
             await self._journal.finish()
 
     async def close(self) -> None:
-        """Close every channel of the run (within about a second); idempotent."""
+        """Close every channel of the run (within about a second), its calls noted in the journal; idempotent."""
         if self._timer is not None:
             self._timer.cancel()
         await asyncio.gather(*(channel.close() for channel in list(self._channels)))
         if self._look_ups is not None:
             await self._look_ups.close()
         await asyncio.gather(*(line.close() for line in self._lines.values()))
+        if self._journal is not None:
+            await self._journal.written()
 
     def _line(self, name: str) -> Line:
         key = name.lower()

@@ -144,6 +144,7 @@ class StatementJournal:
         self._statement = digest(statement)
         self._begun: Counter[bytes] = Counter()  # numbers given to equal calls of this run
         self._free: dict[bytes, list[int]] = {}  # those of calls that were not made after all
+        self._unwritten: list[tuple[Claim, Future[None]]] = []  # of calls that were cancelled
 
     async def begin(self, tool: BoundTool, arguments: str) -> Claim | str:
         """Before a call: it is noted and may be made (a Claim), or its value is known from an earlier run (a text).
@@ -174,9 +175,16 @@ class StatementJournal:
         await self._noted(claim, self._journal.submit(partial(journal_file.failed, claim=claim, error=error)))
 
     def cancelled(self, claim: Claim) -> None:
-        """The call was cancelled under way; returns at once."""
+        """The call was cancelled under way; returns at once, see ``written``."""
         error = EngineError("the call was cancelled", code="cancelled")
-        self._journal.submit(partial(journal_file.failed, claim=claim, error=error))
+        future = self._journal.submit(partial(journal_file.failed, claim=claim, error=error))
+        self._unwritten.append((claim, future))
+
+    async def written(self) -> None:
+        """Wait until what was noted of cancelled calls is on disk."""
+        unwritten, self._unwritten = self._unwritten, []
+        for claim, future in unwritten:
+            await self._noted(claim, future)
 
     async def finish(self) -> None:
         """The statement ended well, see ``Journal.finish``."""

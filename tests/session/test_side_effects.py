@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 import halo_sql
+from halo_sql.tools.journal import Journal
 
 from .agents_support import (
     ROOT,
@@ -219,9 +220,20 @@ def test_equal_statements_over_two_databases_are_two(home: Path) -> None:
     assert Counter(acted)[0] == 2
 
 
-def test_cancelled_calls_are_in_doubt_unless_they_were_not_made(home: Path) -> None:
+@pytest.mark.parametrize("write_s", [0.0, 0.05])
+def test_cancelled_calls_are_in_doubt_unless_they_were_not_made(
+    write_s: float, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are noted when the statement has ended, on a slow disk too."""
     acted: list[int] = []
     begun: list[int] = []
+    drain = Journal._drain
+
+    def slowly(journal: Journal) -> None:
+        time.sleep(write_s)
+        drain(journal)
+
+    monkeypatch.setattr(Journal, "_drain", slowly)
 
     async def act(n: int) -> int:
         begun.append(n)
