@@ -37,8 +37,8 @@ def plans(draw: Any) -> Any:
     # readings of a CTE have columns of their own
     a = next(column.id for column in output_columns(asked) if column.name == "a")
     on = [text.replace("#2", f"#{a}") for text in draw(st.sampled_from(CONDITIONS))]
-    kind = draw(st.sampled_from(("inner", "inner", "left")))
-    sides = (asked, other) if draw(st.booleans()) else (other, asked)
+    kind = draw(st.sampled_from(("inner", "inner", "left", "semi", "anti")))
+    sides = (asked, other) if kind in ("semi", "anti") or draw(st.booleans()) else (other, asked)
     return build(draw(steps(ABOVE, 3)), join(*sides, on=on, kind=kind), 20_000)
 
 
@@ -71,6 +71,32 @@ def test_only_rows_with_partners_are_asked_about() -> None:
     assert operators(done.dag)[0] == "DuckFragment(Join(Fragment, Filter(Fragment)))"
     asked = set(run_dag(done.dag, SETUP).prompts)
     assert len(asked) < len(set(execute(plan, enabled=False).prompts))
+
+
+@pytest.mark.parametrize("kind", ["semi", "anti"])
+def test_only_rows_that_a_join_keeps_are_asked_about(kind: str) -> None:
+    plan = join(llm_filter(llm_map(T, call(20, "x {3}")), 21, "y {4}"), where(U, "#5 = 3"), kind=kind)
+    done = plan_of(plan, context(rows=60))
+    assert operators(done.dag)[0].startswith("DuckFragment(Join(")
+    assert len(run_dag(done.dag, SETUP).prompts) < len(execute(plan, enabled=False).prompts)
+
+
+@pytest.mark.parametrize("kind", ["left", "semi", "anti"])
+def test_the_second_side_is_asked_about_partners_only(kind: str) -> None:
+    plan = join(where(U, "#5 = 3"), llm_filter(T, 21, "y {3}"), kind=kind)
+    written, done = execute(plan, enabled=False), plan_of(plan, context(rows=1000))
+    outcome = run_dag(done.dag, SETUP)
+    assert Counter(outcome.rows) == Counter(written.rows)
+    assert set(outcome.prompts) < set(written.prompts)
+
+
+def test_a_semi_join_does_not_keep_calls_below_another_join() -> None:
+    third = Fragment(("SELECT k FROM u LIMIT 1",), (col(7, "other", INTEGER),), label="Scan u")
+    plan = join(llm_filter(join(T, U, kind="semi"), 21, "y {3}"), third, on=("#2 = #7",))
+    stats = {T: FragmentStats(60), U: FragmentStats(60), third: FragmentStats(1)}
+    done = plan_of(plan, context(stats=stats))
+    assert operators(done.dag)[0] == "DuckFragment(Join(Join(Fragment, Fragment), Fragment))"
+    assert Counter(run_dag(done.dag, SETUP).rows) == Counter(execute(plan, enabled=False).rows)
 
 
 @pytest.mark.parametrize(("rows", "below"), [(5, False), (3000, True)])
