@@ -231,10 +231,10 @@ def _fragment(node: Fragment, inputs: Sequence[Profile], options: OptimizerConte
 
 
 def measured(stats: FragmentStats, columns: Sequence[Column], derived: Profile | None = None) -> Profile:
-    """The profile of a result that statistics were taken of; where only its rows are known, its columns are those of
+    """The profile of a result that statistics were taken of; where nothing is known of its columns, they are those of
     ``derived``."""
-    if derived is not None and not stats.columns and not stats.inputs:
-        return Profile(stats.rows, derived.columns)
+    if derived is not None and not stats.columns:
+        return Profile(stats.rows, derived.columns, stats.inputs)
     known = {}
     for column in columns:
         own = stats.columns.get(column.id, ColumnStats())

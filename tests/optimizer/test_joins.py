@@ -10,8 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from halo_sql.ir.logical import Fragment
+from halo_sql.ir.physical import LlmMapExec
 from halo_sql.ir.walk import output_columns
-from halo_sql.optimizer.context import FragmentStats, Limits
+from halo_sql.optimizer.bare_joins import bare_joins
+from halo_sql.optimizer.cardinality import input_key
+from halo_sql.optimizer.context import FragmentStats, InputStats, Limits
 from halo_sql.optimizer.rules import RULES
 
 from .plans import INTEGER, A, T, U, call, col, context, join, llm_filter, llm_map, operators, plan_of, project, where
@@ -146,6 +149,25 @@ def test_many_calls_below_a_join_are_ordered_not_explored() -> None:
     assert dict(done.trace.counters)["groups"] < 100
     assert done.dag.notes == ("12 LLM operators in a row: ordered by rank, other orders not explored",)
     assert operators(done.dag)[0].startswith("DuckFragment(Join(")
+
+
+@pytest.mark.parametrize("kind", ["inner", "semi", "anti"])
+def test_joins_are_known_without_the_calls_on_their_sides(kind: str) -> None:
+    plan = join(llm_map(llm_filter(T, 21, "y {3}"), call(20, "x {4}")), U, kind=kind)
+    assert [(bare, len(moved)) for _, bare, moved in bare_joins(plan)] == [(join(T, U, kind=kind), 2)]
+    assert bare_joins(join(llm_map(T, call(20, "x {3}")), U, on=("#20 = #6",))) == []
+    assert bare_joins(join(llm_map(T, call(20, "x {3}", volatile=True)), U)) == []
+    right = bare_joins(join(U, llm_map(T, call(20, "x {3}")), kind=kind))
+    assert [bare for _, bare, _ in right] == ([join(U, T)] if kind == "inner" else [])
+
+
+def test_what_was_counted_of_a_join_is_expected_of_calls_above_it() -> None:
+    plan, bare = join(llm_map(T, call(20, "x {3}")), U), join(T, U)
+    key = input_key(call(20, "x {3}"))
+    stats = {T: FragmentStats(60), U: FragmentStats(60), bare: FragmentStats(9, inputs={key: InputStats(9, 4, 30)})}
+    done = plan_of(plan, context(stats=stats))
+    asked = next(node for node in done.dag.nodes if isinstance(node.op, LlmMapExec))
+    assert (asked.estimate.llm_calls, asked.estimate.rows) == (4, 9)
 
 
 @given(plans())
