@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from halo_sql.ir.logical import Fragment
 from halo_sql.ir.physical import LlmMapExec
 from halo_sql.ir.walk import output_columns
-from halo_sql.optimizer.bare_joins import bare_joins
+from halo_sql.optimizer.bare_joins import SIDES, bare_joins
 from halo_sql.optimizer.cardinality import input_key
 from halo_sql.optimizer.context import FragmentStats, InputStats, Limits
 from halo_sql.optimizer.rules import RULES
@@ -157,6 +157,9 @@ def test_joins_are_known_without_the_calls_on_their_sides(kind: str) -> None:
     assert [(bare, len(moved)) for _, bare, moved in bare_joins(plan)] == [(join(T, U, kind=kind), 2)]
     assert bare_joins(join(llm_map(T, call(20, "x {3}")), U, on=("#20 = #6",))) == []
     assert bare_joins(join(llm_map(T, call(20, "x {3}", volatile=True)), U)) == []
+    sides = [Fragment(("SELECT 1",), (col(100 + n, f"c{n}"),)) for n in range(SIDES - 1)]
+    assert len(bare_joins(join(llm_map(T, call(20, "x {3}")), *sides, on=()))) == 1
+    assert bare_joins(join(llm_map(T, call(20, "x {3}")), *sides, U, on=())) == []
     right = bare_joins(join(U, llm_map(T, call(20, "x {3}")), kind=kind))
     assert [bare for _, bare, _ in right] == ([join(U, T)] if kind == "inner" else [])
 
