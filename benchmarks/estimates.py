@@ -35,6 +35,10 @@ STATEMENTS: dict[str, str] = {
     "LIMIT": "SELECT LLM_MAP('M {{ body }}') FROM tickets WHERE customer < 9 LIMIT 12",
     "join": "SELECT LLM_MAP('J {{ name }} {{ body }}') FROM tickets t JOIN customers c ON c.id = t.customer",
     "join, one side": "SELECT LLM_MAP('K {{ name }}') FROM tickets JOIN customers c ON c.id = customer WHERE urgent",
+    "map, then join": "SELECT s FROM (SELECT customer, LLM_MAP('N {{ body }} {{ id }}') AS s FROM tickets) t"
+    " JOIN customers c ON c.id = t.customer WHERE name LIKE '%7'",
+    "map, then anti-join": "SELECT s FROM (SELECT customer, LLM_MAP('O {{ body }} {{ id }}') AS s FROM tickets) t"
+    " ANTI JOIN customers c ON c.id = t.customer AND c.id > 4",
     "CASE": "SELECT CASE WHEN urgent THEN LLM_MAP('X {{ body }}') ELSE 'none' END FROM tickets",
     "DISTINCT": "SELECT LLM_MAP('D {{ p }}') FROM (SELECT DISTINCT priority * 10 AS p FROM tickets)",
     "aggregate below": "SELECT LLM_MAP('G {{ n }}') FROM (SELECT count(*) AS n FROM tickets GROUP BY customer)",

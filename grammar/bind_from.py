@@ -76,7 +76,7 @@ def bind_from(
         return BoundFrom(scope, lambda conditions: _filtered(binding, scope, query.plan, conditions, context))
     scope, select_list = _scope(binding, clause, items, context)
     sql, span = binding.lexed.sql, binding.lexed.span(*clause)
-    opened = _opened(binding, clause, scope, relations, context)
+    opened = _opened(binding, clause, scope, [name for name, _ in items], relations, context)
     if opened is not None:
         joins, scope = opened
         select_list = ", ".join(f"{quote(table.alias)}.*" for table in scope.tables)
@@ -93,22 +93,35 @@ def bind_from(
 
 
 def _opened(
-    binding: Binding, clause: Range, scope: Scope, relations: Relations, context: CteContext
+    binding: Binding, clause: Range, scope: Scope, names: Sequence[str], relations: Relations, context: CteContext
 ) -> tuple[LogicalPlan, Scope] | None:
     lexed = binding.lexed
+    read_alone: dict[Range, Columns | None] = {}
+
+    def alone(item: Range) -> Columns | None:
+        if item not in read_alone:
+            try:
+                read_alone[item] = _describe(binding, "*", item, context)
+            except InterruptedQueryError:
+                raise
+            except Error:  # it reads columns of those before it
+                read_alone[item] = None
+        return read_alone[item]
 
     def leaf(item: Range, columns: tuple[Column, ...]) -> LogicalPlan | None:
-        try:
-            alone = _describe(binding, "*", item, context)
-        except Error:  # it reads columns of those before it
-            return None
-        if alone != [(column.name, column.type) for column in columns]:
+        if alone(item) != [(column.name, column.type) for column in columns]:
             return None
         parts = ["SELECT * FROM ", lexed.slice(*item)]
         return _fragment(binding, parts, (), columns, (), _label(binding, item), context)
 
+    def concealed(item: Range, place: int) -> Table | None:
+        found = alone(item) if place < len(names) else None
+        if found is None:
+            return None
+        return Table(names[place], tuple(binding.new_column(name, kind) for name, kind in found))
+
     found = [((lexed.at(span.start), lexed.at(span.end)), query) for span, query in relations.found]
-    return joined(binding, clause, scope, found, relations.moved, leaf)
+    return joined(binding, clause, scope, found, relations.moved, leaf, concealed)
 
 
 def _one_row(binding: Binding, one: Fragment, conditions: Sequence[Range], context: CteContext) -> LogicalPlan:

@@ -1,7 +1,8 @@
 """A FROM clause of plain joins as Join nodes, so that rules can move calls past them.
 
-Opened are inner, cross and left joins of relations that can be read alone, ON conditions that are expressions over the
-tables' columns, and USING. Everything else stays one text that DuckDB joins (``bind_from``).
+Opened are inner, cross, left, right, semi and anti joins of relations that can be read alone, ON conditions that are
+expressions over the tables' columns, USING and NATURAL. Everything else stays one text that DuckDB joins
+(``bind_from``): of a full join all rows of both sides are in the result, so that no rule could save anything.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ from halo_sql.ir.logical import Join, LogicalPlan, Project
 from halo_sql.ir.types import BOOLEAN
 
 Leaf = Callable[[Range, tuple[Column, ...]], LogicalPlan | None]
-_OPENED = frozenset({"INNER", "CROSS", "LEFT", "OUTER"})
+Concealed = Callable[[Range, int], Table | None]
+_OPENED = frozenset({"INNER", "CROSS", "LEFT", "RIGHT", "OUTER", "SEMI", "ANTI", "NATURAL"})
+#: Joins whose second side is seen by their ON only.
+_HIDING = ("semi", "anti")
 _BEHIND = frozenset({"TABLESAMPLE", "PIVOT", "UNPIVOT", "PIVOT_WIDER", "PIVOT_LONGER", "AT", "WITH", "LATERAL"})
 
 
@@ -30,23 +34,25 @@ class Side:
     """A relation of the clause and how it is joined to those before it.
 
     item   its tokens, alias included
-    kind   'first' | 'comma' | 'cross' | 'inner' | 'left'
+    kind   'first' | 'comma' | 'cross' | 'inner' | 'left' | 'right' | 'semi' | 'anti'
     on     the tokens behind ON; None: there is none
     using  names in USING
+    natural  joined by the columns of equal names
     """
 
     item: Range
     kind: str
     on: Range | None = None
     using: tuple[str, ...] = ()
+    natural: bool = False
 
 
 def sides_of(lexed: Lexed, clause: Range) -> list[Side] | None:
     """The relations of a FROM clause; None when it holds anything but the joins that are opened."""
-    cuts: list[tuple[int, int, str]] = []  # where a separator starts, the token behind it, the kind of join
+    cuts: list[tuple[int, int, str, bool]] = []  # where a separator starts, the token behind it, kind, whether natural
     for index in lexed.level(*clause):
         if lexed.text(index) == ",":
-            cuts.append((index, index + 1, "comma"))
+            cuts.append((index, index + 1, "comma", False))
         elif lexed.word(index) == "JOIN" and not lexed.column_label(index):
             first = index
             while first > clause[0] and lexed.word(first - 1) in JOIN_WORDS and not lexed.column_label(first - 1):
@@ -54,17 +60,17 @@ def sides_of(lexed: Lexed, clause: Range) -> list[Side] | None:
             words = {lexed.word(at) for at in range(first, index)}
             if not words <= _OPENED or lexed.word(first - 1) in ("BY", "POSITIONAL"):
                 return None
-            kind = "left" if "LEFT" in words else "cross" if "CROSS" in words else "inner"
-            cuts.append((first, index + 1, kind))
+            kinds = [kind for kind in ("left", "right", "semi", "anti", "cross") if kind.upper() in words]
+            cuts.append((first, index + 1, kinds[0] if kinds else "inner", "NATURAL" in words))
         elif lexed.word(index) in _BEHIND and not is_function(lexed, index):
             return None
-    starts = [(clause[0], "first"), *((behind, kind) for _, behind, kind in cuts)]
-    ends = [*(start for start, _, _ in cuts), clause[1]]
-    sides = [_side(lexed, start, end, kind) for (start, kind), end in zip(starts, ends, strict=True)]
+    starts = [(clause[0], "first", False), *(cut[1:] for cut in cuts)]
+    ends = [*(cut[0] for cut in cuts), clause[1]]
+    sides = [_side(lexed, start, end, kind, natural) for (start, kind, natural), end in zip(starts, ends, strict=True)]
     return [side for side in sides if side is not None] if all(sides) else None
 
 
-def _side(lexed: Lexed, first: int, end: int, kind: str) -> Side | None:
+def _side(lexed: Lexed, first: int, end: int, kind: str, natural: bool) -> Side | None:
     item_end, on = end, None
     using: tuple[str, ...] = ()
     for index in lexed.level(first, end):
@@ -79,9 +85,10 @@ def _side(lexed: Lexed, first: int, end: int, kind: str) -> Side | None:
                 return None
             item_end = index
             using = tuple(identifier(lexed.text(start)) for start, _ in lexed.split(index + 2, closing))
-    if (kind in ("inner", "left")) != (on is not None or bool(using)) or item_end <= first:
+    asks = kind not in ("first", "comma", "cross") and not natural
+    if asks != (on is not None or bool(using)) or item_end <= first:
         return None
-    return Side((first, item_end), kind, on, using)
+    return Side((first, item_end), kind, on, using, natural)
 
 
 def joined(
@@ -91,6 +98,7 @@ def joined(
     relations: Sequence[tuple[Range, BoundQuery]],
     moved: Sequence[Range],
     leaf: Leaf,
+    concealed: Concealed,
 ) -> tuple[LogicalPlan, Scope] | None:
     """The clause as Join nodes, and its scope; None when it is not of the kind that is opened.
 
@@ -98,35 +106,59 @@ def joined(
     relations  those with calls in them, by their tokens (alias aside)
     moved      conjuncts of ON with calls: they are conditions of WHERE by now
     leaf       a relation's tokens and columns -> its rows; None when it cannot be read alone
+    concealed  the tokens and place of a relation that is not in the scope -> it as a table; None when that is not known
     """
     sides = sides_of(binding.lexed, clause)
-    if sides is None or len(sides) < 2 or len(sides) != len(scope.tables):
+    if sides is None or len(sides) < 2:
         return None
+    tables = iter(scope.tables)
     merged: dict[str, Column] = {}
     inputs: list[LogicalPlan] = []
     on: list[SqlExpr] = []
-    chain = 0  # where the operand of the comma begins: ON sees nothing before it
-    for place, (side, table) in enumerate(zip(sides, scope.tables, strict=True)):
-        chain = place if side.kind == "comma" else chain
-        rows = _rows(binding, side, table, relations, leaf)
-        seen = Scope(scope.tables[chain : place + 1], merged)
-        conditions = _conditions(binding, side, seen, moved)
-        if rows is None or conditions is None or (side.kind == "left" and chain):
+    chain: list[Table] = []  # what ON sees: nothing before the last comma
+    commas = 0
+    for place, side in enumerate(sides):
+        table = concealed(side.item, place) if side.kind in _HIDING else next(tables, None)
+        if side.kind == "comma":
+            chain, commas = [], commas + 1
+        if table is None or (commas and side.kind in ("left", "right", *_HIDING)):
             return None
-        for name in side.using:
-            column = _only(seen.tables[:-1], name)
-            merged.setdefault(name.lower(), column)  # type: ignore[arg-type]
-        if side.kind == "left":
+        seen = Scope((*chain, table), merged)
+        using = _shared(seen) if side.natural else side.using
+        rows = _rows(binding, side, table, relations, leaf)
+        conditions = None if using is None else _conditions(binding, side, using, seen, moved)
+        if rows is None or using is None or conditions is None:
+            return None
+        for name in using:
+            column = _only(seen.tables[-1:] if side.kind == "right" else seen.tables[:-1], name)
+            if side.kind == "right" or name.lower() not in merged:
+                merged[name.lower()] = column  # type: ignore[assignment]
+        if side.kind not in _HIDING:
+            chain.append(table)
+        if side.kind in ("left", "right", *_HIDING):
             whole = inputs[0] if len(inputs) == 1 else Join(tuple(inputs), tuple(on))
-            inputs, on = [Join((whole, rows), tuple(conditions), "left")], []
+            both = (rows, whole) if side.kind == "right" else (whole, rows)
+            inputs, on = [Join(both, tuple(conditions), "left" if side.kind == "right" else side.kind)], []
         else:
             inputs.append(rows)
             on += conditions
-    if {name: column.type for name, column in merged.items()} != {
+    unread = next(tables, None)
+    if unread is not None or {name: column.type for name, column in merged.items()} != {
         name: column.type for name, column in scope.merged.items()
     }:
         return None
     return inputs[0] if len(inputs) == 1 else Join(tuple(inputs), tuple(on)), Scope(scope.tables, merged)
+
+
+def _shared(seen: Scope) -> tuple[str, ...] | None:
+    """The names by which the last table joins those before it naturally; None when one means several columns."""
+    *before, last = seen.tables
+    names = tuple(column.name for column in last.columns)
+    shared = [
+        name for name in names if any(name.lower() == own.name.lower() for table in before for own in table.columns)
+    ]
+    known = all(name.lower() in seen.merged or _only(before, name) for name in shared)
+    return tuple(shared) if known and shared else None
 
 
 def _rows(
@@ -144,10 +176,12 @@ def _rows(
     return Project(query.plan, tuple((column, column_expr(source)) for column, source in pairs))
 
 
-def _conditions(binding: Binding, side: Side, seen: Scope, moved: Sequence[Range]) -> list[SqlExpr] | None:
+def _conditions(
+    binding: Binding, side: Side, using: Sequence[str], seen: Scope, moved: Sequence[Range]
+) -> list[SqlExpr] | None:
     """What ON and USING say, over the tables seen so far; None when it is more than expressions over columns."""
     found: list[SqlExpr] = []
-    for name in side.using:
+    for name in using:
         left = seen.merged.get(name.lower()) or _only(seen.tables[:-1], name)
         right = _only(seen.tables[-1:], name)
         if left is None or right is None:

@@ -147,6 +147,7 @@ class Binding:
             quality=site.quality,
             proxy=site.proxy,
             fuse=site.fuse,
+            instructions=site.instructions,
         )
 
     def tainted(self, first: int, end: int, context: CteContext) -> bool:

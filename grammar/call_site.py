@@ -48,7 +48,7 @@ class CallSite:
     shown       the call as DuckDB would write it; '' when that is its text
     quality, proxy  of LLM_FILTER, as in ``LlmCall``
     target, volatile, row_form, around, steps  of a TOOL or AGENT, as in ``LlmCall``
-    fuse        as in ``LlmCall``
+    fuse, instructions  as in ``LlmCall``
     """
 
     source: Source
@@ -78,6 +78,7 @@ class CallSite:
     quality: float = 0.0
     proxy: str = ""
     fuse: bool = False
+    instructions: str = ""
 
     @property
     def deterministic(self) -> bool:

@@ -137,6 +137,7 @@ class CallReader:
             quality=resolved.quality,
             proxy=resolved.proxy,
             fuse=resolved.fuse,
+            instructions=resolved.instructions,
         )
 
     def prompt(self, source: Source, start: int, end: int) -> tuple[tuple[str | HoleSite, ...], str | None]:

@@ -44,6 +44,7 @@ class Resolved:
     quality: float = 0.0
     proxy: str = ""
     fuse: bool = False
+    instructions: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +60,11 @@ class Resolver:
         labels: tuple[Label, ...] = arguments.get("labels", ())
         model = self._model(kind, arguments)
         returns = self._vector(model, arguments) if kind == "embed" else self._returns(kind, arguments)
+        fuse = arguments.get("fuse", False) and not arguments.get("examples", ())  # examples show one answer
+        instructions = _instructions(kind, arguments, labels, returns)
         return Resolved(
             model,
-            _system(kind, arguments, system, labels, returns),
+            _system(kind, arguments, system, instructions),
             returns,
             Sampling(
                 arguments.get("temperature", 0.0),
@@ -78,7 +81,8 @@ class Resolver:
             arguments.get("method", ""),
             arguments.get("quality", 0.0),
             self._proxy(arguments, model),
-            arguments.get("fuse", False) and not arguments.get("examples", ()),  # examples show one answer
+            fuse,
+            instructions if fuse else "",
         )
 
     def _proxy(self, arguments: Arguments, model: ModelDef) -> str:
@@ -220,18 +224,20 @@ class Resolver:
         return SqlType(f"FLOAT[{size}]", "array", (("", FLOAT),), size=size)
 
 
-def _system(
-    kind: str, arguments: Arguments, system: str | None, labels: tuple[Label, ...], returns: SqlType
-) -> str | None:
+def _instructions(kind: str, arguments: Arguments, labels: tuple[Label, ...], returns: SqlType) -> str:
+    """What the operator says of the answer."""
+    if kind == "classify":
+        return classify_instructions(labels, arguments.get("multi", False))
+    return extract_instructions(returns) if kind == "extract" else ""
+
+
+def _system(kind: str, arguments: Arguments, system: str | None, instructions: str) -> str | None:
     """The user's words first, then what the operator says of the answer, then the examples."""
     parts: list[str] = []
     given: str | None = arguments.get("system", system)
     if given is not None:
         parts.append(given)
-    if kind == "classify":
-        parts.append(classify_instructions(labels, arguments.get("multi", False)))
-    elif kind == "extract":
-        parts.append(extract_instructions(returns))
+    parts += [instructions] if instructions else []
     examples = arguments.get("examples", ())
     if examples and not any(parts):
         parts = ["Answer as in the examples."]

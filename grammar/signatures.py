@@ -60,7 +60,7 @@ SIGNATURES: Mapping[str, Signature] = {
         ("input", "labels"),
         "an input and its labels",
         "LLM_CLASSIFY(body, ['bug', 'question'])",
-        (*_EVERY_CALL, *_CHAT, *_SAMPLED, "labels", "multi"),
+        (*_EVERY_CALL, *_CHAT, *_SAMPLED, "labels", "multi", "fuse"),
         needs={"labels": "labels"},
         refused={
             **_refused(
@@ -76,7 +76,7 @@ SIGNATURES: Mapping[str, Signature] = {
         ("input", "returns"),
         "an input and the STRUCT type to extract",
         "LLM_EXTRACT(body, 'STRUCT(name VARCHAR, amount DOUBLE)')",
-        (*_EVERY_CALL, *_CHAT, *_SAMPLED, "returns"),
+        (*_EVERY_CALL, *_CHAT, *_SAMPLED, "returns", "fuse"),
         needs={"returns": "the type to extract"},
         refused=_NO_STOP,
     ),

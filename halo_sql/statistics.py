@@ -31,6 +31,7 @@ from halo_sql.ir.sql import render
 from halo_sql.ir.types import BOOLEAN
 from halo_sql.ir.walk import children, output_columns
 from halo_sql.measuring import SKETCH_ROWS, measure
+from halo_sql.optimizer.bare_joins import bare_joins
 from halo_sql.optimizer.cardinality import input_key
 from halo_sql.optimizer.context import FragmentStats, InputKey
 from halo_sql.optimizer.nodes import calls_of, is_row_wise, pick, relational_trees, walk_once
@@ -93,7 +94,7 @@ class Surveyor:
                     stats[tree] = FragmentStats(expected.rows)
         if self._closely:
             with self._connection() as duck:
-                for tree, whole, keys in read_by_calls(plan)[:MEASURED_TREES]:
+                for tree, whole, keys in [*read_by_calls(plan), *read_above_joins(plan)][:MEASURED_TREES]:
                     found = self._measure(duck, whole, keys)
                     if found is not None:
                         stats[tree] = found
@@ -217,6 +218,14 @@ def read_by_calls(plan: LogicalPlan) -> list[tuple[LogicalPlan, LogicalPlan, lis
         if id(tree) in inputs or any(key.read for key in keys):
             found.append((tree, _with(tree, own, above), keys))
     return found
+
+
+def read_above_joins(plan: LogicalPlan) -> list[tuple[LogicalPlan, LogicalPlan, list[InputKey]]]:
+    """The same of joins that calls on their sides may move above."""
+    joins = [bare for _, bare, _ in bare_joins(plan)]
+    asked = dict.fromkeys(input_key(call) for node in walk_once(plan) for call in calls_of(node)) if joins else {}
+    columns = [{column.id for column in output_columns(bare)} for bare in joins]
+    return [(bare, bare, [key for key in asked if key.read <= own]) for bare, own in zip(joins, columns, strict=True)]
 
 
 def _with(tree: LogicalPlan, own: tuple[Column, ...], above: list[tuple[Column, SqlExpr]]) -> LogicalPlan:

@@ -11,6 +11,7 @@ from halo_sql.errors import EngineError
 from halo_sql.ir.prompt import LlmCall
 from halo_sql.ir.types import BOOLEAN, SqlType, json_schema_text
 from halo_sql.operators.arrow_types import arrow_type
+from halo_sql.operators.fused import fused_form, fused_reader
 from halo_sql.operators.labels import label_form, label_reader
 from halo_sql.operators.read_answer import text_reader, value_reader
 from halo_sql.operators.render import excerpt
@@ -31,6 +32,8 @@ _FORMS = {"filter": YES_NO, "rank": GRADE, "score": SCORE, "embed": EMBEDDING}
 def answer_form(call: LlmCall) -> Answer:
     """What constrained decoding holds the model to."""
     kind = answer_type(call).kind
+    if call.fused:
+        return fused_form(call)
     if call.kind == "classify":
         return label_form(call)
     if call.kind in VALUES:
@@ -47,6 +50,8 @@ def answer_form(call: LlmCall) -> Answer:
 
 
 def _reader(call: LlmCall, sql_type: SqlType, cast: TextCast) -> Callable[[str], Any]:
+    if call.fused:
+        return fused_reader(call, cast)
     if call.kind == "classify":
         return label_reader(call)
     if call.kind == "score":

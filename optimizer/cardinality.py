@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import exp
 from typing import Any
 
 from halo_sql.ir.expr import Column, ColumnId, ColumnRef, SqlExpr
@@ -146,7 +147,8 @@ def derive(node: Any, inputs: Sequence[Profile], options: OptimizerContext) -> P
 def _join(node: Join, inputs: Sequence[Profile]) -> Profile:
     """All combinations, less what conditions refuse. An equality keeps one in the distinct values of the richer column;
     when each has as many as rows (both are keys or unknown) of the poorer, as many as it had before rows were taken
-    out: one of them is taken for a foreign key."""
+    out: one of them is taken for a foreign key. The partners of an anti-join are taken to fall on its rows at random:
+    with m of them on average, exp(-m) of the rows have none (Poisson)."""
     rows = 1.0
     known: dict[ColumnId, Known] = {}
     for source in inputs:
@@ -163,6 +165,8 @@ def _join(node: Join, inputs: Sequence[Profile]) -> Profile:
             rows /= min(domain for _, domain, _ in values) if unknown else max(known.distinct for known, _, _ in values)
     if node.kind == "semi":
         return inputs[0].some(min(rows, inputs[0].rows))
+    if node.kind == "anti":
+        return inputs[0].some(inputs[0].rows * exp(-rows / max(1.0, inputs[0].rows)))
     rows = max(rows, inputs[0].rows) if node.kind == "left" else rows
     asked = {key: own for source in inputs for key, own in source.some(min(rows, source.rows)).inputs.items()}
     return Profile(rows, known, asked)
@@ -227,10 +231,10 @@ def _fragment(node: Fragment, inputs: Sequence[Profile], options: OptimizerConte
 
 
 def measured(stats: FragmentStats, columns: Sequence[Column], derived: Profile | None = None) -> Profile:
-    """The profile of a result that statistics were taken of; where only its rows are known, its columns are those of
+    """The profile of a result that statistics were taken of; where nothing is known of its columns, they are those of
     ``derived``."""
-    if derived is not None and not stats.columns and not stats.inputs:
-        return Profile(stats.rows, derived.columns)
+    if derived is not None and not stats.columns:
+        return Profile(stats.rows, derived.columns, stats.inputs)
     known = {}
     for column in columns:
         own = stats.columns.get(column.id, ColumnStats())

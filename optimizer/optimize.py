@@ -12,6 +12,7 @@ from halo_sql.ir.expr import Column
 from halo_sql.ir.logical import LogicalPlan, Sink
 from halo_sql.ir.physical import PhysicalDag, SelectExec, SinkExec, calls_by
 from halo_sql.optimizer.alternative import Alternative, Requirement
+from halo_sql.optimizer.bare_joins import bare_joins, rows_of_joins
 from halo_sql.optimizer.bounds import bounds_of, keep_bounds
 from halo_sql.optimizer.context import EngineProfile, FragmentStats, OptimizerContext, ToolProfile
 from halo_sql.optimizer.defer import CannotWaitError, defer_failures
@@ -136,6 +137,7 @@ def _searched(
     options = state.options
     memo = Memo(options)
     root = memo.insert(plan, stats=_measured_trees(plan, options))
+    _insert_bare_joins(plan, memo, options)
     active = _without_orders_of_long_chains(plan, root, active, memo, state)
     search = Search(memo, active, state)
     order = Order.INPUT if options.ordered else Order.ANY
@@ -173,7 +175,16 @@ def _active(rules: tuple[Rule, ...], state: PlanContext) -> tuple[Rule, ...]:
 def _measured_trees(plan: Any, options: OptimizerContext) -> dict[int, FragmentStats]:
     """Statistics of the plan's largest relational trees, by the identity of their roots."""
     trees = {id(tree): options.stats.get(tree) for tree in relational_trees(plan)} if options.stats else {}
-    return {tree: stats for tree, stats in trees.items() if stats is not None}
+    found = {tree: stats for tree, stats in trees.items() if stats is not None}
+    return {**found, **rows_of_joins(plan, options.stats)} if options.stats else found
+
+
+def _insert_bare_joins(plan: Any, memo: Memo, options: OptimizerContext) -> None:
+    """What was measured of joins without the calls on their sides, for when these move above them."""
+    for _, bare, _ in bare_joins(plan) if options.stats else ():
+        stats = options.stats.get(bare)
+        if stats is not None:
+            memo.insert(bare, stats={id(bare): stats})
 
 
 def _without_orders_of_long_chains(

@@ -88,7 +88,7 @@ class Values:
         """Values stay, but on the right of a left join: there a row may have NULLs instead."""
         first, *others = inputs
         found = dict(first)
-        for keys in others if node.kind != "semi" else ():
+        for keys in others if not node.reduces else ():
             for column, key in keys.items():
                 found[column] = self._number(("column", column)) if node.kind == "left" else key
         return found

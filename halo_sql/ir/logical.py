@@ -75,12 +75,18 @@ class Join:
     """The combinations of the inputs' rows for which every condition is TRUE, with the columns of all inputs in order.
 
     kind  'inner': any number of inputs, whose order means nothing | 'left': two; a row of the first without a
-          partner comes once, with NULLs | 'semi': the rows of the first that have partners, with its columns only
+          partner comes once, with NULLs | 'semi': the rows of the first that have partners, 'anti': those that have
+          none, both with its columns only
     """
 
     inputs: tuple[LogicalPlan, ...]
     on: tuple[SqlExpr, ...] = ()
     kind: str = "inner"
+
+    @property
+    def reduces(self) -> bool:
+        """Whether only the first input's columns are left."""
+        return self.kind in ("semi", "anti")
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,7 +118,8 @@ class LlmCall:
     quality     of kind 'filter': precision and recall that are wanted where answers may be approximate; 0: exact
     proxy       of kind 'filter' with a quality: the model that may decide in part; '': none is given
     steps       of an agent: the most it may take; 1 without tools
-    fuse        of kind 'map': may be asked in one request with others of which this is said
+    fuse        of kinds 'map', 'classify', 'extract': may be asked in one request with others of which this is said
+    instructions  with ``fuse``: the end of the system message that is the operator's and not the user's
     fused       the calls that this one asks together; their answers are the members of its own, in order
     """
 
@@ -144,6 +145,7 @@ class LlmCall:
     quality: float = 0.0
     proxy: str = ""
     fuse: bool = False
+    instructions: str = field(default="", compare=False)
     fused: tuple[LlmCall, ...] = field(default=(), compare=False)
 
     @property

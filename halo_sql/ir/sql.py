@@ -62,8 +62,9 @@ def _join(tree: Join, inputs: Sequence[str]) -> str:
     if tree.kind == "left":
         return f"SELECT {columns} FROM {' LEFT JOIN '.join(sides)} ON {conditions or 'TRUE'}"
     where = f" WHERE {conditions}" if conditions else ""
-    if tree.kind == "semi":
-        return f"SELECT {columns} FROM {sides[0]} WHERE EXISTS (SELECT 1 FROM {', '.join(sides[1:])}{where})"
+    if tree.reduces:
+        negated = "NOT " if tree.kind == "anti" else ""
+        return f"SELECT {columns} FROM {sides[0]} WHERE {negated}EXISTS (SELECT 1 FROM {', '.join(sides[1:])}{where})"
     return f"SELECT {columns} FROM {', '.join(sides)}{where}"
 
 

@@ -67,7 +67,7 @@ def output_columns(node: LogicalPlan) -> tuple[Column, ...]:
         if isinstance(current, Project):
             return tuple(column for column, _ in current.exprs) + added
         if isinstance(current, Join):
-            sides = current.inputs[:1] if current.kind == "semi" else current.inputs
+            sides = current.inputs[:1] if current.reduces else current.inputs
             return tuple(column for side in sides for column in output_columns(side)) + added
         if isinstance(current, LlmMap):
             added = (

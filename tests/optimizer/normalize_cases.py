@@ -40,7 +40,7 @@ from .plans import (
     where,
 )
 
-H, S, R = col(10, "h"), col(20, "s"), col(21, "r")
+H, S, R, K = col(10, "h"), col(20, "s"), col(21, "r"), col(5, "k")
 MAPPED = llm_map(T, call(20, "x {3}"))
 KEPT = llm_filter(T, 11, "y {3}")
 SCOPED = SqlExpr(("id IN (SELECT id FROM u)",), BOOLEAN, (ScopeTable("t", (("id", ColumnId(1)),)),))
@@ -122,6 +122,7 @@ FIRES: dict[str, list[tuple[Any, str]]] = {
             "Project > Join inner(#2 = #5 AND (upper(#6)) = 'X') > [Fragment | Fragment]",
         ),
         (where(join(T, U, kind="left"), "#2 > 1"), "Join left(#2 = #5) > [Filter(#2 > 1) > Fragment | Fragment]"),
+        (where(join(T, U, kind="anti"), "#2 > 1"), "Join anti(#2 = #5) > [Filter(#2 > 1) > Fragment | Fragment]"),
     ],
     "push_join_condition_below_llm": [
         (
@@ -131,6 +132,14 @@ FIRES: dict[str, list[tuple[Any, str]]] = {
         (
             join(U, KEPT, on=("#2 = #5", "#1 > 3"), kind="left"),
             "Join left(#2 = #5) > [Fragment | LlmFilter('y {3}') > Filter(#1 > 3) > Fragment]",
+        ),
+        (
+            join(MAPPED, U, on=("#2 = #5", "#1 > 3"), kind="semi"),
+            "Join semi(#2 = #5) > [LlmMap('x {3}') > Filter(#1 > 3) > Fragment | Fragment]",
+        ),
+        (
+            join(U, KEPT, on=("#2 = #5", "#1 > 3"), kind="anti"),
+            "Join anti(#2 = #5) > [Fragment | LlmFilter('y {3}') > Filter(#1 > 3) > Fragment]",
         ),
     ],
     "lift_project_above_join": [
@@ -145,6 +154,10 @@ FIRES: dict[str, list[tuple[Any, str]]] = {
         (
             join(U, project(MAPPED, A, S), kind="left"),
             "Project > Join left(#2 = #5) > [Fragment | LlmMap('x {3}') > Fragment]",
+        ),
+        (
+            join(project(MAPPED, A, (H, "upper(#20)")), project(llm_map(U, call(22, "z {6}")), K), kind="anti"),
+            "Project > Join anti(#2 = #5) > [LlmMap('x {3}') > Fragment | LlmMap('z {6}') > Fragment]",
         ),
     ],
     "push_limit_below_llm": [
@@ -291,6 +304,7 @@ STAYS: dict[str, list[Any]] = {
     "push_join_condition_below_llm": [
         join(MAPPED, U, on=("#2 = #5", "#20 = 'a'")),
         join(MAPPED, U, on=("#2 = #5", "#1 > 3"), kind="left"),
+        join(MAPPED, U, on=("#2 = #5", "#1 > 3"), kind="anti"),
         join(T, U, on=("#2 = #5", "#1 > 3")),
         join(limit(MAPPED, 3), U, on=("#2 = #5", "#1 > 3")),
     ],

@@ -64,6 +64,37 @@ def test_calls_that_differ_in_more_than_their_question_stay_apart(other: LlmCall
     assert len(asked(ask(20, "topic of {3}"), other)) == 2
 
 
+def labelled(output: int, text: str, *labels: str, system: str = "", **rest: Any) -> LlmCall:
+    """LLM_CLASSIFY as it is bound."""
+    words = "Labels: " + ", ".join(labels)
+    done = ask(output, text, kind="classify", labels=labels, instructions=words, **rest)
+    said = f"{system}\n\n{words}" if system else words
+    return replace(done, prompt=replace(done.prompt, system=said))
+
+
+def test_classifications_and_maps_are_asked_together() -> None:
+    (one,) = asked(ask(20, "topic of {3}"), labelled(21, "{3}", "bug", "praise"))
+    text = one.prompt.user[0]
+    assert isinstance(text, str)
+    assert text.endswith("\nq1: topic of [1]\nq2: The text that the user gives is: [1]\nLabels: bug, praise\n\n[1]:\n")
+    assert (one.kind, one.prompt.system, one.labels) == ("map", None, ())
+    assert one.returns.text == "STRUCT(q1 VARCHAR, q2 VARCHAR)"
+    assert [part.kind for part in one.fused] == ["map", "classify"]
+
+
+def test_the_users_own_system_message_stays_one() -> None:
+    first, second = (labelled(20 + n, "{3}", "a", str(n), system="Be strict.") for n in (1, 2))
+    (one,) = asked(first, second)
+    assert one.prompt.system == "Be strict."
+    assert len(asked(first, labelled(23, "{3}", "a", "3"))) == 2
+    assert len(asked(first, ask(24, "topic of {3}"))) == 2
+
+
+def test_very_many_labels_stay_apart() -> None:
+    many = tuple(f"label number {number}" for number in range(400))
+    assert len(asked(ask(20, "topic of {3}"), labelled(21, "{3}", *many))) == 2
+
+
 def test_answers_of_volatile_calls_stay_independent() -> None:
     assert len(asked(ask(20, "topic of {3}", volatile=True), ask(21, "mood of {3}", volatile=True))) == 2
 

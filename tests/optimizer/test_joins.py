@@ -10,8 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from halo_sql.ir.logical import Fragment
+from halo_sql.ir.physical import LlmMapExec
 from halo_sql.ir.walk import output_columns
-from halo_sql.optimizer.context import FragmentStats, Limits
+from halo_sql.optimizer.bare_joins import SIDES, bare_joins
+from halo_sql.optimizer.cardinality import input_key
+from halo_sql.optimizer.context import FragmentStats, InputStats, Limits
 from halo_sql.optimizer.rules import RULES
 
 from .plans import INTEGER, A, T, U, call, col, context, join, llm_filter, llm_map, operators, plan_of, project, where
@@ -37,8 +40,8 @@ def plans(draw: Any) -> Any:
     # readings of a CTE have columns of their own
     a = next(column.id for column in output_columns(asked) if column.name == "a")
     on = [text.replace("#2", f"#{a}") for text in draw(st.sampled_from(CONDITIONS))]
-    kind = draw(st.sampled_from(("inner", "inner", "left")))
-    sides = (asked, other) if draw(st.booleans()) else (other, asked)
+    kind = draw(st.sampled_from(("inner", "inner", "left", "semi", "anti")))
+    sides = (asked, other) if kind in ("semi", "anti") or draw(st.booleans()) else (other, asked)
     return build(draw(steps(ABOVE, 3)), join(*sides, on=on, kind=kind), 20_000)
 
 
@@ -71,6 +74,32 @@ def test_only_rows_with_partners_are_asked_about() -> None:
     assert operators(done.dag)[0] == "DuckFragment(Join(Fragment, Filter(Fragment)))"
     asked = set(run_dag(done.dag, SETUP).prompts)
     assert len(asked) < len(set(execute(plan, enabled=False).prompts))
+
+
+@pytest.mark.parametrize("kind", ["semi", "anti"])
+def test_only_rows_that_a_join_keeps_are_asked_about(kind: str) -> None:
+    plan = join(llm_filter(llm_map(T, call(20, "x {3}")), 21, "y {4}"), where(U, "#5 = 3"), kind=kind)
+    done = plan_of(plan, context(rows=60))
+    assert operators(done.dag)[0].startswith("DuckFragment(Join(")
+    assert len(run_dag(done.dag, SETUP).prompts) < len(execute(plan, enabled=False).prompts)
+
+
+@pytest.mark.parametrize("kind", ["left", "semi", "anti"])
+def test_the_second_side_is_asked_about_partners_only(kind: str) -> None:
+    plan = join(where(U, "#5 = 3"), llm_filter(T, 21, "y {3}"), kind=kind)
+    written, done = execute(plan, enabled=False), plan_of(plan, context(rows=1000))
+    outcome = run_dag(done.dag, SETUP)
+    assert Counter(outcome.rows) == Counter(written.rows)
+    assert set(outcome.prompts) < set(written.prompts)
+
+
+def test_a_semi_join_does_not_keep_calls_below_another_join() -> None:
+    third = Fragment(("SELECT k FROM u LIMIT 1",), (col(7, "other", INTEGER),), label="Scan u")
+    plan = join(llm_filter(join(T, U, kind="semi"), 21, "y {3}"), third, on=("#2 = #7",))
+    stats = {T: FragmentStats(60), U: FragmentStats(60), third: FragmentStats(1)}
+    done = plan_of(plan, context(stats=stats))
+    assert operators(done.dag)[0] == "DuckFragment(Join(Join(Fragment, Fragment), Fragment))"
+    assert Counter(run_dag(done.dag, SETUP).rows) == Counter(execute(plan, enabled=False).rows)
 
 
 @pytest.mark.parametrize(("rows", "below"), [(5, False), (3000, True)])
@@ -120,6 +149,28 @@ def test_many_calls_below_a_join_are_ordered_not_explored() -> None:
     assert dict(done.trace.counters)["groups"] < 100
     assert done.dag.notes == ("12 LLM operators in a row: ordered by rank, other orders not explored",)
     assert operators(done.dag)[0].startswith("DuckFragment(Join(")
+
+
+@pytest.mark.parametrize("kind", ["inner", "semi", "anti"])
+def test_joins_are_known_without_the_calls_on_their_sides(kind: str) -> None:
+    plan = join(llm_map(llm_filter(T, 21, "y {3}"), call(20, "x {4}")), U, kind=kind)
+    assert [(bare, len(moved)) for _, bare, moved in bare_joins(plan)] == [(join(T, U, kind=kind), 2)]
+    assert bare_joins(join(llm_map(T, call(20, "x {3}")), U, on=("#20 = #6",))) == []
+    assert bare_joins(join(llm_map(T, call(20, "x {3}", volatile=True)), U)) == []
+    sides = [Fragment(("SELECT 1",), (col(100 + n, f"c{n}"),)) for n in range(SIDES - 1)]
+    assert len(bare_joins(join(llm_map(T, call(20, "x {3}")), *sides, on=()))) == 1
+    assert bare_joins(join(llm_map(T, call(20, "x {3}")), *sides, U, on=())) == []
+    right = bare_joins(join(U, llm_map(T, call(20, "x {3}")), kind=kind))
+    assert [bare for _, bare, _ in right] == ([join(U, T)] if kind == "inner" else [])
+
+
+def test_what_was_counted_of_a_join_is_expected_of_calls_above_it() -> None:
+    plan, bare = join(llm_map(T, call(20, "x {3}")), U), join(T, U)
+    key = input_key(call(20, "x {3}"))
+    stats = {T: FragmentStats(60), U: FragmentStats(60), bare: FragmentStats(9, inputs={key: InputStats(9, 4, 30)})}
+    done = plan_of(plan, context(stats=stats))
+    asked = next(node for node in done.dag.nodes if isinstance(node.op, LlmMapExec))
+    assert (asked.estimate.llm_calls, asked.estimate.rows) == (4, 9)
 
 
 @given(plans())

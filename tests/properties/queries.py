@@ -2,50 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from random import Random
 
 from .expressions import KINDS, Col, Expressions
 from .pairs import Pair, join, pair
+from .sources import Cte, Query, Source, same_names
 from .tables import TABLES
 
 ODD_NAMES = ('"Odd Name"', '"it\'s"', '"select"', '"x.y"')
+#: joins whose right side is not seen above them
+HIDING = (" SEMI JOIN ", " ANTI JOIN ")
 SORTABLE = ("text", "int", "bool", "date", "decimal")
-
-
-@dataclass(frozen=True, slots=True)
-class Query:
-    """A query.
-
-    sql      both readings
-    columns  what the outside sees; an item without alias has the name ''
-    ordered  whether the rows have one order
-    """
-
-    sql: Pair
-    columns: tuple[Col, ...]
-    ordered: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A FROM clause.
-
-    scope  columns in sight
-    key    columns that are unique together; None: unknown
-    """
-
-    sql: Pair
-    scope: tuple[Col, ...]
-    key: tuple[str, ...] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Cte:
-    """A common table expression in sight."""
-
-    name: str
-    columns: tuple[Col, ...]
 
 
 class Generator:
@@ -241,14 +209,19 @@ class Generator:
             for other in right.scope
             if one.name == other.name and one.kind == other.kind and one.kind in ("int", "text", "bool")
         ]
-        word = str(draw.pick((" JOIN ", " LEFT JOIN ", " JOIN ", " RIGHT JOIN ", " FULL JOIN ")))
+        word = str(draw.pick((" JOIN ", " LEFT JOIN ", " JOIN ", " RIGHT JOIN ", " FULL JOIN ", *HIDING)))
+        hides = word in HIDING
         if shared and draw.chance(40):
             one, other = shared[draw.rng.randrange(len(shared))]
             merged = Col(one.name, one.name, one.kind)
             rest = tuple(col for col in left.scope + right.scope if col not in (one, other))
             if all(col.name != one.name for col in rest):
-                sql = pair(left.sql, word, right.sql, f" USING ({one.name})")
-                return Source(sql, (merged, *rest), key if word in (" JOIN ", " LEFT JOIN ") else None)
+                how = pair(left.sql, word, right.sql, f" USING ({one.name})")
+                if len(shared) == 1 and same_names(left.scope, right.scope) == {one.name} and draw.chance(50):
+                    how = pair(left.sql, " NATURAL", word, right.sql)
+                if hides:
+                    return Source(how, left.scope, left.key)
+                return Source(how, (merged, *rest), key if word in (" JOIN ", " LEFT JOIN ") else None)
         scope = left.scope + right.scope
         pairs = [(one, other) for one in left.scope for other in right.scope if one.kind == other.kind]
         pairs = [(one, other) for one, other in pairs if one.kind in ("int", "text", "date", "decimal")]
@@ -258,9 +231,10 @@ class Generator:
         condition = f" ON {one.ref} = {other.ref}"
         if draw.chance(20):
             condition += f" AND {right.scope[0].ref} IS NOT NULL"
-        return Source(
-            pair(left.sql, word, right.sql, condition), scope, key if word in (" JOIN ", " LEFT JOIN ") else None
-        )
+        how = pair(left.sql, word, right.sql, condition)
+        if hides:
+            return Source(how, left.scope, left.key)
+        return Source(how, scope, key if word in (" JOIN ", " LEFT JOIN ") else None)
 
     # SELECT
 

@@ -21,6 +21,8 @@ HEAD = (
 Columns = Mapping[ColumnId, ColumnId]
 #: Tokens of the answer's form, for each member.
 MEMBER_ROOM = 16
+#: Of a member's labels: they are part of one grammar.
+LABELS_CHARS = 4096
 
 
 def fuse_llm_maps(expr: Any, memo: Memo, ctx: PlanContext) -> list[LogicalPlan]:
@@ -28,8 +30,9 @@ def fuse_llm_maps(expr: Any, memo: Memo, ctx: PlanContext) -> list[LogicalPlan]:
 
     Safe only where the user allows it with ``fuse => true``, as it changes prompts, and so perhaps answers: then rows,
     types, NULLs and failing are as before (but one answer that is cut fails, as all are one JSON object). By cost: it
-    saves prompt tokens, not output tokens. The calls must be of kind 'map' and ask the same rows (guard, the same
-    holes, so that the same NULLs ask nothing), of the same model, in the same way (system message, sampling but for
+    saves prompt tokens, not output tokens. The calls must be of kind 'map', 'classify' or 'extract' (what these say of
+    labels and fields goes from the system message into the question) and ask the same rows (guard, the same holes, so
+    that the same NULLs ask nothing), of the same model, in the same way (the user's system message, sampling but for
     max_tokens, which add up, cache, priority). Not for volatile calls, whose answers would no longer be independent,
     nor with ``stop`` (it would cut the object), nor with another on_error than 'fail': one answer that is wrong makes
     all of a row wrong::
@@ -65,7 +68,8 @@ def fuse_llm_maps(expr: Any, memo: Memo, ctx: PlanContext) -> list[LogicalPlan]:
 def _fusible(call: LlmCall) -> bool:
     return (
         call.fuse
-        and call.kind == "map"
+        and call.kind in ("map", "classify", "extract")
+        and sum(map(len, call.labels)) <= LABELS_CHARS
         and call.deterministic
         and call.on_error == "fail"
         and not call.sampling.stop
@@ -89,7 +93,20 @@ def _alike(call: LlmCall, same: Columns) -> tuple[object, ...]:
     """What must be equal in calls that are asked together."""
     holes = frozenset(_hole(segment, same) for segment in call.prompt.user if not isinstance(segment, str))
     sampling = replace(call.sampling, max_tokens=0)
-    return call.model, call.prompt.system, sampling, call.cache, call.priority, call.guard, holes
+    return call.model, _own_system(call), sampling, call.cache, call.priority, call.guard, holes
+
+
+def _own_system(call: LlmCall) -> str | None:
+    """The user's part of the system message."""
+    if not call.instructions:
+        return call.prompt.system
+    return (call.prompt.system or "").removesuffix(call.instructions).removesuffix("\n\n") or None
+
+
+def _question(call: LlmCall, numbers: Mapping[object, int], same: Columns) -> str:
+    """What is asked, with the numbers of the data in the places of the holes."""
+    said = "".join(item if isinstance(item, str) else f"[{numbers[_hole(item, same)]}]" for item in call.prompt.user)
+    return f"The text that the user gives is: {said}\n{call.instructions}" if call.instructions else said
 
 
 def _hole(segment: Segment, same: Columns) -> object:
@@ -112,21 +129,20 @@ def _fused(calls: Sequence[LlmCall], same: Columns, ctx: PlanContext) -> LlmCall
         if not isinstance(segment, str) and _hole(segment, same) not in numbers:
             numbers[_hole(segment, same)] = len(numbers) + 1
             data += [f"\n\n[{len(numbers)}]:\n", segment]
-    questions = [
-        f"\n{_name(place)}: "
-        + "".join(item if isinstance(item, str) else f"[{numbers[_hole(item, same)]}]" for item in call.prompt.user)
-        for place, call in enumerate(calls)
-    ]
+    questions = [f"\n{_name(place)}: {_question(call, numbers, same)}" for place, call in enumerate(calls)]
     members = tuple((_name(place), call.returns) for place, call in enumerate(calls))
     text = f"STRUCT({', '.join(f'{name} {kind.text}' for name, kind in members)})"
     data[0] = HEAD + "".join(questions) + str(data[0]) if data else HEAD + "".join(questions)
     return replace(
         first,
         output=ctx.fresh(1 + min(call.output for call in calls)),
-        prompt=Prompt(tuple(data), first.prompt.system),
+        kind="map",
+        prompt=Prompt(tuple(data), _own_system(first)),
         returns=SqlType(text, "struct", members),
         sampling=replace(first.sampling, max_tokens=sum(call.sampling.max_tokens + MEMBER_ROOM for call in calls)),
         label=" + ".join(call.label for call in calls),
+        labels=(),
         fuse=False,
+        instructions="",
         fused=tuple(calls),
     )

@@ -21,7 +21,7 @@ def llm_past_join(expr: Any, memo: Memo, ctx: PlanContext) -> list[LogicalPlan]:
     that the join keeps, at most as many as before, and an error can come from these rows only. It pays when the
     join drops rows of X. Not when the join's conditions read an answer, or could fail on a row that a filter takes out
     before the join, for volatile calls (a row with two partners would be asked twice), and on the right of a left join,
-    whose rows may come back as NULLs::
+    whose rows may come back as NULLs, or of a semi or anti-join, whose rows do not come back::
 
         SELECT * FROM (SELECT * FROM t WHERE LLM_FILTER('is {{ b }} a number?')) JOIN u ON CAST(b AS INTEGER) = u.k
         SELECT * FROM t JOIN (SELECT *, LLM_CLASSIFY('{{ b }}', ['x', 'y']) AS c FROM u) v ON t.c = v.c
@@ -33,6 +33,7 @@ def llm_past_join(expr: Any, memo: Memo, ctx: PlanContext) -> list[LogicalPlan]:
     read = columns_of(expr.on)
     harmless = all_never_fail(expr.on, [column for side in expr.inputs for column in output_columns(side)])
     for place, side in enumerate(expr.inputs if expr.kind == "inner" else expr.inputs[:1]):
+        others = expr.inputs[:place] + expr.inputs[place + 1 :]
         for below in memo.expressions(side):
             if not harmless and isinstance(below, Filter | LlmFilter):
                 continue
@@ -41,7 +42,7 @@ def llm_past_join(expr: Any, memo: Memo, ctx: PlanContext) -> list[LogicalPlan]:
                     if isinstance(lowest, LlmMap) and _may_pass(lowest, read):
                         above = replace(lowest, input=_over(expr, place, lowest.input))
                         found.append(replace(below, input=above))
-            elif is_llm(below) and _may_pass(below, read) and not is_reduced(below.input, memo):
+            elif is_llm(below) and _may_pass(below, read) and not is_reduced(below.input, others, memo):
                 found.append(replace(below, input=_over(expr, place, below.input)))
     return found
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from halo_sql.ir.expr import ColumnId
 from halo_sql.ir.logical import Filter, Fragment, Join, LogicalPlan, Project
 from halo_sql.ir.walk import output_columns
 from halo_sql.optimizer.memo import Memo
-from halo_sql.optimizer.nodes import pick
+from halo_sql.optimizer.nodes import leaves_out, pick
 from halo_sql.optimizer.plan_context import PlanContext
 
 
@@ -19,9 +20,20 @@ def narrowed(side: LogicalPlan, kept: frozenset[ColumnId]) -> LogicalPlan:
     return side if len(wanted) == len(columns) else Project(side, pick(wanted))
 
 
-def is_reduced(group: Any, memo: Memo) -> bool:
-    """Whether a group's rows are what is left of others by a semi-join."""
-    return any(isinstance(expr, Join) and expr.kind == "semi" for expr in memo.expressions(group))
+def is_reduced(group: Any, others: Sequence[Any], memo: Memo) -> bool:
+    """Whether a group's rows are what a semi-join with one of ``others``, narrowed or not, left of it."""
+    joins = [expr for expr in memo.expressions(group) if isinstance(expr, Join) and expr.kind == "semi"]
+    sources = {source for join in joins for other in join.inputs[1:] for source in _sources(other, memo)}
+    return bool(sources) and any(source in sources for other in others for source in _sources(other, memo))
+
+
+def _sources(group: Any, memo: Memo) -> set[int]:
+    """The group, and what its columns are a part of."""
+    found = {memo.group(group).id}
+    for expr in memo.expressions(group):
+        if isinstance(expr, Project) and leaves_out(expr):
+            found.add(memo.group(expr.input).id)
+    return found
 
 
 def readable_twice(group: Any, memo: Memo, ctx: PlanContext) -> bool:

@@ -12,11 +12,11 @@ from halo_sql.optimizer.plan_context import PlanContext
 
 
 def filter_into_join(node: Any, ctx: PlanContext) -> LogicalPlan | None:
-    """``Filter[p](Join[q](X, Y)) => Join[q, p](X, Y)``; of a left join ``Join left(Filter[p](X), Y)`` when p reads X
-    only; both past a projection.
+    """``Filter[p](Join[q](X, Y)) => Join[q, p](X, Y)``; of a left, semi or anti-join
+    ``Join left(Filter[p](X), Y)`` when p reads X only; both past a projection.
 
-    Safe: an inner join's conditions and those above it hold for the same rows; a left join keeps all that becomes of
-    a row of X, or nothing. Which rows DuckDB evaluates p for first is its own choice in both forms. Not for volatile
+    Safe: an inner join's conditions and those above it hold for the same rows; the others keep all that becomes of a
+    row of X, or nothing. Which rows DuckDB evaluates p for first is its own choice in both forms. Not for volatile
     predicates or such as need names rebuilt, and not for a p over what a left join may have filled with NULLs::
 
         SELECT * FROM a LEFT JOIN b USING (k) WHERE b.x IS NULL

@@ -22,7 +22,8 @@ def lift_project_above_join(node: Any, ctx: PlanContext) -> LogicalPlan | None:
 
         SELECT * FROM t LEFT JOIN (SELECT k, coalesce(LLM_MAP('a {{ b }}'), '-') AS s FROM u) x USING (k)
 
-    Nor above a source: DuckDB joins what it projects in one query.
+    Of a semi or anti-join only the first side's f(b) are seen. Nor above a source: DuckDB joins what it projects in one
+    query.
     """
     if not isinstance(node, Join):
         return None
@@ -38,7 +39,8 @@ def lift_project_above_join(node: Any, ctx: PlanContext) -> LogicalPlan | None:
             everywhere = others | column_ids(side.input)
         else:
             shown.append(pick(output_columns(side)))
-    return None if lower is node else Project(lower, tuple(item for items in shown for item in items))
+    seen = shown[:1] if node.reduces else shown
+    return None if lower is node else Project(lower, tuple(item for items in seen for item in items))
 
 
 def _movable(join: Join, place: int, project: Project, others: frozenset[ColumnId]) -> bool:

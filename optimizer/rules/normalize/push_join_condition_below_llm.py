@@ -12,10 +12,11 @@ from halo_sql.optimizer.rules.normalize.push_filter_below_llm import sunk
 
 
 def push_join_condition_below_llm(node: Any, ctx: PlanContext) -> LogicalPlan | None:
-    """``Join[p, q](LLM(X), Y) => Join[q](LLM(Filter[p](X)), Y)`` when p reads columns of X alone; of a left join when p
-    reads its right side alone.
+    """``Join[p, q](LLM(X), Y) => Join[q](LLM(Filter[p](X)), Y)`` when p reads columns of X alone; of a left
+    or anti-join when p reads its right side alone.
 
-    Safe: a pair needs p, whatever its other side is. Not for a left join's p over X: a row that fails it stays, alone::
+    Safe: a pair needs p, whatever its other side is. Not for p over the first side of a left or anti-join: a row that
+    fails it stays, alone::
 
         SELECT * FROM (SELECT *, LLM_MAP('a {{ b }}') AS s FROM t) x LEFT JOIN u ON x.k = u.k AND x.id < 10
     """
@@ -25,7 +26,7 @@ def push_join_condition_below_llm(node: Any, ctx: PlanContext) -> LogicalPlan | 
     for condition in node.on:
         read = condition.columns()
         for place, side in enumerate(node.inputs):
-            if not read or not read <= sides[place] or (node.kind == "left" and place == 0):
+            if not read or not read <= sides[place] or (node.kind in ("left", "anti") and place == 0):
                 continue
             deeper = sunk(condition, side)
             if deeper is not None:
