@@ -17,13 +17,14 @@ import halo_sql
 from halo_sql.optimizer.pipeline import ROW_GRAPH
 from halo_sql.optimizer.rules import RULES
 from halo_sql.optimizer.rules.rule import Stage
+from halo_sql.optimizer.share_subplans import SHARE_SUBPLANS
 
 from .checks import Outcome, difference, name_difference, run
 from .pairs import hole, pair
 from .queries import Generator, Query
 
 #: the rules that can be disabled, and of these the ones whose alternatives the cost model chooses from
-FREE = (*(rule.name for rule in RULES if not rule.essential), ROW_GRAPH)
+FREE = (*(rule.name for rule in RULES if not rule.essential), SHARE_SUBPLANS, ROW_GRAPH)
 EXPLORE = tuple(rule.name for rule in RULES if rule.stage is Stage.EXPLORE)
 CONCURRENCY = (1, 8, 64)
 BATCH_ROWS = (1, 3, 2048)
