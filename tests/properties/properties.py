@@ -103,7 +103,7 @@ def norec(con: halo_sql.Connection, query: Query, counted: bool = True, tally: C
             plan = [(node.op, node.inputs, node.columns) for node in planned.dag.nodes]
             if not names:
                 fired = [rule.name for rule in planned.trace.rules if rule.fired and rule.name in FREE]
-                variants += fired
+                variants += [*fired, SHARE_SUBPLANS]
             told["plans"] += 1
             known = next((made for same, made in seen if same == plan), None)
             if known is not None:
@@ -129,6 +129,21 @@ def norec(con: halo_sql.Connection, query: Query, counted: bool = True, tally: C
         for name in fired:
             told[f"more calls by {name}"] += name in EXPLORE and calls[name] < calls[""]
     return ""
+
+
+def doubled(con: halo_sql.Connection, query: Query) -> str:
+    """The statement's rows twice, by two equal parts of one statement: run once, run twice, and as written; run once it
+    makes no more calls."""
+    text = f"SELECT * FROM ({query.sql.halo}) UNION ALL SELECT * FROM ({query.sql.halo})"
+    with setting(con, "optimizer", "off"):
+        written = run(con, text)
+    if written.error:
+        raise InvalidError(written.error)
+    with setting(con, "disabled_rules", SHARE_SUBPLANS):
+        apart = run(con, text)
+    found = run(con, text)
+    problem = difference(apart, written, False) or difference(found, written, False)
+    return problem or (f"{found.calls} calls instead of {apart.calls}" if found.calls > apart.calls else "")
 
 
 KEEP = "Keep? "
