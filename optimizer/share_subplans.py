@@ -16,7 +16,6 @@ nor where keeping rows for a second reader takes longer than making them again: 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +34,7 @@ from halo_sql.ir.physical import (
     calls_by,
 )
 from halo_sql.ir.renumber import Renaming
+from halo_sql.ir.static_tok import static_texts
 from halo_sql.ir.walk import walk
 from halo_sql.optimizer.context import OptimizerContext
 from halo_sql.optimizer.cost import CHAR_S, OPERATOR_S
@@ -56,7 +56,7 @@ def share_subplans(
     nodes: Sequence[PhysicalNode], root: int, options: OptimizerContext
 ) -> tuple[list[PhysicalNode], int]:
     """The nodes (inputs first, ids being places) with equal ones read from the first of them; the root's new id."""
-    if not _may_repeat(nodes):
+    if not _may_repeat(nodes, options):
         return list(nodes), root
     interner = Interner()
     found = interner.add([node for node in nodes if not isinstance(node.op, SinkExec)])
@@ -80,13 +80,13 @@ def share_subplans(
     return _rebuilt(nodes, root, wanted, read_from, found) if read_from else (list(nodes), root)
 
 
-def _may_repeat(nodes: Sequence[PhysicalNode]) -> bool:
-    """Whether two sources have the same text, or a node two readers: without either no two nodes are equal."""
-    uses = Counter(source for node in nodes for source in node.inputs)
-    if any(count > 1 for count in uses.values()):
+def _may_repeat(nodes: Sequence[PhysicalNode], options: OptimizerContext) -> bool:
+    """Whether two calls have the same words, or a query takes long: without either no node is worth sharing. Cheaper
+    than comparing nodes."""
+    words = [(call.kind, call.model, call.target, static_texts(call.prompt)) for n in nodes for call in calls_by(n.op)]
+    if len(set(words)) < len(words):
         return True
-    texts = [sql_texts(node.op)[:1] for node in nodes if not node.inputs]
-    return len({tuple(text) for text in texts}) < len(texts)
+    return any(_Below.of(node, options).again_s > WORTH_S for node in nodes if not calls_by(node.op))
 
 
 def _worth(nodes: Sequence[PhysicalNode], options: OptimizerContext) -> list[bool]:
