@@ -49,6 +49,7 @@ def main() -> None:
         "defining equation": lambda make, rng: properties.equation(echo, make.query()),
         "CREATE TABLE AS, INSERT": lambda make, rng: properties.stored(echo, make.query(named=True)),
         "optimizer on, off, each rule off": lambda make, rng: properties.norec(echo, make.query(), tally=tally),
+        "two equal parts": lambda make, rng: properties.doubled(echo, make.query(named=True)),
         "each rule off, calls fail": lambda make, rng: properties.norec(failing, make.query(), False),
         "no failure but as written": lambda make, rng: properties.unwritten(
             strictly, strict, properties.priced(make, rng), rng

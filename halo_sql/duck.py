@@ -314,7 +314,7 @@ class Duck:
     def _functions(self) -> tuple[frozenset[str], ...]:
         if Duck._known_functions is None:
             found = self.rows(
-                "SELECT DISTINCT lower(function_name), function_type, stability FROM duckdb_functions() "
+                "SELECT DISTINCT system.main.lower(function_name), function_type, stability FROM duckdb_functions() "
                 "WHERE internal AND function_type IN ('scalar', 'macro', 'aggregate')"
             )
             Duck._known_functions = (

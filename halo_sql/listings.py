@@ -166,13 +166,12 @@ def _operators(session: Session) -> Rows:
 
 
 def _rules(session: Session) -> Rows:
-    from halo_sql.optimizer.pipeline import ROW_GRAPH
-    from halo_sql.optimizer.placement.replan import REPLAN
+    from halo_sql.optimizer.optimize import BESIDE
     from halo_sql.optimizer.rules import RULES
 
     disabled = session.settings.names("halo_disabled_rules")
     found = [(rule.name, rule.stage.name.lower()) for rule in RULES]
-    return [(name, stage, name not in disabled) for name, stage in [*found, (ROW_GRAPH, "pipeline"), (REPLAN, "run")]]
+    return [(name, stage, name not in disabled) for name, stage in [*found, *BESIDE.items()]]
 
 
 def _queries(session: Session) -> Rows:

@@ -36,6 +36,7 @@ from halo_sql.optimizer.context import EngineProfile, OptimizerContext
 from halo_sql.optimizer.nodes import walk_once
 from halo_sql.optimizer.optimize import Optimized, Survey
 from halo_sql.optimizer.static_tokens import StaticTokens
+from halo_sql.reads import SteadyTexts
 from halo_sql.replanning import Replanner
 from halo_sql.runtime import Runtime
 from halo_sql.sampling import object_samples
@@ -101,6 +102,7 @@ def optimizer_context(
         occupied_bytes=_occupied(runtime, models),
         approximate=enabled and settings.flag("halo_approximate"),
         static=StaticTokens(counters) if counters else {},
+        steady=SteadyTexts(duck) if enabled else {},
     )
 
 
@@ -135,6 +137,7 @@ def survey(
             calls=calls,
             tools=tool_profiles(plan, targets, duck, knowledge),
             agent_tools=agent_tools(targets),
+            acting=targets.acting_names,
         )
 
     return add

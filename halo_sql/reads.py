@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Mapping, Set
 from itertools import pairwise
 
 from halo_sql.duck import Duck
@@ -64,11 +64,14 @@ class Reads:
         self._duck = duck
         self._written_out = written_out
         self._unsteady: frozenset[str] | None = None
+        self._viewed: frozenset[str] | None = None
 
     def is_steady(self, sql: str) -> bool:
         """Whether a query names nothing whose value is another one each time, and draws no sample."""
         tokens = list(_code(sql))
         words = {token.text.strip('"').lower() for token in tokens if token.kind in ("identifier", "keyword")}
+        if self._unsteady is None and not _called(tokens) and words.isdisjoint(self._views()):
+            return not _samples(tokens)  # DuckDB takes its time to list functions
         return not words & self._names() and not _samples(tokens)
 
     def is_plain_read(self, sql: str) -> bool:
@@ -78,25 +81,31 @@ class Reads:
         words = [token.text.upper() for token in tokens]
         if not words or words[0] not in QUERY_WORDS or _WRITES.intersection(words):
             return False
-        called = {
-            token.text.strip('"').lower()
-            for token, following in pairwise(tokens)
-            if following.text == "(" and token.kind in ("identifier", "keyword") and token.text.upper() not in _SYNTAX
-        }
         known = self._duck.built_in_functions() | self._duck.aggregate_functions()
-        return called <= known and self.is_steady(sql)
+        return _called(tokens) <= known and self.is_steady(sql)
 
     def plain_tables(self) -> frozenset[str]:
         """Lower-case names that can only be of tables of DuckDB's own, without generated columns."""
         query = (
-            "SELECT lower(name) FROM (SELECT table_name AS name, type = 'duckdb' AND NOT t.sql ILIKE '%GENERATED%' "
-            "AS good FROM duckdb_tables() t JOIN duckdb_databases() USING (database_name) "
+            "SELECT system.main.lower(name) FROM (SELECT table_name AS name, "
+            "type = 'duckdb' AND NOT t.sql ILIKE '%GENERATED%' AS good FROM duckdb_tables() t "
+            "JOIN duckdb_databases() USING (database_name) "
             "UNION ALL SELECT view_name, false FROM duckdb_views()) GROUP BY 1 HAVING bool_and(good)"
         )
         try:
             return frozenset(name for (name,) in self._duck.rows(query))
         except Error:
             return frozenset()
+
+    def _views(self) -> frozenset[str]:
+        """Names of views in lower case."""
+        if self._viewed is None:
+            try:
+                found = self._duck.rows("SELECT view_name FROM duckdb_views() WHERE NOT internal")
+            except Error:
+                found = []
+            self._viewed = frozenset(name.lower() for (name,) in found)
+        return self._viewed
 
     def _names(self) -> frozenset[str]:
         """Volatile functions, and views and macros that are made of them, in lower case."""
@@ -123,6 +132,36 @@ class Reads:
                         grown = True
             self._unsteady = frozenset(found)
         return self._unsteady
+
+
+class SteadyTexts(Mapping[str, bool]):
+    """Pieces of a statement's SQL -> whether they are steady (``Reads.is_steady``), found when first asked for.
+
+    As a mapping it holds what has been asked for, so that a written context gives the same plan."""
+
+    def __init__(self, duck: Duck) -> None:
+        self._reads = Reads(duck)
+        self._asked: dict[str, bool] = {}
+
+    def __getitem__(self, text: str) -> bool:
+        if text not in self._asked:
+            self._asked[text] = self._reads.is_steady(text)
+        return self._asked[text]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._asked)
+
+    def __len__(self) -> int:
+        return len(self._asked)
+
+
+def _called(tokens: list[Token]) -> set[str]:
+    """Lower-case names before a bracket that are not syntax."""
+    return {
+        token.text.strip('"').lower()
+        for token, following in pairwise(tokens)
+        if following.text == "(" and token.kind in ("identifier", "keyword") and token.text.upper() not in _SYNTAX
+    }
 
 
 def _code(sql: str) -> Iterator[Token]:

@@ -172,11 +172,10 @@ def _set(statement: SetSetting, settings: Settings) -> None:
 
 
 def _check_rules(text: str) -> None:
-    from halo_sql.optimizer.pipeline import ROW_GRAPH
-    from halo_sql.optimizer.placement.replan import REPLAN
+    from halo_sql.optimizer.optimize import BESIDE
     from halo_sql.optimizer.rules import RULES
 
-    known = [*(rule.name for rule in RULES), ROW_GRAPH, REPLAN]
+    known = [*(rule.name for rule in RULES), *BESIDE]
     for name in filter(None, (word.strip() for word in text.split(","))):
         if name not in known:
             raise SettingError(f'there is no optimizer rule "{name}"', remedy=did_you_mean(name, known))

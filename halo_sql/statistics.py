@@ -81,7 +81,9 @@ class Surveyor:
             if isinstance(node, Fragment) and not node.inputs and node not in stats:
                 expected = self._expect_source(node)
                 if expected is not None:
-                    stats[node] = FragmentStats(expected.rows, is_table=expected.is_table)
+                    stats[node] = FragmentStats(
+                        expected.rows, is_table=expected.is_table, touched=expected.touched_rows
+                    )
             if isinstance(node, Demand):
                 found = demand_stats(self._duck, node)
                 if found is not None:
@@ -97,7 +99,8 @@ class Surveyor:
                 for tree, whole, keys in [*read_by_calls(plan), *read_above_joins(plan)][:MEASURED_TREES]:
                     found = self._measure(duck, whole, keys)
                     if found is not None:
-                        stats[tree] = found
+                        before = stats.get(tree)
+                        stats[tree] = found if before is None else replace(found, touched=before.touched)
         return stats
 
     def _measure(self, duck: Duck, tree: LogicalPlan, keys: list[InputKey]) -> FragmentStats | None:

@@ -46,6 +46,12 @@ class Targets:
         """Whether a call may have side effects."""
         return any(acts(tool) for tool in self.tools.values())
 
+    @property
+    def acting_names(self) -> frozenset[str]:
+        """Lower-case names of the tools whose calls may have side effects and, where there are any, of all agents."""
+        names = {name for name, tool in self.tools.items() if acts(tool)}
+        return frozenset(names | {key.split("\n", 1)[0] for key in self.agents} if names else ())
+
 
 def targets_of(bound: BoundStatement, snapshot: Snapshot, settings: Settings, duck: Duck) -> Targets:
     """The targets of all calls of a plan, those of agents' agents included."""

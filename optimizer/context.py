@@ -69,12 +69,14 @@ class FragmentStats:
     and what calls over it will ask.
 
     is_table  it is a table's rows: reading it again gives the same
+    touched   of a source: rows that DuckDB expects to touch for it; 0: unknown
     """
 
     rows: float
     columns: Mapping[ColumnId, ColumnStats] = field(default_factory=dict)
     inputs: Mapping[InputKey, InputStats] = field(default_factory=dict)
     is_table: bool = False
+    touched: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +263,8 @@ class OptimizerContext:
     max_usd, max_seconds, max_tokens  bounds that the plan should keep; 0: none
     occupied_bytes  device -> memory taken by models that the plan does not ask
     approximate     calls that have a ``quality`` may be answered approximately
+    steady          SQL of the statement -> whether it gives the same rows each time; missing: it does
+    acting          lower-case names of tools with side effects, and of agents that may call one
     prune           branch-and-bound; False searches exhaustively (an oracle for tests)
     """
 
@@ -285,6 +289,8 @@ class OptimizerContext:
     workers: Mapping[str, tuple[WorkerProfile, ...]] = field(default_factory=dict)
     static: Mapping[Key, StaticTok] = field(default_factory=dict)
     warm: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    steady: Mapping[str, bool] = field(default_factory=dict)
+    acting: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         assert self.objective in OBJECTIVES, self.objective

@@ -5,8 +5,8 @@ compared with its columns numbered by where they come from: those of its inputs 
 the order in which the operator names them. Two operators of equal form over the same inputs are one node. Names,
 labels, the order of picked columns and positions in the text make no difference; volatile operators equal none.
 
-A numbering never gives two columns one number: where a node would read one common node as two of its inputs (a table
-joined with itself), one of the readings gets columns of its own.
+A numbering never gives two columns one number: where a node would read columns of one common node through two of its
+inputs (a table joined with itself), one of the readings gets columns of its own.
 """
 
 from __future__ import annotations
@@ -114,25 +114,36 @@ class Interner:
         self.owns.setdefault(number, {}).update((there, own) for own, there in ids.items())
 
     def _apart(self, sources: Sequence[tuple[int, Ids]]) -> list[tuple[int, Ids]]:
-        """Different inputs that have become one node, as nodes with columns of their own."""
+        """Inputs that hand the same columns on as different ones, all but the first as nodes with columns of their
+        own."""
         found: list[tuple[int, Ids]] = []
+        owners: dict[ColumnId, ColumnId] = {}
+        copies: dict[int, list[Ids]] = {}  # by place
         for place, ids in sources:
-            copy = sum(place == other and ids != known for other, known in sources[: len(found)])
-            if not copy:
+            if all(owners.get(known, own) == own for own, known in ids.items()):
+                owners.update((known, own) for own, known in ids.items())
                 found.append((place, ids))
                 continue
-            node = self.nodes[place]
-            there = self._copies.get((place, copy))
-            if there is None:
-                picked = tuple((replace(column, id=self.fresh()), column.id) for column in node.columns)
-                columns = tuple(column for column, _ in picked)
-                there = self._append(SelectExec(picked), (place,), columns, node.estimate.rows)
-                self._copies[place, copy] = there
+            made = copies.setdefault(place, [])
+            if ids not in made:
+                made.append(ids)
+            there = self._copy(place, made.index(ids))
             op = self.nodes[there].op
             assert isinstance(op, SelectExec)
             renamed = {source: column.id for column, source in op.columns}
             found.append((there, {own: renamed[known] for own, known in ids.items()}))
         return found
+
+    def _copy(self, place: int, number: int) -> int:
+        """The node's columns under ids of their own, the same for the same number."""
+        there = self._copies.get((place, number))
+        if there is None:
+            node = self.nodes[place]
+            picked = tuple((replace(column, id=self.fresh()), column.id) for column in node.columns)
+            columns = tuple(column for column, _ in picked)
+            there = self._append(SelectExec(picked), (place,), columns, node.estimate.rows)
+            self._copies[place, number] = there
+        return there
 
     def _append(self, op: PhysicalOp, inputs: tuple[int, ...], columns: tuple[Column, ...], rows: float) -> int:
         self.nodes.append(PhysicalNode(len(self.nodes), op, inputs, columns, Estimate(rows)))

@@ -34,9 +34,13 @@ from halo_sql.optimizer.rules.rule import Rule, Stage
 from halo_sql.optimizer.schedule import schedule
 from halo_sql.optimizer.search import Context, Search
 from halo_sql.optimizer.share import DagBuilder, materialize_shared
+from halo_sql.optimizer.share_subplans import SHARE_SUBPLANS, share_subplans
 from halo_sql.optimizer.trace import Trace
 
 Survey = Callable[[LogicalPlan, OptimizerContext], OptimizerContext]
+
+#: What ``halo_disabled_rules`` knows beside RULES -> when it works, for ``halo_rules()``.
+BESIDE: Mapping[str, str] = {SHARE_SUBPLANS: "share", ROW_GRAPH: "pipeline", REPLAN: "run"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,9 +159,9 @@ def _active(rules: tuple[Rule, ...], state: PlanContext) -> tuple[Rule, ...]:
     """The rules in use; essential ones stay when they are disabled, and a note says so."""
     options = state.options
     active: list[Rule] = []
-    for name in sorted(options.disabled_rules & {ROW_GRAPH, REPLAN}):
+    for name in sorted(options.disabled_rules & BESIDE.keys()):
         state.recorder.note(f"rule disabled: {name}")
-    for name in sorted(options.disabled_rules - {rule.name for rule in rules} - {ROW_GRAPH, REPLAN}):
+    for name in sorted(options.disabled_rules - {rule.name for rule in rules} - BESIDE.keys()):
         state.recorder.note(f"disabled rule does not exist: {name}")
     for rule in rules:
         if rule.name in options.disabled_rules:
@@ -227,6 +231,8 @@ def _extract(
         top = builder.add(op, inputs, columns, Estimate(rows))
     options = search.ctx.options
     nodes, top = defer_failures(plan, builder.nodes, top, search.ctx.fresh(1))
+    if options.enabled and SHARE_SUBPLANS not in options.disabled_rules:
+        nodes, top = share_subplans(nodes, top, options)
     nodes, top = materialize_shared(nodes, top)
     if options.enabled and ROW_GRAPH not in options.disabled_rules:
         nodes, top = row_graphs(nodes, top)

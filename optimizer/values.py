@@ -1,11 +1,13 @@
 """Which columns hold equal values: value numbering over a plan.
 
 Two columns of a node with the same key are equal in every row. A key is a small integer, given to the
-column's definition (text over keys, or a deterministic call over keys).
+column's definition (text over keys, or a deterministic call over keys). Texts are compared written out, as they are
+where one expression has been put into another: ``p.year`` over ``p := f(c)`` is ``(f(c)).year``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from halo_sql.ir.expr import ColumnId, SqlExpr
@@ -15,6 +17,8 @@ from halo_sql.ir.walk import children, output_columns
 from halo_sql.optimizer.nodes import produces_own_columns, remap_call
 
 Keys = dict[ColumnId, int]
+#: Pieces of a text that is written out; a longer one is compared as it stands.
+WRITTEN_OUT = 64
 
 
 class Values:
@@ -23,6 +27,7 @@ class Values:
     def __init__(self) -> None:
         self._cache: dict[int, tuple[Any, Keys]] = {}
         self._numbers: dict[Any, int] = {}
+        self._texts: dict[int, tuple[str | int, ...]] = {}  # value key -> the text it stands for, over keys
         self._call_keys: dict[tuple[int, int], tuple[LlmCall, Keys, int]] = {}  # by identities, kept alive
         self._holders: dict[int, tuple[Keys, dict[int, ColumnId]]] = {}  # by identity of the keys, kept alive
 
@@ -99,8 +104,30 @@ class Values:
             return keys[source]
         if expr.volatile or expr.scope:
             return self._number(("column", column))
-        parts = tuple(part if isinstance(part, str) else keys[part.id] for part in expr.parts)
-        return self._number(("expr", parts, expr.type))
+        whole: list[str | int] = []
+        for part in expr.parts:
+            key = part if isinstance(part, str) else keys[part.id]
+            text = None if isinstance(key, str) else self._texts.get(key)
+            whole += (key,) if text is None else ("(", *text, ")")
+        if len(whole) > WRITTEN_OUT:
+            whole = [part if isinstance(part, str) else keys[part.id] for part in expr.parts]
+        text = _merged(whole)
+        number = self._number(("expr", text, expr.type))
+        if not all(isinstance(part, str) for part in text):  # a literal in a text is not of its column's type
+            self._texts.setdefault(number, text)
+        return number
 
     def _number(self, definition: Any) -> int:
         return self._numbers.setdefault(definition, len(self._numbers))
+
+
+def _merged(parts: Sequence[str | int]) -> tuple[str | int, ...]:
+    """Neighbouring pieces of text as one."""
+    found: list[str | int] = []
+    for part in parts:
+        last = found[-1] if found else None
+        if isinstance(part, str) and isinstance(last, str):
+            found[-1] = last + part
+        else:
+            found.append(part)
+    return tuple(found)

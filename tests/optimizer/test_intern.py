@@ -10,12 +10,12 @@ import pytest
 
 import halo_sql
 from halo_sql.errors import Span
-from halo_sql.ir.expr import Column, ColumnId, SqlExpr, column_expr
+from halo_sql.ir.expr import Column, ColumnId, ColumnRef, SqlExpr, column_expr
 from halo_sql.ir.logical import Fragment, Join, Project
 from halo_sql.ir.physical import DuckFragmentExec, Input, LlmMapExec, PhysicalNode, SelectExec
 from halo_sql.ir.prompt import Hole, LlmCall, Prompt, Sampling
 from halo_sql.ir.renumber import Renaming
-from halo_sql.ir.types import VARCHAR
+from halo_sql.ir.types import BOOLEAN, VARCHAR
 from halo_sql.optimizer.intern import Interner
 from halo_sql.optimizer.optimize import Optimized
 
@@ -105,6 +105,27 @@ def test_two_readings_that_become_one_node_keep_columns_of_their_own() -> None:
     assert len(set(joined.inputs)) == 2
     assert len({each.id for each in joined.columns}) == 2
     assert interner.add([base, left, right, both], 1)[3][0] == found[3][0]
+
+
+@pytest.mark.parametrize("apart", ["1 = 2", "2 = 1"])
+def test_readings_of_one_node_below_different_nodes_keep_columns_of_their_own(apart: str) -> None:
+    """Both inputs of the join hand a column of one scan on; a condition on it may not be one on the other's."""
+    base, own = scan(0, (1,)), replace(scan(2, (3,)), id=2)
+    left, right = asked(base, 1, 2), replace(asked(own, 3, 4, top_p=0.5), id=3)
+    sides = {"1": left.columns[0].id, "2": right.columns[0].id}
+
+    def joined(place: int, condition: str) -> PhysicalNode:
+        first, second = condition.split(" = ")
+        on = SqlExpr((ColumnRef(sides[first]), " = ", ColumnRef(sides[second])), BOOLEAN)
+        tree = Join((Input(0, left.columns), Input(1, right.columns)), (on,))
+        return PhysicalNode(place, DuckFragmentExec(tree), (1, 3), (*left.columns, *right.columns))
+
+    interner = Interner()
+    found = interner.add([base, left, own, right, joined(4, "1 = 1"), joined(5, apart), joined(6, "2 = 2")])
+    assert found[0][0] == found[2][0]
+    assert len({found[place][0] for place in (4, 5, 6)}) == 3
+    for node in interner.nodes:
+        assert len({each.id for each in node.columns}) == len(node.columns)
 
 
 QUERIES = [

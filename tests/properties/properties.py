@@ -17,13 +17,14 @@ import halo_sql
 from halo_sql.optimizer.pipeline import ROW_GRAPH
 from halo_sql.optimizer.rules import RULES
 from halo_sql.optimizer.rules.rule import Stage
+from halo_sql.optimizer.share_subplans import SHARE_SUBPLANS
 
 from .checks import Outcome, difference, name_difference, run
 from .pairs import hole, pair
 from .queries import Generator, Query
 
 #: the rules that can be disabled, and of these the ones whose alternatives the cost model chooses from
-FREE = (*(rule.name for rule in RULES if not rule.essential), ROW_GRAPH)
+FREE = (*(rule.name for rule in RULES if not rule.essential), SHARE_SUBPLANS, ROW_GRAPH)
 EXPLORE = tuple(rule.name for rule in RULES if rule.stage is Stage.EXPLORE)
 CONCURRENCY = (1, 8, 64)
 BATCH_ROWS = (1, 3, 2048)
@@ -102,7 +103,7 @@ def norec(con: halo_sql.Connection, query: Query, counted: bool = True, tally: C
             plan = [(node.op, node.inputs, node.columns) for node in planned.dag.nodes]
             if not names:
                 fired = [rule.name for rule in planned.trace.rules if rule.fired and rule.name in FREE]
-                variants += fired
+                variants += [*fired, SHARE_SUBPLANS]
             told["plans"] += 1
             known = next((made for same, made in seen if same == plan), None)
             if known is not None:
@@ -128,6 +129,21 @@ def norec(con: halo_sql.Connection, query: Query, counted: bool = True, tally: C
         for name in fired:
             told[f"more calls by {name}"] += name in EXPLORE and calls[name] < calls[""]
     return ""
+
+
+def doubled(con: halo_sql.Connection, query: Query) -> str:
+    """The statement's rows twice, by two equal parts of one statement: run once, run twice, and as written; run once it
+    makes no more calls."""
+    text = f"SELECT * FROM ({query.sql.halo}) UNION ALL SELECT * FROM ({query.sql.halo})"
+    with setting(con, "optimizer", "off"):
+        written = run(con, text)
+    if written.error:
+        raise InvalidError(written.error)
+    with setting(con, "disabled_rules", SHARE_SUBPLANS):
+        apart = run(con, text)
+    found = run(con, text)
+    problem = difference(apart, written, False) or difference(found, written, False)
+    return problem or (f"{found.calls} calls instead of {apart.calls}" if found.calls > apart.calls else "")
 
 
 KEEP = "Keep? "

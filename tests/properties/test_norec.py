@@ -14,7 +14,7 @@ import halo_sql
 
 from .checks import connect
 from .profile import holds, sometimes
-from .properties import FREE, Strict, norec, priced, unwritten, wobbly
+from .properties import FREE, Strict, doubled, norec, priced, unwritten, wobbly
 from .queries import Generator
 
 
@@ -44,6 +44,14 @@ def test_rewrites_keep_rows(con: halo_sql.Connection, rng: Random) -> None:
 def test_rewrites_keep_rows_where_calls_fail(failing: halo_sql.Connection, rng: Random) -> None:
     query = Generator(rng, depth=1, size=2).query()
     problem = holds(norec, failing, query, False)
+    assert not problem, f"{problem}\n{query.sql.halo}"
+
+
+@given(rng=st.randoms(use_true_random=False))
+@sometimes(10)
+def test_equal_parts_of_a_statement_give_what_each_gives(con: halo_sql.Connection, rng: Random) -> None:
+    query = Generator(rng, size=2).query(named=True)
+    problem = holds(doubled, con, query)
     assert not problem, f"{problem}\n{query.sql.halo}"
 
 
