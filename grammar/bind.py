@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from halo_sql.catalog.objects import Snapshot
+from halo_sql.collector import collector_waits
 from halo_sql.config import Settings
 from halo_sql.deep import deep
 from halo_sql.duck import Duck
@@ -70,7 +71,8 @@ def bind(
     outer = _same if expanded is None else expanded.origin
     while True:
         try:
-            bound = _bind(text, _chain(origin, outer), duck, snapshot, settings, answer is not None)
+            with collector_waits():
+                bound = _bind(text, _chain(origin, outer), duck, snapshot, settings, answer is not None)
             return replace(bound, columns=tuple(_named(column, names) for column in bound.columns))
         except ConstantNeededError as need:
             assert answer is not None

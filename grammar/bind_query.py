@@ -53,9 +53,13 @@ class QueryBinder:
 
     def _with(self, query: Query, context: CteContext) -> CteContext:
         """The context with the query's own CTEs; those with LLM calls are bound."""
+        seen = {cte.name.lower() for cte in context.ctes}
         for place, cte in enumerate(query.ctes):
-            bound = {name: known for name, known in context.bound.items() if name != cte.name.lower()}
-            others = tuple(known for known in context.ctes if known.name.lower() != cte.name.lower())
+            bound, others = dict(context.bound), context.ctes
+            if cte.name.lower() in seen:
+                bound.pop(cte.name.lower(), None)
+                others = tuple(known for known in others if known.name.lower() != cte.name.lower())
+            seen.add(cte.name.lower())
             within = CteContext((*others, cte), bound, context.recursive or query.recursive)
             if self.binding.tainted(*cte.body, CteContext(others, bound, within.recursive)):
                 if query.recursive and self._reads_itself(cte.body, cte.name):

@@ -52,10 +52,11 @@ class Lexed:
     def level(self, first: int, end: int) -> Iterator[int]:
         """Indices of the tokens of a range that are outside any bracket opened within it; of a bracket pair
         only the opening token."""
-        index = first
+        index, partner = first, self.partner
         while index < end:
             yield index
-            index = self.partner[index] + 1 if self.is_opening(index) else index + 1
+            closing = partner.get(index, -1)
+            index = closing + 1 if closing > index else index + 1
 
     def is_opening(self, index: int) -> bool:
         """Whether a bracket (or CASE) opens here."""
@@ -63,9 +64,9 @@ class Lexed:
 
     def split(self, first: int, end: int, separator: str = ",") -> list[tuple[int, int]]:
         """The pieces of a range between separators at its own level."""
-        pieces, start = [], first
+        pieces, start, tokens = [], first, self.tokens
         for index in self.level(first, end):
-            if self.tokens[index].text == separator:
+            if tokens[index].text == separator:
                 pieces.append((start, index))
                 start = index + 1
         pieces.append((start, end))
