@@ -14,7 +14,7 @@ from halo_sql.grammar.call_site import CallSite
 from halo_sql.grammar.checked import checked_fragment, fragment_columns
 from halo_sql.grammar.demand import bind_demand
 from halo_sql.grammar.hoist import Hoister
-from halo_sql.grammar.learn import learn_arms, learn_ctes, learn_subqueries
+from halo_sql.grammar.learn import learn_arms, learn_ctes, learn_subqueries, union_of_picks
 from halo_sql.grammar.names import Scope, Table
 from halo_sql.grammar.skeleton import Arm, Query, Range, identifier, parse_query
 from halo_sql.grammar.subqueries import bound_subqueries
@@ -164,13 +164,15 @@ class QueryBinder:
         """Arms with LLM calls become relations in the text of the whole."""
         binding, lexed = self.binding, self.binding.lexed
         text = FragmentText()
-        learn_arms(binding, query.arms, context)
+        known = union_of_picks(binding, query, context)
+        if known is None:
+            learn_arms(binding, query.arms, context)
         for arm in query.arms:
             if binding.tainted(*arm.range, context):
                 text.cut(lexed.span(*arm.range), "(SELECT * FROM ", text.query(self._arm(arm, context)), ")")
         in_tail = bool(binding.calls_in(*query.tail))
         part = (query.range[0], query.tail[0]) if in_tail else query.range
-        described = binding.describe(binding.shadow(*part), outer)
+        described = known or binding.describe(binding.shadow(*part), outer)
         span = Span(lexed.span(*query.arms[0].range).start, lexed.span(*part).end)
         parts = text.parts(lexed.sql, span.start, span.end)
         prefix = binding.cte_prefix(" ".join(piece for piece in parts if isinstance(piece, str)), context)
@@ -181,7 +183,10 @@ class QueryBinder:
         columns = tuple(binding.new_column(name, kind) for name, kind in described)
         calls = binding.calls_in(*query.range)
         where = calls[0].origin() if calls else span
-        fragment = checked_fragment(binding, whole, columns, text.inputs, "Set operation", where)
+        if known is not None and all(binding.tainted(*arm.range, context) for arm in query.arms):
+            fragment = Fragment(merged(whole), columns, tuple(text.inputs), "Set operation")  # nothing to doubt
+        else:
+            fragment = checked_fragment(binding, whole, columns, text.inputs, "Set operation", where)
         fragment = replace(fragment, by_position=self._by_position(query))
         ordered = any(lexed.word(index) == "ORDER" for index in range(*query.tail))
         bound = BoundQuery(fragment, columns, ordered)

@@ -12,6 +12,7 @@ from halo_sql.duck_tokens import LONG_TEXT, Token, tokenize
 from halo_sql.errors import ParserError, Span
 
 OPENING = {"(": ")", "[": "]", "{": "}"}
+_NAMED = frozenset({"keyword", "identifier"})
 _CLOSING = frozenset(OPENING.values())
 MAX_DEPTH = 900  # deeper nesting is refused before any recursion
 
@@ -111,8 +112,8 @@ _latest: Lexed | None = None
 
 
 def _lexed(sql: str) -> Lexed:
-    tokens = tuple(token for token in tokenize(sql) if token.kind != "comment")
-    words = tuple([_word(token) for token in tokens])
+    tokens = tuple([token for token in tokenize(sql) if token.kind != "comment"])
+    words = tuple([token.text.upper() if token.kind in _NAMED and token.text[:1] != '"' else "" for token in tokens])
     partner: dict[int, int] = {}
     parents: list[int] = []
     stack: list[int] = []
@@ -151,14 +152,8 @@ def _lexed(sql: str) -> Lexed:
                 span=Span(token.start, token.end),
                 remedy="Check the brackets.",
             )
-    binds_names = "LAMBDA" in words or "FOR" in words or any(token.text == "->" for token in tokens)
+    binds_names = "LAMBDA" in words or "FOR" in words or ("->" in sql and any(token.text == "->" for token in tokens))
     return Lexed(sql, tokens, partner, tuple(parents), words, depth, binds_names)
-
-
-def _word(token: Token) -> str:
-    if token.kind in ("keyword", "identifier") and token.text[:1] != '"':
-        return token.text.upper()
-    return ""
 
 
 def _is_plain(tokens: tuple[Token, ...], index: int) -> bool:

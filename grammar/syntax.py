@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from halo_sql.deep import FRAMES
+from halo_sql.quick import quick_init
 
 #: words DuckDB takes and sqlglot does not; blanked before parsing (positions stay)
 _UNKNOWN_TO_SQLGLOT = re.compile(r"\bEXPORT_STATE\b|\bUSING\s+KEY\s*\([^()]*(\([^()]*\)[^()]*)*\)", re.IGNORECASE)
@@ -26,6 +27,7 @@ _COMPARED = re.compile(
 LONGEST_PARSED = 250_000  # characters; sqlglot takes seconds for more
 
 
+@quick_init
 @dataclass(frozen=True, slots=True)
 class Name:
     """One identifier: the name it stands for and its character span."""
