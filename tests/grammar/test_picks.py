@@ -10,7 +10,7 @@ import pytest
 from halo_sql.catalog.objects import BUILT_IN_MODELS, Snapshot
 from halo_sql.config import Settings
 from halo_sql.duck import Duck
-from halo_sql.errors import BinderError
+from halo_sql.errors import BinderError, Error
 from halo_sql.grammar.bind import bind
 from halo_sql.grammar.binding import Binding, CteContext
 from halo_sql.grammar.calls import CallReader
@@ -190,3 +190,49 @@ def test_a_wrong_comparison_is_refused(duck: Duck) -> None:
     sql = f"WITH q AS (SELECT [id] AS l, {CALL} AS m FROM t) SELECT m FROM q WHERE l > 5"
     with pytest.raises(BinderError, match="Cannot compare"):
         bind(sql, duck, Snapshot(models=dict(BUILT_IN_MODELS)), Settings({"halo_default_model": "echo"}))
+
+
+FROMS = [
+    "a JOIN b USING (id)",
+    "a LEFT JOIN b USING (id)",
+    "a AS x JOIN b y ON x.id = y.id",
+    "a, b",
+    "a CROSS JOIN b",
+    "a JOIN b USING (id) JOIN t ON t.id = a.id",  # one is no CTE
+    "a SEMI JOIN b USING (id)",
+    "a JOIN c USING (id)",  # of two types
+    "a NATURAL JOIN b",
+    "a JOIN b USING (id) JOIN a AS d ON d.id = b.id",  # a third id
+    "A JOIN B USING (ID)",
+    "a AS x(i, m) JOIN b ON i = b.id",
+]
+
+
+@pytest.mark.parametrize("clause", FROMS)
+@pytest.mark.parametrize("item", ["*", "n.body"])
+def test_joins_of_known_ctes_are_those_that_duckdb_tells(duck: Duck, clause: str, item: str) -> None:
+    """A scope made without a question gives the plan of one that was asked for."""
+    ctes = f"a AS (SELECT id, {CALL} AS m FROM t), b AS (SELECT id, body FROM t), c AS (SELECT 'x' AS id FROM t)"
+    sql = f"WITH {ctes} SELECT {item.replace('n.', '')}, {CALL.replace('body', 'm')} AS z FROM {clause}"
+    snapshot, settings = Snapshot(models=dict(BUILT_IN_MODELS)), Settings({"halo_default_model": "echo"})
+
+    def outcome() -> str:
+        try:
+            return str(bind(sql, duck, snapshot, settings))
+        except Error as problem:
+            return problem.message
+
+    known = outcome()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("halo_sql.grammar.bind_from.known_parts", lambda *_: None)
+        assert known == outcome()
+
+
+def test_known_ctes_are_not_asked_for_in_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(levels: int) -> str:
+        ctes = ", ".join(f"q{n} AS (SELECT id, LLM_MAP('{n} {{{{ body }}}}') AS m{n} FROM t)" for n in range(levels))
+        return f"WITH {ctes} SELECT * FROM q0 " + " ".join(f"JOIN q{n} USING (id)" for n in range(1, levels))
+
+    without = _asked(write, 4)
+    monkeypatch.setattr("halo_sql.grammar.bind_from.known_parts", lambda *_: None)
+    assert without == _asked(write, 4) - 1
