@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from halo_sql.catalog.objects import Snapshot
+from halo_sql.collector import collector_waits
 from halo_sql.config import Settings
 from halo_sql.deep import deep
 from halo_sql.duck import Duck
@@ -21,7 +22,7 @@ from halo_sql.grammar.calls import CallReader
 from halo_sql.grammar.collations import reads_collations
 from halo_sql.grammar.constants import ConstantNeededError, needed_constant
 from halo_sql.grammar.expanded import Expanded
-from halo_sql.grammar.learn import learn_ctes, learn_subqueries
+from halo_sql.grammar.learn import learn_ctes, learn_subqueries, union_of_picks
 from halo_sql.grammar.lex import Lexed, lex
 from halo_sql.grammar.parameters import splice_parameters
 from halo_sql.grammar.row_calls import with_row_calls
@@ -70,7 +71,8 @@ def bind(
     outer = _same if expanded is None else expanded.origin
     while True:
         try:
-            bound = _bind(text, _chain(origin, outer), duck, snapshot, settings, answer is not None)
+            with collector_waits():
+                bound = _bind(text, _chain(origin, outer), duck, snapshot, settings, answer is not None)
             return replace(bound, columns=tuple(_named(column, names) for column in bound.columns))
         except ConstantNeededError as need:
             assert answer is not None
@@ -176,7 +178,8 @@ def _bind_shadow(binding: Binding, query: Range, answers: bool) -> None:
         context, first = CteContext(parsed.ctes), parsed.arms[0].range[0]
     learn_subqueries(binding, (first, query[1]), context)
     try:
-        _describe_whole(binding, (first, query[1]), context)
+        if union_of_picks(binding, parse_query(binding.lexed, first, query[1]), context) is None:
+            _describe_whole(binding, (first, query[1]), context)
     except Error as refused:
         problem = refused
     site = needed_constant(binding, query, problem) if answers else None

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from halo_sql.errors import Error, InterruptedQueryError, NotSupportedError, Span
-from halo_sql.grammar.bind_join import joined
+from halo_sql.grammar.bind_join import joined, known_parts
 from halo_sql.grammar.binding import Binding, BoundQuery, Columns, CteContext, plain
 from halo_sql.grammar.join_conditions import inner_join_conditions
 from halo_sql.grammar.names import Scope, Table
@@ -269,7 +269,9 @@ def _scope(
     distinct = all(names) and len({name.lower() for name in names}) == len(names)
     single = len(items) <= 1 and not merged_names
     asked = [] if single or not distinct else [*(f"{quote(name)}.*" for name in names), *map(quote, merged_names)]
-    everything, *parts = _describe_all(binding, ["*", *asked], clause, context)
+    known = known_parts(binding, clause, names, merged_names, context) if asked else None
+    everything, *parts = _describe_all(binding, ["*", *(asked if known is None else ())], clause, context)
+    parts = parts if known is None else known
     assert everything is not None, "DuckDB has bound the statement with this clause"
     if single:
         name = names[0] if items else _only_name(binding, clause)

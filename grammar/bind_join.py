@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from halo_sql.grammar.binding import Binding, BoundQuery
+from halo_sql.grammar.binding import Binding, BoundQuery, Columns, CteContext
 from halo_sql.grammar.expressions import resolved
 from halo_sql.grammar.guards import conjuncts
 from halo_sql.grammar.join_conditions import JOIN_WORDS, is_function
@@ -89,6 +89,31 @@ def _side(lexed: Lexed, first: int, end: int, kind: str, natural: bool) -> Side 
     if asks != (on is not None or bool(using)) or item_end <= first:
         return None
     return Side((first, item_end), kind, on, using, natural)
+
+
+def known_parts(
+    binding: Binding, clause: Range, names: Sequence[str], merged: Sequence[str], context: CteContext
+) -> list[Columns | None] | None:
+    """The columns of each relation (they have these names) and each merged column of a FROM clause, without a question:
+    where all of them are CTEs that are known, and what is merged is everywhere of one type. None when it is not so."""
+    sides = sides_of(binding.lexed, clause)
+    if sides is None or len(sides) != len(names):
+        return None
+    found: list[Columns | None] = []
+    for side, name in zip(sides, names, strict=True):
+        words = [binding.lexed.text(index) for index in range(*side.item)]
+        first = identifier(words[0]).lower()
+        cte = next((known for known in reversed(context.ctes) if known.name.lower() == first), None)
+        columns = None if cte is None else binding.stubs.columns.get(cte.whole[0])
+        if columns is None or len(words) > 3 or identifier(words[-1]) != name or "(" in words or "." in words:
+            return None
+        found.append(list(columns))
+    for name in merged:
+        kinds = [kind for columns in found for own, kind in columns or () if own.lower() == name.lower()]
+        if not kinds or any(kind != kinds[0] for kind in kinds):
+            return None
+        found.append([(name, kinds[0])])
+    return found
 
 
 def joined(

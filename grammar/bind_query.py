@@ -14,7 +14,7 @@ from halo_sql.grammar.call_site import CallSite
 from halo_sql.grammar.checked import checked_fragment, fragment_columns
 from halo_sql.grammar.demand import bind_demand
 from halo_sql.grammar.hoist import Hoister
-from halo_sql.grammar.learn import learn_arms, learn_ctes, learn_subqueries
+from halo_sql.grammar.learn import learn_arms, learn_ctes, learn_subqueries, union_of_picks
 from halo_sql.grammar.names import Scope, Table
 from halo_sql.grammar.skeleton import Arm, Query, Range, identifier, parse_query
 from halo_sql.grammar.subqueries import bound_subqueries
@@ -53,9 +53,13 @@ class QueryBinder:
 
     def _with(self, query: Query, context: CteContext) -> CteContext:
         """The context with the query's own CTEs; those with LLM calls are bound."""
+        seen = {cte.name.lower() for cte in context.ctes}
         for place, cte in enumerate(query.ctes):
-            bound = {name: known for name, known in context.bound.items() if name != cte.name.lower()}
-            others = tuple(known for known in context.ctes if known.name.lower() != cte.name.lower())
+            bound, others = dict(context.bound), context.ctes
+            if cte.name.lower() in seen:
+                bound.pop(cte.name.lower(), None)
+                others = tuple(known for known in others if known.name.lower() != cte.name.lower())
+            seen.add(cte.name.lower())
             within = CteContext((*others, cte), bound, context.recursive or query.recursive)
             if self.binding.tainted(*cte.body, CteContext(others, bound, within.recursive)):
                 if query.recursive and self._reads_itself(cte.body, cte.name):
@@ -160,13 +164,15 @@ class QueryBinder:
         """Arms with LLM calls become relations in the text of the whole."""
         binding, lexed = self.binding, self.binding.lexed
         text = FragmentText()
-        learn_arms(binding, query.arms, context)
+        known = union_of_picks(binding, query, context)
+        if known is None:
+            learn_arms(binding, query.arms, context)
         for arm in query.arms:
             if binding.tainted(*arm.range, context):
                 text.cut(lexed.span(*arm.range), "(SELECT * FROM ", text.query(self._arm(arm, context)), ")")
         in_tail = bool(binding.calls_in(*query.tail))
         part = (query.range[0], query.tail[0]) if in_tail else query.range
-        described = binding.describe(binding.shadow(*part), outer)
+        described = known or binding.describe(binding.shadow(*part), outer)
         span = Span(lexed.span(*query.arms[0].range).start, lexed.span(*part).end)
         parts = text.parts(lexed.sql, span.start, span.end)
         prefix = binding.cte_prefix(" ".join(piece for piece in parts if isinstance(piece, str)), context)
@@ -177,7 +183,10 @@ class QueryBinder:
         columns = tuple(binding.new_column(name, kind) for name, kind in described)
         calls = binding.calls_in(*query.range)
         where = calls[0].origin() if calls else span
-        fragment = checked_fragment(binding, whole, columns, text.inputs, "Set operation", where)
+        if known is not None and all(binding.tainted(*arm.range, context) for arm in query.arms):
+            fragment = Fragment(merged(whole), columns, tuple(text.inputs), "Set operation")  # nothing to doubt
+        else:
+            fragment = checked_fragment(binding, whole, columns, text.inputs, "Set operation", where)
         fragment = replace(fragment, by_position=self._by_position(query))
         ordered = any(lexed.word(index) == "ORDER" for index in range(*query.tail))
         bound = BoundQuery(fragment, columns, ordered)

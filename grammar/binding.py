@@ -72,6 +72,7 @@ class Binding:
         self.source = source
         self.lexed = source.lexed
         self.calls = calls
+        self._first = [call.first for call in calls]
         self.place = place  # a span of the bound text -> the span of the user's text (before parameters)
         self.warnings: list[str] = []
         self.stubs = Stubs()
@@ -102,8 +103,8 @@ class Binding:
 
     def calls_in(self, first: int, end: int) -> list[CallSite]:
         """The statement's calls within a token range."""
-        left = bisect_left(self.calls, first, key=_position)
-        right = bisect_left(self.calls, end, left, key=_position)
+        left = bisect_left(self._first, first)
+        right = bisect_left(self._first, end, left)
         return [call for call in self.calls[left:right] if call.end <= end]
 
     def calls_of(self, source: Source) -> Sequence[CallSite]:
@@ -152,7 +153,7 @@ class Binding:
 
     def tainted(self, first: int, end: int, context: CteContext) -> bool:
         """Whether a token range holds an LLM call or reads a CTE that does."""
-        left = bisect_left(self.calls, first, key=_position)
+        left = bisect_left(self._first, first)
         held = left < len(self.calls) and self.calls[left].end <= end
         return held or bool(self.bound_tables(first, end, context))
 
@@ -164,8 +165,8 @@ class Binding:
         if self.source.syntax.parsed:
             return [
                 (self.lexed.at(table.start), table.name.lower(), table.alias)
-                for table in self.source.syntax.tables
-                if span.start <= table.start < span.end and table.name.lower() in context.bound
+                for table in self.source.syntax.tables_within(span.start, span.end)
+                if table.name.lower() in context.bound
             ]
         return [
             (index, self.lexed.word(index).lower(), "")
@@ -298,10 +299,6 @@ class Binding:
             return ""
         kept = [self.lexed.slice(*cte.whole) for cte in plain_ctes if cte.name.lower() in needed]
         return ("WITH RECURSIVE " if context.recursive else "WITH ") + ", ".join(kept) + " "
-
-
-def _position(call: CallSite) -> int:
-    return call.first
 
 
 def plain(text: str) -> Piece:

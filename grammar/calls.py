@@ -50,7 +50,10 @@ class CallReader:
         lexed, found = source.lexed, list[CallSite]()
         index, end = part or (0, len(lexed.tokens))
         while index < end:
-            word = lexed.word(index)
+            word = lexed.words[index]
+            if not word:
+                index += 1
+                continue
             of_object = word in OBJECT_OPERATORS or word in ROW_OPERATORS
             if (word in CALL_KINDS or of_object) and lexed.text(index + 1) == "(":
                 is_call = lexed.text(index - 1) != "."

@@ -9,7 +9,7 @@ from halo_sql.grammar.skeleton import identifier, starts_query
 def reads_collations(binding: Binding) -> bool:
     """Whether the statement may read columns with a collation: then all of it is one query of DuckDB's."""
     lexed, duck = binding.lexed, binding.duck
-    for index in range(len(lexed.tokens)):
+    for index in range(len(lexed.tokens)) if "COLLATE" in lexed.words else ():
         opening = lexed.parent[index] if lexed.word(index) == "COLLATE" else -1
         while opening >= 0:
             if lexed.text(opening) == "(" and starts_query(lexed, opening + 1):

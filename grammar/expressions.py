@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any, Protocol
 
 from halo_sql.duck import Duck
@@ -81,16 +82,18 @@ _BEFORE_TYPES = ("AS", "::")  # CAST(x AS DECIMAL(4, 2)), x::DECIMAL(4, 2)
 def contains_query(source: Source, first: int, end: int) -> bool:
     """Whether a sub-query stands in a token range."""
     lexed = source.lexed
-    return any(lexed.text(index) == "(" and starts_query(lexed, index + 1) for index in range(first, end))
+    tokens = lexed.tokens
+    return any(tokens[index].text == "(" and starts_query(lexed, index + 1) for index in range(first, end))
 
 
 def functions_in(source: Source, first: int, end: int, besides: Sequence[Placed] = ()) -> set[str]:
     """Lower-case names of the functions called in a token range, some calls and what is inside them left out."""
     lexed = source.lexed
+    tokens = lexed.tokens
     return {
-        lexed.text(index).strip('"').lower()
+        tokens[index].text.strip('"').lower()
         for index in range(first, end - 1)
-        if lexed.text(index + 1) == "("
+        if tokens[index + 1].text == "("
         and lexed.tokens[index].kind in ("identifier", "keyword")
         and lexed.word(index) not in _SYNTAX
         and lexed.text(index - 1).upper() not in _BEFORE_TYPES
@@ -101,26 +104,33 @@ def functions_in(source: Source, first: int, end: int, besides: Sequence[Placed]
 def own_tokens(source: Source, first: int, end: int) -> Iterator[int]:
     """The tokens of a range that are not inside a sub-query."""
     lexed, index = source.lexed, first
+    tokens = lexed.tokens
     while index < end:
         yield index
-        if lexed.text(index) == "(" and starts_query(lexed, index + 1):
+        if tokens[index].text == "(" and starts_query(lexed, index + 1):
             index = lexed.partner[index]
         index += 1
 
 
 def aggregates(duck: Duck) -> frozenset[str]:
     """Lower-case names of aggregate functions, ours among them."""
-    return duck.aggregate_functions() | {"llm_reduce"}
+    return _with_ours(duck.aggregate_functions())
+
+
+@cache
+def _with_ours(names: frozenset[str]) -> frozenset[str]:
+    return names | {"llm_reduce"}
 
 
 def grouping(source: Source, first: int, end: int, duck: Duck) -> str:
     """'window', 'aggregate' or 'unnest' when a range holds such a function of its own SELECT (not of a sub-query)."""
     lexed, known = source.lexed, aggregates(duck)
+    tokens, words = lexed.tokens, lexed.words
     found = ""
     for index in own_tokens(source, first, end):
-        if lexed.word(index) == "OVER" and lexed.text(index - 1) == ")" and index > first:
+        if words[index] == "OVER" and lexed.text(index - 1) == ")" and index > first:
             return "window"
-        if lexed.text(index + 1) != "(" or index + 1 >= end or lexed.text(index - 1) == ".":
+        if index + 1 >= end or tokens[index + 1].text != "(" or lexed.text(index - 1) == ".":
             continue
         if lexed.text(index).strip('"').lower() in known:
             found = "aggregate"
@@ -141,8 +151,8 @@ VALUE_FUNCTIONS = frozenset(
 def _refuse_hidden_functions(source: Source, first: int, end: int, scope: Scope, aliases: Aliases) -> None:
     """NotSupportedError when a name in reach is spelled like a function: only DuckDB knows which of them is meant."""
     lexed = source.lexed
-    for index in range(first, end):
-        word = lexed.word(index).lower()
+    for index, upper in enumerate(lexed.words[first:end], first):
+        word = upper.lower()
         if word not in VALUE_FUNCTIONS or lexed.text(index + 1) == "(" or lexed.text(index - 1) == ".":
             continue
         if word in aliases or any(column.name.lower() == word for column in scope.columns()):
@@ -213,7 +223,7 @@ def _outside(queries: Sequence[Opaque], first: int, end: int) -> list[tuple[int,
 
 
 def _has_position(source: Source, first: int, end: int) -> bool:
-    return any(source.lexed.text(index) == "#" for index in range(first, end))
+    return any(token.text == "#" for token in source.lexed.tokens[first:end])
 
 
 def verbatim(
@@ -272,7 +282,9 @@ def typed(duck: Duck, exprs: Sequence[SqlExpr], columns: Sequence[Column]) -> li
     for index, expr in enumerate(exprs):
         single = expr.as_column()
         if single is not None and single in known:
-            result[index] = replace(expr, type=known[single], row_wise=True)
+            kind = known[single]
+            same = expr.row_wise and (expr.type is kind or expr.type == kind)
+            result[index] = expr if same else replace(expr, type=kind, row_wise=True)
         elif _is_text_of_column(expr) and expr.columns() <= known.keys():
             result[index] = replace(expr, type=VARCHAR)
         elif _is_comparison(expr) and expr.columns() <= known.keys():

@@ -116,8 +116,8 @@ def split_words(lexed: Lexed, start: int, stop: int, word: str) -> list[Range]:
     """The operands of a chain of AND or OR at the range's own level (BETWEEN … AND is no chain)."""
     pieces, left, between = [], start, 0
     for index in lexed.level(start, stop):
-        current = lexed.word(index)
-        if lexed.column_label(index):
+        current = lexed.words[index]
+        if current not in ("BETWEEN", "AND", word) or lexed.column_label(index):
             continue
         if current == "BETWEEN":
             between += 1

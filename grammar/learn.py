@@ -9,12 +9,13 @@ own text.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from halo_sql.errors import Error, InterruptedQueryError
 from halo_sql.grammar.binding import Binding, Columns, CteContext
 from halo_sql.grammar.lex import Lexed
 from halo_sql.grammar.picks import picks_of
-from halo_sql.grammar.skeleton import Arm, Cte, Range, parse_query, parse_select, starts_query
+from halo_sql.grammar.skeleton import Arm, Cte, Query, Range, parse_query, parse_select, starts_query
 from halo_sql.grammar.stubs import have_stub, may_read_stubs
 from halo_sql.ir.expr import quote
 
@@ -44,7 +45,8 @@ def learn_ctes(binding: Binding, ctes: Sequence[Cte], context: CteContext) -> No
         picks = None if cte.column_list else picks_of(binding, cte.body)
         if picks is not None and any(_is_named(other, picks.relation) for other in waiting):
             ask()
-        columns = None if picks is None else picks.over(_known(binding, picks.relation, (*context.ctes, *ctes[:place])))
+        before = CteContext((*context.ctes, *ctes[:place]))
+        columns = None if picks is None else picks.over(_seen(binding, picks.relation, before))
         if columns is None:
             waiting.append(cte)
             asked += 1
@@ -82,12 +84,7 @@ def _known(binding: Binding, relation: Range | str, ctes: Sequence[Cte]) -> Colu
 def learn_arms(binding: Binding, arms: Sequence[Arm], context: CteContext) -> None:
     """What the arms of a set operation look like that hold calls."""
     wanted = [arm for arm in arms if arm.kind in ("select", "values") and binding.tainted(*arm.range, context)]
-    for arm in wanted:
-        picks = picks_of(binding, arm.range)
-        columns = None if picks is None else picks.over(_seen(binding, picks.relation, context))
-        if columns is not None:
-            binding.learned[arm.range] = columns
-    wanted = [arm for arm in wanted if arm.range not in binding.learned]
+    wanted = [arm for arm in wanted if not _is_picked(binding, arm, context)]
     for start in range(0, len(wanted), MOST):
         asked = wanted[start : start + MOST]
         if len(asked) < FEWEST:
@@ -97,6 +94,33 @@ def learn_arms(binding: Binding, arms: Sequence[Arm], context: CteContext) -> No
         found = _rows(binding, texts, names, context)
         for arm, columns in zip(asked, found, strict=False):
             binding.learned[arm.range] = columns
+
+
+def union_of_picks(binding: Binding, query: Query, context: CteContext) -> Columns | None:
+    """What a UNION ALL of blocks that pick columns and add calls looks like: columns of the same types one under the
+    other, with the names of the first block's. None when it is anything else."""
+    lexed = binding.lexed
+    if len(query.arms) < FEWEST or query.ctes or query.tail[0] < query.tail[1]:
+        return None
+    for one, other in pairwise(query.arms):
+        if [lexed.word(index) for index in range(one.range[1], other.range[0])] != ["UNION", "ALL"]:
+            return None
+    if not all(arm.kind == "select" and _is_picked(binding, arm, context) for arm in query.arms):
+        return None
+    found = [binding.learned[arm.range] for arm in query.arms]
+    kinds = [kind for _, kind in found[0]]
+    return found[0] if all([kind for _, kind in columns] == kinds for columns in found) else None
+
+
+def _is_picked(binding: Binding, arm: Arm, context: CteContext) -> bool:
+    """Whether an arm is known without a question; now it is."""
+    if arm.range not in binding.learned:
+        picks = picks_of(binding, arm.range)
+        columns = None if picks is None else picks.over(_seen(binding, picks.relation, context))
+        if columns is None:
+            return False
+        binding.learned[arm.range] = columns
+    return True
 
 
 def learn_subqueries(binding: Binding, part: Range, context: CteContext) -> None:

@@ -12,6 +12,7 @@ from halo_sql.duck_tokens import LONG_TEXT, Token, tokenize
 from halo_sql.errors import ParserError, Span
 
 OPENING = {"(": ")", "[": "]", "{": "}"}
+_NAMED = frozenset({"keyword", "identifier"})
 _CLOSING = frozenset(OPENING.values())
 MAX_DEPTH = 900  # deeper nesting is refused before any recursion
 
@@ -52,10 +53,11 @@ class Lexed:
     def level(self, first: int, end: int) -> Iterator[int]:
         """Indices of the tokens of a range that are outside any bracket opened within it; of a bracket pair
         only the opening token."""
-        index = first
+        index, partner = first, self.partner
         while index < end:
             yield index
-            index = self.partner[index] + 1 if self.is_opening(index) else index + 1
+            closing = partner.get(index, -1)
+            index = closing + 1 if closing > index else index + 1
 
     def is_opening(self, index: int) -> bool:
         """Whether a bracket (or CASE) opens here."""
@@ -63,9 +65,9 @@ class Lexed:
 
     def split(self, first: int, end: int, separator: str = ",") -> list[tuple[int, int]]:
         """The pieces of a range between separators at its own level."""
-        pieces, start = [], first
+        pieces, start, tokens = [], first, self.tokens
         for index in self.level(first, end):
-            if self.tokens[index].text == separator:
+            if tokens[index].text == separator:
                 pieces.append((start, index))
                 start = index + 1
         pieces.append((start, end))
@@ -110,8 +112,8 @@ _latest: Lexed | None = None
 
 
 def _lexed(sql: str) -> Lexed:
-    tokens = tuple(token for token in tokenize(sql) if token.kind != "comment")
-    words = tuple([_word(token) for token in tokens])
+    tokens = tuple([token for token in tokenize(sql) if token.kind != "comment"])
+    words = tuple([token.text.upper() if token.kind in _NAMED and token.text[:1] != '"' else "" for token in tokens])
     partner: dict[int, int] = {}
     parents: list[int] = []
     stack: list[int] = []
@@ -150,14 +152,8 @@ def _lexed(sql: str) -> Lexed:
                 span=Span(token.start, token.end),
                 remedy="Check the brackets.",
             )
-    binds_names = "LAMBDA" in words or "FOR" in words or any(token.text == "->" for token in tokens)
+    binds_names = "LAMBDA" in words or "FOR" in words or ("->" in sql and any(token.text == "->" for token in tokens))
     return Lexed(sql, tokens, partner, tuple(parents), words, depth, binds_names)
-
-
-def _word(token: Token) -> str:
-    if token.kind in ("keyword", "identifier") and token.text[:1] != '"':
-        return token.text.upper()
-    return ""
 
 
 def _is_plain(tokens: tuple[Token, ...], index: int) -> bool:

@@ -18,6 +18,7 @@ from halo_sql.grammar.expand_tokens import is_named
 from halo_sql.grammar.holes import Edit, Place, literal_edit, prompt_literals
 from halo_sql.grammar.lex import Lexed, lex
 from halo_sql.grammar.relations import layout
+from halo_sql.grammar.skeleton import starts_query
 from halo_sql.grammar.source import read_literal
 from halo_sql.grammar.splice import Piece, Spliced, assemble, pieces_of
 from halo_sql.ir.expr import literal, quote
@@ -76,6 +77,8 @@ def _item_names(sql: str, made: Sequence[Edit], numbered: Sequence[Edit], name_o
     """Names for unnamed items with parameters, and with calls in derived tables: what stands for them has others."""
     lexed = lex(sql)
     calls = [token.start for token in operator_calls(lexed.tokens)]
+    if not made and all(_is_named_item(lexed, lexed.at(call)) for call in calls):
+        return []
     edits: list[Edit] = []
     for part in reversed(layout(lexed).select_lists):  # the inner ones first
         opening = lexed.parent[part[0] - 1]
@@ -92,6 +95,12 @@ def _item_names(sql: str, made: Sequence[Edit], numbered: Sequence[Edit], name_o
                 text = assemble(pieces_of(sql, span.start, span.end, inside)).text
                 edits.append((Span(span.end, span.end), [Piece(f" AS {quote(name_of(text))}", span)]))
     return edits
+
+
+def _is_named_item(lexed: Lexed, call: int) -> bool:
+    """Whether the call at a token ends an item of a query that AS gives a name."""
+    opening, closing = lexed.parent[call], lexed.partner[call + 1]
+    return lexed.word(closing + 1) == "AS" and (opening < 0 or starts_query(lexed, opening + 1))
 
 
 def parameter_names(sql: str) -> list[str]:

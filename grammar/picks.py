@@ -1,8 +1,9 @@
 """Blocks whose columns are known without a question to DuckDB: they pick columns of one relation that is known, and
 add calls whose holes are such columns.
 
-Nothing in such a block can be wrong: each name it reads is that of exactly one column, spelled as there, and every
-item is ``*``, such a name, or a call with an alias. Whatever else stands in a block is DuckDB's to judge.
+Nothing in such a block can be wrong: each name it reads is that of exactly one column, spelled as there, every item is
+``*``, such a name, or a call with an alias, and every condition in WHERE is a call or compares such a column with a
+constant of its kind. Whatever else stands in a block is DuckDB's to judge.
 """
 
 from __future__ import annotations
@@ -13,12 +14,16 @@ from dataclasses import dataclass
 from halo_sql.grammar.binding import Binding, Columns
 from halo_sql.grammar.call_site import CallSite
 from halo_sql.grammar.expressions import VALUE_FUNCTIONS
+from halo_sql.grammar.guards import conjuncts
 from halo_sql.grammar.lex import Lexed
 from halo_sql.grammar.skeleton import Range, identifier, parse_query, parse_select
 from halo_sql.ir.types import BIGINT, BOOLEAN, DOUBLE, VARCHAR, SqlType
 
 _KINDS = frozenset({"map", "filter", "classify", "rank"})
 _RETURNS = frozenset({VARCHAR, BOOLEAN, BIGINT, DOUBLE})
+_COMPARISONS = frozenset({"=", "<>", "!=", "<", "<=", ">", ">="})
+_NUMBERS = frozenset({"INTEGER", "BIGINT", "DOUBLE"})
+LONGEST_NUMBER = 9  # digits: an INTEGER
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,16 +32,21 @@ class Picks:
 
     relation  what FROM reads: a sub-query's token range (brackets aside) or a name
     items     '' for ``*``; (name it reads, its own name); (call, its own name)
+    tests     in WHERE: calls; (name of a column, the types it may have)
     """
 
     relation: Range | str
     items: tuple[str | tuple[str | CallSite, str], ...]
+    tests: tuple[CallSite | tuple[str, frozenset[str]], ...] = ()
 
     def over(self, columns: Columns) -> Columns | None:
         """The block's columns, given those of the relation (none: not known); None when only DuckDB can tell."""
         kinds = dict(columns)
         if not kinds or not _distinct(kinds, len(columns)) or any(_untyped(kind.text) for kind in kinds.values()):
             return None
+        for test in self.tests:
+            if not (_reads(test) <= kinds.keys() if isinstance(test, CallSite) else _fits(test, kinds)):
+                return None
         found: Columns = []
         for item in self.items:
             if isinstance(item, str):
@@ -61,7 +71,7 @@ def picks_of(binding: Binding, part: Range) -> Picks | None:
         return None
     query = parse_query(lexed, *part)
     select = parse_select(lexed, *part)
-    if len(query.arms) > 1 or select.distinct or select.clauses.keys() != {"SELECT", "FROM"}:
+    if len(query.arms) > 1 or select.distinct or select.clauses.keys() - {"WHERE"} != {"SELECT", "FROM"}:
         return None
     relation = _relation(lexed, *select.clauses["FROM"])
     if relation is None:
@@ -72,7 +82,30 @@ def picks_of(binding: Binding, part: Range) -> Picks | None:
         if item is None:
             return None
         items.append(item)
-    return Picks(relation, tuple(items))
+    tests = []
+    for first, end in conjuncts(lexed, select.clauses["WHERE"]) if "WHERE" in select.clauses else ():
+        test = _test(binding, first, end)
+        if test is None:
+            return None
+        tests.append(test)
+    return Picks(relation, tuple(items), tuple(tests))
+
+
+def _test(binding: Binding, first: int, end: int) -> CallSite | tuple[str, frozenset[str]] | None:
+    """A condition that cannot be wrong."""
+    lexed = binding.lexed
+    calls = binding.calls_in(first, end)
+    if calls:
+        whole = len(calls) == 1 and (calls[0].first, calls[0].end) == (first, end)
+        return calls[0] if whole and calls[0].kind == "filter" and _is_simple(calls[0]) else None
+    name = _column(lexed, first)
+    if end - first != 3 or not name or lexed.text(first + 1) not in _COMPARISONS:
+        return None
+    constant = lexed.tokens[end - 1]
+    if constant.kind == "numeric_const" and constant.text.isdecimal() and len(constant.text) <= LONGEST_NUMBER:
+        return name, _NUMBERS
+    plain = constant.kind == "string_const" and constant.text.startswith("'")
+    return (name, frozenset({"VARCHAR"})) if plain else None
 
 
 def _relation(lexed: Lexed, first: int, end: int) -> Range | str | None:
@@ -124,6 +157,11 @@ def _is_simple(call: CallSite) -> bool:
 
 def _reads(call: CallSite) -> set[str]:
     return {identifier(field.source.lexed.text(0)) for hole in call.holes() for field in hole.fields}
+
+
+def _fits(test: tuple[str, frozenset[str]], kinds: Mapping[str, SqlType]) -> bool:
+    name, types = test
+    return name in kinds and kinds[name].text in types
 
 
 def _distinct(kinds: Mapping[str, SqlType], count: int) -> bool:

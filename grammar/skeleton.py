@@ -86,10 +86,9 @@ def parse_query(lexed: Lexed, first: int, end: int) -> Query:
     ctes: list[Cte] = []
     if lexed.word(first) == "WITH":
         start, ctes, recursive = ctes_at(lexed, first, end)
+    words = lexed.words
     separators = [
-        index
-        for index in lexed.level(start, end)
-        if lexed.word(index) in SET_OPERATIONS and not lexed.column_label(index)
+        index for index in lexed.level(start, end) if words[index] in SET_OPERATIONS and not lexed.column_label(index)
     ]
     if not separators:
         return Query((first, end), tuple(ctes), recursive, (_arm(lexed, start, end),), (end, end))
@@ -149,8 +148,11 @@ def _arm(lexed: Lexed, first: int, end: int) -> Arm:
 def parse_select(lexed: Lexed, first: int, end: int) -> Select:
     """The clauses of the SELECT block in a token range."""
     marks: list[tuple[str, int, int]] = []  # keyword, its token, first token behind it
+    words = lexed.words
     for index in lexed.level(first, end):
-        word = lexed.word(index)
+        word = words[index]
+        if not word:
+            continue
         if word == "USING" and lexed.word(index + 1) == "SAMPLE":
             marks.append(("SAMPLE", index, index + 2))
         elif word in CLAUSES and _is_clause(lexed, index, word, first):

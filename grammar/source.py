@@ -61,6 +61,8 @@ def read_literal(token: str) -> Literal:
     if token[0] not in "'eE" or not token.endswith("'") or len(token) < 2 + escapes:
         raise BinderError(f"not a text literal: {token[:40]}", remedy="Close the quote.")
     at, end = 1 + escapes, len(token) - 1
+    if not escapes and token.find("'", at) == end:
+        return Literal(token[at:end], range(at, end + 1))
     characters, offsets = [], []
     while at < end:
         offsets.append(at)

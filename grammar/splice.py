@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from halo_sql.errors import Span
+from halo_sql.quick import quick_init
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,7 @@ class Spliced:
         return max(0, bisect_right(self.starts, position) - 1)
 
 
+@quick_init
 @dataclass(frozen=True, slots=True)
 class Piece:
     """New text and the original span it stands for."""

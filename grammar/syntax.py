@@ -11,10 +11,11 @@ import re
 import sys
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from halo_sql.deep import FRAMES
+from halo_sql.quick import quick_init
 
 #: words DuckDB takes and sqlglot does not; blanked before parsing (positions stay)
 _UNKNOWN_TO_SQLGLOT = re.compile(r"\bEXPORT_STATE\b|\bUSING\s+KEY\s*\([^()]*(\([^()]*\)[^()]*)*\)", re.IGNORECASE)
@@ -26,6 +27,7 @@ _COMPARED = re.compile(
 LONGEST_PARSED = 250_000  # characters; sqlglot takes seconds for more
 
 
+@quick_init
 @dataclass(frozen=True, slots=True)
 class Name:
     """One identifier: the name it stands for and its character span."""
@@ -63,6 +65,12 @@ class Syntax:
     tables: tuple[TableName, ...] = ()
     opaque: tuple[int, ...] = ()
     selects: tuple[tuple[int, int, Any], ...] = ()
+    _starts: list[int] = field(init=False, compare=False, repr=False)  # of the columns
+    _table_starts: list[int] = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_starts", [parts[0].start for parts in self.columns])
+        object.__setattr__(self, "_table_starts", [table.start for table in self.tables])
 
     def columns_in(self, start: int, end: int) -> list[tuple[Name, ...]] | None:
         """References within a span; None when the span holds something opaque or nothing was parsed."""
@@ -75,17 +83,18 @@ class Syntax:
 
     def columns_within(self, start: int, end: int) -> tuple[tuple[Name, ...], ...]:
         """The references within a span that are known one by one."""
-        first = bisect_left(self.columns, start, key=_start)
-        return self.columns[first : bisect_left(self.columns, end, first, key=_start)]
+        first = bisect_left(self._starts, start)
+        return self.columns[first : bisect_left(self._starts, end, first)]
+
+    def tables_within(self, start: int, end: int) -> tuple[TableName, ...]:
+        """The table names within a span."""
+        first = bisect_left(self._table_starts, start)
+        return self.tables[first : bisect_left(self._table_starts, end, first)]
 
     def select_in(self, start: int, end: int) -> Any:
         """The outermost SELECT node whose leaves all lie in a span; None when there is none."""
         inside = [(last - first, node) for first, last, node in self.selects if start <= first and last <= end]
         return max(inside, key=lambda pair: pair[0])[1] if inside else None
-
-
-def _start(parts: tuple[Name, ...]) -> int:
-    return parts[0].start
 
 
 def analyse(sql: str, offset: int = 0, within_deep: bool = False) -> Syntax:
@@ -173,20 +182,21 @@ def _extents(nodes: Sequence[Any], offset: int) -> dict[int, tuple[int, int]]:
     whole: dict[int, tuple[int, int]] = {}
     own: dict[int, tuple[int, int]] = {}
     for node in reversed(nodes):
-        start = node.meta.get("start")
+        start, extent = node.meta.get("start"), whole.get(id(node))
         if start:
-            _widen(whole, node, (start + offset, start + offset))
-        extent, above = whole.get(id(node)), node.parent
-        if extent is not None and above is not None:
-            _widen(whole, above, extent)
+            extent = _union(extent, (start + offset, start + offset))
+        above = id(node.parent)
+        if extent is not None and node.parent is not None:
+            whole[above] = _union(whole.get(above), extent)
             if node.arg_key != "with_":
-                _widen(own, above, extent)
+                own[above] = _union(own.get(above), extent)
     return own
 
 
-def _widen(extents: dict[int, tuple[int, int]], node: Any, by: tuple[int, int]) -> None:
-    known = extents.get(id(node), by)
-    extents[id(node)] = min(known[0], by[0]), max(known[1], by[1])
+def _union(one: tuple[int, int] | None, other: tuple[int, int]) -> tuple[int, int]:
+    if one is None:
+        return other
+    return (one[0] if one[0] < other[0] else other[0]), (one[1] if one[1] > other[1] else other[1])
 
 
 def _leaves(node: Any, offset: int) -> list[int]:

@@ -48,6 +48,7 @@ _OPAQUE = re.compile(
     r"""|--[^\n]*|/\*.*?\*/""",
     re.DOTALL,
 )
+_WORD = re.compile(r"[ \n]*([A-Za-z_][A-Za-z_0-9]*)[ \n]*")
 
 
 def parse_template(text: str) -> tuple[Piece, ...]:
@@ -122,6 +123,9 @@ def _in_word(character: str) -> bool:
 
 def _hole(text: str, start: int, end: int) -> HoleText:
     inner = text[start:end]
+    word = _WORD.fullmatch(inner)
+    if word is not None:  # one token, whatever the tokenizer calls it
+        return HoleText(((word[1], start + word.start(1)),), None, Span(start - 2, end + 2))
     if not inner.strip():
         raise BinderError(
             "a hole of the prompt is empty", span=Span(start - 2, end + 2), remedy="Name a column: {{ column }}."

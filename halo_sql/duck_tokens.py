@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from operator import add
 from typing import NamedTuple
 
 import duckdb
@@ -53,7 +56,13 @@ def _tokens(sql: str) -> list[Token]:
     ends = [*starts[1:], len(plain)] if starts else []
     kinds = {id(kind): kind for _, kind in raw}  # members of an enum, whose own hashes are slow
     names = {key: kind.name for key, kind in kinds.items()}
-    stops = [start + len(plain[start:end].rstrip()) for start, end in zip(starts, ends, strict=True)]
+    texts = [plain[start:end].rstrip() for start, end in zip(starts, ends, strict=True)]
+    stops = list(map(add, starts, map(len, texts)))
     named = [names[id(kind)] for _, kind in raw]
-    texts = [sql[start:stop] for start, stop in zip(starts, stops, strict=True)]
-    return list(map(Token._make, zip(starts, stops, named, texts, strict=True)))
+    if plain is not sql:
+        texts = [sql[start:stop] for start, stop in zip(starts, stops, strict=True)]
+    return list(map(_token, zip(starts, stops, named, texts, strict=True)))
+
+
+#: Token(…), without a call in Python.
+_token: Callable[[tuple[int, int, str, str]], Token] = partial(tuple.__new__, Token)

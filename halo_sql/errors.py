@@ -13,7 +13,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from halo_sql.quick import quick_init
 
+
+@quick_init
 @dataclass(frozen=True, slots=True)
 class Span:
     """A piece of a SQL text: character offsets, end exclusive."""

@@ -1,4 +1,5 @@
-"""What calls over a relational tree will ask, counted by DuckDB in one query over the tree.
+"""What calls over a relational tree will ask, counted by DuckDB in one query over the tree; over several trees in one
+where the calls of each ask for one column alone.
 
 Three ways, by how many rows the query is expected to touch: counted exactly; counted with HyperLogLog sketches
 (Flajolet et al., AofA 2007); read off the first rows, distinct values scaled by the estimator of Charikar et al.
@@ -40,8 +41,8 @@ def measure(
     if EXACT_ROWS < touched_rows <= SKETCH_ROWS:
         values = [*_of_columns(columns, "approx_count_distinct({})"), *(_sketch(key, lists) for key in keys)]
         query = f"SELECT {', '.join(values)} FROM ({source})"
-    elif len(columns) == 1 and list(keys) == [_key_of(columns[0])] and not lists:
-        query = _alone(columns[0], source)
+    elif not sampled and is_alone(columns, keys):
+        return measure_alone(duck, [(sql, columns[0])])[0]
     else:
         parts = [f"(SELECT {', '.join(_of_columns(columns, 'count(DISTINCT {})'))} FROM r)"]
         parts += [_groups(key, lists) for key in keys]
@@ -63,16 +64,37 @@ def _key_of(column: Column) -> InputKey:
     return InputKey(frozenset([column.id]), frozenset([column.id]), None)
 
 
-def _alone(column: Column, source: str) -> str:
-    """The numbers of a column and of the calls that ask for it alone, by grouping once."""
-    value, chars = f"hash_{column.id}", f"chars_{column.id}"
-    groups = f"SELECT {value} AS v, count(*) AS n, any_value({chars}) AS chars FROM ({source}) GROUP BY {value}"
+def is_alone(columns: Sequence[Column], keys: Sequence[InputKey]) -> bool:
+    """Whether ``measure_alone`` may count: the calls over a tree read one text, and nothing but that."""
+    return len(columns) == 1 and list(keys) == [_key_of(columns[0])] and columns[0].type.kind != "list"
+
+
+def measure_alone(duck: Duck, asked: Sequence[tuple[str, Column]]) -> list[FragmentStats]:
+    """``measure`` for several queries of which calls read one column alone: all by one query, exactly. Planning a query
+    takes DuckDB longer than grouping some thousand rows.
+
+    Raises Error when the query fails, whichever of them is the reason.
+    """
+    parts = [
+        f"SELECT {place} AS q, CASE WHEN {name} IS NOT NULL THEN hash({name}) END AS v, "
+        f"coalesce(length({name}), {NULL_CHARS}) AS chars FROM ({sql}\n)"
+        for place, (sql, column) in enumerate(asked)
+        for name in [batch_name(column.id)]
+    ]
+    groups = f"SELECT q, v, count(*) AS n, any_value(chars) AS chars FROM ({' UNION ALL '.join(parts)}) GROUP BY q, v"
     asking = "FILTER (v IS NOT NULL)"
-    return (
-        "SELECT coalesce(sum(n), 0), sum(n * chars) / sum(n), NULL, count(v), "
-        f"coalesce(sum(n) {asking}, 0), count(v), avg(chars) {asking}, count(*) FILTER (v IS NOT NULL AND n = 1) "
-        f"FROM ({groups})"
+    query = (
+        f"SELECT q, sum(n), sum(n * chars) / sum(n), count(v), coalesce(sum(n) {asking}, 0), avg(chars) {asking}, "
+        f"count(*) FILTER (v IS NOT NULL AND n = 1) FROM ({groups}) GROUP BY q"
     )
+    found = {row[0]: row[1:] for row in duck.rows(query)}
+    stats = []
+    for place, (_, column) in enumerate(asked):
+        rows, chars, distinct, asking_rows, each, once = found.get(place, (0, None, 0, 0, None, 0))
+        own = ColumnStats(float(distinct), _float(chars))
+        inputs = {_key_of(column): _input((asking_rows, distinct, each, once), 1.0)}
+        stats.append(FragmentStats(float(rows), {column.id: own}, inputs))
+    return stats
 
 
 def _facts(columns: Sequence[Column], keys: Sequence[InputKey]) -> str:

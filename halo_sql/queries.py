@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from halo_sql import config
 from halo_sql.call_log import CallLog, RunLog
+from halo_sql.collector import collector_waits
 from halo_sql.config import Settings
 from halo_sql.deep import deep
 from halo_sql.duck import Duck
@@ -109,7 +110,8 @@ class Queries:
             asked = survey(self._duck, closely, targets, self.knowledge(), self._runtime)
             return optimize(bound.plan, bound.columns, context, survey=asked)
 
-        optimized = deep(plan)
+        with collector_waits():
+            optimized = deep(plan)
         if self._watched is not None:
             self._watched.append((bound, optimized))
         return optimized

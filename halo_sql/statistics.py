@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -30,7 +30,7 @@ from halo_sql.ir.logical import (
 from halo_sql.ir.sql import render
 from halo_sql.ir.types import BOOLEAN
 from halo_sql.ir.walk import children, output_columns
-from halo_sql.measuring import SKETCH_ROWS, measure
+from halo_sql.measuring import EXACT_ROWS, SKETCH_ROWS, is_alone, measure, measure_alone
 from halo_sql.optimizer.bare_joins import bare_joins
 from halo_sql.optimizer.cardinality import input_key
 from halo_sql.optimizer.context import FragmentStats, InputKey
@@ -60,6 +60,16 @@ class Expected:
     touched_rows: float
     own: bool
     is_table: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A tree's query, the columns to describe, what calls ask of them, and what DuckDB expects."""
+
+    sql: str
+    columns: list[Column]
+    keys: list[InputKey]
+    expected: Expected
 
 
 class Surveyor:
@@ -96,14 +106,16 @@ class Surveyor:
                     stats[tree] = FragmentStats(expected.rows)
         if self._closely:
             with self._connection() as duck:
-                for tree, whole, keys in [*read_by_calls(plan), *read_above_joins(plan)][:MEASURED_TREES]:
-                    found = self._measure(duck, whole, keys)
+                trees = [*read_by_calls(plan), *read_above_joins(plan)][:MEASURED_TREES]
+                asked = [self._measurable(duck, whole, keys) for _, whole, keys in trees]
+                for (tree, _, _), found in zip(trees, _measured(duck, asked), strict=True):
                     if found is not None:
                         before = stats.get(tree)
                         stats[tree] = found if before is None else replace(found, touched=before.touched)
         return stats
 
-    def _measure(self, duck: Duck, tree: LogicalPlan, keys: list[InputKey]) -> FragmentStats | None:
+    def _measurable(self, duck: Duck, tree: LogicalPlan, keys: list[InputKey]) -> _Asked | None:
+        """What is to be counted of a tree; None where that would take long or be an act."""
         sql = render(_one_filter(tree), [])
         if any(isinstance(node, Fragment) and node.volatile for node in walk_once(tree)):
             return None
@@ -115,12 +127,7 @@ class Surveyor:
         columns = texts[:MEASURED_COLUMNS]
         known = {column.id for column in columns}
         keys = [key for key in keys if key.columns <= known][:MEASURED_KEYS]
-        try:
-            return measure(duck, sql, columns, keys, expected.rows, expected.touched_rows)
-        except InterruptedQueryError:
-            raise
-        except Error:
-            return None  # it will be raised, with its position, when the statement runs
+        return _Asked(sql, columns, keys, expected)
 
     def _is_steady(self, duck: Duck, tree: LogicalPlan, sql: str) -> bool:
         """Whether the tree may be run once more: its sources, each asked for once, where the rest is row by row."""
@@ -167,6 +174,38 @@ class Surveyor:
         if key not in self._expected:
             self._expected[key] = expected_of(self._duck, sql)
         return self._expected[key]
+
+
+def _measured(duck: Duck, asked: Sequence[_Asked | None]) -> list[FragmentStats | None]:
+    """What was counted of each tree, together where that can be. None where a query fails: that will be raised, with
+    its position, when the statement runs."""
+    found: dict[int, FragmentStats] = {}
+    small = {
+        place: one
+        for place, one in enumerate(asked)
+        if one is not None and one.expected.touched_rows <= EXACT_ROWS and is_alone(one.columns, one.keys)
+    }
+    if len(small) > 1:
+        with _refusals_passed():
+            counted = measure_alone(duck, [(one.sql, one.columns[0]) for one in small.values()])
+            found.update(zip(small, counted, strict=True))
+    for place, one in enumerate(asked):
+        if one is not None and place not in found:
+            with _refusals_passed():
+                rows, touched_rows = one.expected.rows, one.expected.touched_rows
+                found[place] = measure(duck, one.sql, one.columns, one.keys, rows, touched_rows)
+    return [found.get(place) for place in range(len(asked))]
+
+
+@contextmanager
+def _refusals_passed() -> Iterator[None]:
+    """DuckDB's refusals are passed over, interrupts are not."""
+    try:
+        yield
+    except InterruptedQueryError:
+        raise
+    except Error:
+        return
 
 
 def has_choice(plan: LogicalPlan, approximate: bool = False) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 from halo_sql.ir.estimate import Estimate
 from halo_sql.ir.physical import PhysicalOp
 from halo_sql.optimizer.properties import Properties
+from halo_sql.quick import quick_init
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,7 @@ class Run:
     """The input's tree, run by DuckDB as one fragment."""
 
 
+@quick_init
 @dataclass(frozen=True, slots=True)
 class Requirement:
     """A group and the properties it must have."""
@@ -40,6 +42,7 @@ class Requirement:
     properties: Properties
 
 
+@quick_init
 @dataclass(frozen=True, slots=True)
 class Alternative:
     """One way to deliver a group.

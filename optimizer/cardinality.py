@@ -28,6 +28,7 @@ from halo_sql.ir.logical import (
 from halo_sql.ir.prompt import Hole, ItemsHole, LlmCall
 from halo_sql.ir.walk import output_columns
 from halo_sql.optimizer.context import ColumnStats, FragmentStats, InputKey, InputStats, OptimizerContext
+from halo_sql.quick import quick_init
 
 DEFAULT_ROWS = 1_000.0
 DEFAULT_CHARS = 40.0
@@ -43,6 +44,7 @@ MEMBER_TOK = 5.0
 GROUP_ROWS = 10.0
 
 
+@quick_init
 @dataclass(frozen=True, slots=True)
 class Known:
     """A column as estimated: distinct values (at most the rows), average characters, items of a list (0: unknown)."""

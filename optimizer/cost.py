@@ -20,6 +20,7 @@ from halo_sql.optimizer.engine_cost import LLM_ROW_S, Load, engine_cost
 from halo_sql.optimizer.prefixes import warm_tok
 from halo_sql.optimizer.samples import ObjectSample
 from halo_sql.optimizer.tool_cost import agent_tools_s, tool_s
+from halo_sql.quick import quick_init
 
 #: Seconds: starting a DuckDB query, one row through a relational node, one character spooled or exported,
 #: an operator's own start, one row through a Python-side operator, one through an operator that makes calls.
@@ -36,6 +37,7 @@ AGENT_STEPS = 3
 SPREAD = 0.1
 
 
+@quick_init
 @dataclass(frozen=True, slots=True)
 class Level:
     """A prompt's part: from a hole, or a field of an object hole, to just before the next one.

@@ -184,6 +184,17 @@ def demand_refs(node: Demand, index: int) -> list[InputRef]:
     return found
 
 
+def picked(project: Project) -> dict[ColumnId, ColumnId] | None:
+    """Column of the projection -> the column below that it is; None when something is computed."""
+    found: dict[ColumnId, ColumnId] = {}
+    for column, expr in project.exprs:
+        source = expr.as_column()
+        if source is None:
+            return None
+        found[column.id] = source
+    return found
+
+
 def is_pick(project: Project) -> bool:
     """Whether the projection only picks, reorders and renames columns."""
     return all(expr.as_column() is not None for _, expr in project.exprs)

@@ -10,10 +10,13 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from halo_sql.ir.expr import Column, ColumnId
+from halo_sql.quick import quick_init
 
 
 class Form(StrEnum):
     """How a group's rows are delivered."""
+
+    __hash__ = str.__hash__  # an enum's own is slow, and contexts are found by their properties
 
     ROWS = "rows"  # by an operator, as batches
     LLM = "llm"  # by an LLM operator over clustered rows; the position column is still there
@@ -23,6 +26,8 @@ class Form(StrEnum):
 
 class Order(StrEnum):
     """Which row order is wanted."""
+
+    __hash__ = str.__hash__
 
     ANY = "any"
     INPUT = "input"  # the order the logical plan defines
@@ -36,6 +41,7 @@ class Clustering:
     position: Column
 
 
+@quick_init
 @dataclass(frozen=True, slots=True)
 class Properties:
     """What is required.

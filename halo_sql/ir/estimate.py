@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
+
+from halo_sql.quick import quick_init
 
 
+@quick_init
 @dataclass(frozen=True, slots=True)
 class Cost:
     """What a node or plan is expected to take; all parts add up.
@@ -34,6 +37,10 @@ class Cost:
         )
 
 
+NO_COST = Cost()
+
+
+@quick_init
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """Expectations of one physical node (self, inputs excluded). A sum is of calls over the rows of its left side."""
@@ -43,7 +50,7 @@ class Estimate:
     prompt_tok: float = 0.0
     prompt_tok_cached: float = 0.0
     output_tok: float = 0.0
-    cost: Cost = field(default_factory=Cost)
+    cost: Cost = NO_COST
     tool_calls: float = 0.0
 
     def __add__(self, other: Estimate) -> Estimate:

@@ -11,10 +11,12 @@ from dataclasses import dataclass, replace
 from typing import NewType
 
 from halo_sql.ir.types import SqlType
+from halo_sql.quick import quick_init
 
 ColumnId = NewType("ColumnId", int)
 
 
+@quick_init
 @dataclass(frozen=True, slots=True)
 class Column:
     """An output column of a plan node: identity, display name, type."""
@@ -27,6 +29,7 @@ class Column:
         return f"{self.name}#{self.id}"
 
 
+@quick_init
 @dataclass(frozen=True, slots=True)
 class ColumnRef:
     """A reference to a column inside an expression's text."""
@@ -42,6 +45,7 @@ class ScopeTable:
     columns: tuple[tuple[str, ColumnId], ...]
 
 
+@quick_init
 @dataclass(frozen=True, slots=True)
 class SqlExpr:
     """A scalar SQL expression.

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from halo_sql.ir.expr import Column, ColumnId, SqlExpr
 from halo_sql.ir.prompt import LlmCall
+from halo_sql.quick import quick_init
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ class Filter:
     predicate: SqlExpr
 
 
+@quick_init
 @dataclass(frozen=True, slots=True)
 class Project:
     """Exactly these columns, each computed from the input's."""
@@ -134,6 +136,7 @@ class CteScan:
     columns: tuple[Column, ...]  # by position of the plan's output
 
 
+@quick_init
 @dataclass(frozen=True, slots=True)
 class LlmMap:
     """The input's rows with one new column per call, rows and order unchanged.

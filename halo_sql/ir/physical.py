@@ -11,6 +11,7 @@ from halo_sql.ir.estimate import NOTHING_EXPECTED, Estimate
 from halo_sql.ir.expr import Column, ColumnId, SqlExpr
 from halo_sql.ir.logical import Ask, DemandPart, LogicalPlan
 from halo_sql.ir.prompt import LlmCall
+from halo_sql.quick import quick_init
 
 
 def batch_name(column: ColumnId) -> str:
@@ -60,6 +61,7 @@ class Deferral:
     conditions: tuple[SqlExpr, ...] = ()
 
 
+@quick_init
 @dataclass(frozen=True, slots=True)
 class LlmMapExec:
     """Streams batches through LLM calls: one request per distinct rendered prompt, rows leave in input order.
@@ -319,6 +321,7 @@ def calls_by(op: PhysicalOp) -> tuple[LlmCall, ...]:
     return (op.call,) if isinstance(op, LlmFilterExec | LlmTopKExec) else ()
 
 
+@quick_init
 @dataclass(frozen=True, slots=True)
 class PhysicalNode:
     """One operator of the DAG. ``inputs`` are ids of nodes that stand earlier in ``PhysicalDag.nodes``."""

@@ -11,8 +11,10 @@ from dataclasses import dataclass, field, replace
 from halo_sql.errors import Span
 from halo_sql.ir.expr import ColumnId
 from halo_sql.ir.types import VARCHAR, SqlType
+from halo_sql.quick import quick_init
 
 
+@quick_init
 @dataclass(frozen=True, slots=True)
 class Hole:
     """A VARCHAR column whose value is inserted as it is; NULL makes the call's result NULL without a request."""
@@ -44,6 +46,7 @@ class ItemsHole:
 Segment = str | Hole | ObjectHole | ItemsHole
 
 
+@quick_init
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """What is sent: an optional system message and the user message, as segments."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from functools import cache
-from operator import attrgetter
+from operator import attrgetter, is_
 from typing import Any
 
 from halo_sql.ir.expr import Column
@@ -16,16 +16,24 @@ from halo_sql.ir.types import SqlType
 
 def children(node: Any) -> tuple[Any, ...]:
     """The node's inputs, in order."""
-    single = getattr(node, "input", None)
-    if single is not None:
-        return (single,)
-    inputs = getattr(node, "inputs", None)
-    return () if inputs is None else tuple(inputs)
+    kind = type(node)
+    field = _INPUTS.get(kind)
+    if field is None:
+        names = [name for name in ("input", "inputs") if hasattr(node, name)]
+        field = _INPUTS[kind] = names[0] if names else ""
+    if field == "input":
+        return (node.input,)
+    return tuple(node.inputs) if field else ()
+
+
+_INPUTS: dict[type, str] = {}  # class of a node -> the field that holds its inputs; '': none
 
 
 def with_children(node: Any, inputs: tuple[Any, ...]) -> Any:
     """The same node over other inputs (itself when they are the same objects)."""
-    if all(old is new for old, new in zip(children(node), inputs, strict=True)):
+    old = children(node)
+    assert len(old) == len(inputs), node
+    if all(map(is_, old, inputs)):
         return node
     kind: Any = type(node)
     names, values_of = _fields(kind)

@@ -7,6 +7,8 @@ import logging
 import pytest
 
 from halo_sql.errors import Span
+from halo_sql.grammar.blanking import for_sqlglot
+from halo_sql.grammar.lex import lex
 from halo_sql.grammar.source import expression_source
 from halo_sql.grammar.syntax import LONGEST_PARSED, analyse
 
@@ -119,3 +121,34 @@ def test_an_expression_maps_back(text: str) -> None:
         for part in parts:
             assert text[part.start : part.end].strip('"') == part.name
     assert source.origin(Span(0, 1)) == Span(100, 101)
+
+
+BLANKED = {
+    "SELECT LLM_MAP('x {{ a }}', model => 'echo') v FROM t": "SELECT 0 v FROM t",
+    "SELECT a FROM t WHERE b AND LLM_FILTER('y', temperature => -1.5) AND c": "SELECT a FROM t WHERE b AND 0 AND c",
+    "SELECT LLM_CLASSIFY('{{ a }}', ['x', 'y']) = 'x', CAST(LLM_MAP('y') AS INT)": "SELECT 0 = 'x', CAST(0 AS INT)",
+    "SELECT LLM_MAP('x', cache => FALSE) /* c */ + 1": "SELECT 0 /* c */ + 1",
+    "SELECT LLM_MAP(named, model => 'echo')": None,  # perhaps a column
+    "SELECT LLM_MAP('x' || a)": None,
+    "SELECT LLM_MAP('x')[1]": None,
+    "SELECT LLM_MAP('x').value": None,
+    "SELECT LLM_MAP('x')::INTEGER": None,
+    "SELECT s.LLM_MAP('x')": None,
+    "SELECT LLM_MAP('x') OVER ()": None,
+    "SELECT TOOL(t, 1), LLM_REDUCE('x', a)": None,
+}
+
+
+@pytest.mark.parametrize(("sql", "expected"), BLANKED.items())
+def test_calls_of_literals_are_numbers_to_sqlglot(sql: str, expected: str | None) -> None:
+    text = for_sqlglot(lex(sql), 0, len(sql))
+    assert len(text) == len(sql), "positions stay"
+    assert text.split() == (expected or sql).split()
+    parsed, whole = analyse(text), analyse(sql)
+    assert (parsed.columns, parsed.aliases, parsed.tables) == (whole.columns, whole.aliases, whole.tables)
+
+
+def test_only_calls_between_the_positions_are_blanked() -> None:
+    sql = "SELECT LLM_MAP('x'), LLM_MAP('y'), LLM_MAP('z')"
+    start, end = sql.index("LLM_MAP('y')"), sql.index(", LLM_MAP('z')")
+    assert for_sqlglot(lex(sql), start, end).strip() == "0"

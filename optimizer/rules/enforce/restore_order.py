@@ -61,9 +61,11 @@ def _candidates(own: Group, memo: Memo, ctx: PlanContext) -> list[tuple[ColumnId
 
 def _keys(call: LlmCall, source: Profile, ctx: PlanContext) -> tuple[ColumnId, ...]:
     engine = ctx.options.engine(call.model)
+    if engine.kv_capacity_tok == 0:
+        return ()
     parts = call_levels(call, source, ctx.options)
     requests = requests_of(call, source, parts)
-    if requests <= engine.window_requests or engine.kv_capacity_tok == 0:
+    if requests <= engine.window_requests:
         return ()
     if trie_tok(parts, source, requests, engine.block_tok) <= engine.kv_capacity_tok:
         return ()

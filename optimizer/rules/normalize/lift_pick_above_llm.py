@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from halo_sql.ir.expr import ColumnId
 from halo_sql.ir.logical import Filter, LlmFilter, LlmMap, LogicalPlan, Project
 from halo_sql.ir.walk import output_columns
-from halo_sql.optimizer.nodes import is_over_llm, is_pick, pick, remap_call
+from halo_sql.optimizer.nodes import is_over_llm, pick, picked, remap_call
 from halo_sql.optimizer.plan_context import PlanContext
 
 
@@ -25,13 +24,11 @@ def lift_pick_above_llm(node: Any, ctx: PlanContext) -> LogicalPlan | None:
     if not isinstance(node, LlmMap | LlmFilter | Filter):
         return None
     project = node.input
-    if not isinstance(project, Project) or not is_pick(project) or not is_over_llm(project.input):
+    if not isinstance(project, Project) or not is_over_llm(project.input):
         return None
-    below: dict[ColumnId, ColumnId] = {}
-    for column, expr in project.exprs:
-        source = expr.as_column()
-        assert source is not None
-        below[column.id] = source
+    below = picked(project)
+    if below is None:
+        return None
     if isinstance(node, Filter):
         return replace(project, input=Filter(project.input, node.predicate.remap(below)))
     if isinstance(node, LlmFilter):
