@@ -189,4 +189,6 @@ def _new(key: Key, model: registry.Definition, make: Callable[[], Engine], resid
     places: Sequence[int | str] = read_devices(devices) if isinstance(devices, str) else list(needed)
     if model.engine == "emulated":
         places = list(dict.fromkeys(registry.worker_places(model)))
-    return Entry(key, make, residency, places, workers, pinned=str(options.get("pinned")).lower() == "true")
+    pinned = str(options.get("pinned")).lower() == "true"
+    by_itself = model.engine == "emulated" and len(places) > 1 and not pinned
+    return Entry(key, make, residency, places, workers, pinned, by_itself)

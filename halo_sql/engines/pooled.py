@@ -39,6 +39,7 @@ class Entry:
         devices: Sequence[int | str] = (),
         workers: int = 1,
         pinned: bool = False,
+        by_itself: bool = False,
     ) -> None:
         self.key = key
         self.name = key[0]
@@ -47,6 +48,7 @@ class Entry:
         self.devices = devices
         self.workers = workers
         self.pinned = pinned
+        self.by_itself = by_itself
         self.info: EngineInfo | None = None
         self.start: Shared[EngineInfo] = Shared(self._started)
         self.load_s = 0.0

@@ -3,6 +3,9 @@
 A model that needs room puts out idle ones: first those that no running plan will ask, then the one that is asked again
 last (Belady, 1966), the least recently used among equals. A pinned one stays. One with requests in flight is waited
 for: it finishes them, and after ``PATIENCE_S`` (or a few times what changing places takes) it gets no new ones.
+
+The workers of an emulated model that stands on several devices come and go one by one: each device makes room itself
+(``emulated_device``), so that one model may work on one device and another beside it.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ class Occupant(Protocol):
     devices    what it stands on, by number or name; empty: the first one (or the machine's memory)
     workers    that it has; each brings its devices' memory
     pinned     it is never put out
+    by_itself  its workers come to their devices one by one, and make room there themselves
     there      it has its place, or is about to fill it
     leaving    it gets no new requests until it has left and come back
     busy       it works on requests, or is about to
@@ -40,6 +44,7 @@ class Occupant(Protocol):
     devices: Sequence[int | str]
     workers: int
     pinned: bool
+    by_itself: bool
     there: bool
     leaving: bool
     used: int
@@ -234,7 +239,7 @@ class Residency:
     def check_alone(self, occupant: Occupant) -> None:
         """EngineError('unavailable') when its device is too small for it alone."""
         info = occupant.info
-        if info is None or not info.memory_bytes:
+        if info is None or not info.memory_bytes or occupant.by_itself:
             return
         room = _memory(occupant) * len(_places(occupant))
         if _bytes(occupant) <= room:
@@ -267,9 +272,9 @@ class Residency:
 
 
 def _bytes(occupant: Occupant) -> float:
-    """Weights and KV cache; 0: unknown."""
+    """Weights and KV cache; 0: unknown, or no matter."""
     info = occupant.info
-    if info is None or not info.memory_bytes:
+    if info is None or not info.memory_bytes or occupant.by_itself:
         return 0.0
     return float(info.weight_bytes + info.kv_capacity_tok * info.kv_tok_bytes)
 

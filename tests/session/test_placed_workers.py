@@ -84,3 +84,35 @@ def test_a_calibration_is_of_one_worker(con: halo_sql.Connection, tmp_path: Path
     con.execute("SELECT LLM_MAP('{{ body }}', model => 'pair') FROM t").fetchall()
     asked = con.execute("SELECT worker, count(*) FROM halo_calls() GROUP BY ALL").fetchall()
     assert sum(count for _, count in asked) == 40
+
+
+def test_workers_come_to_their_devices_one_by_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Two models of which a device holds one: each works on a device of its own, at the same time."""
+    monkeypatch.setenv("HALO_HOME", str(tmp_path))
+    (tmp_path / "p.toml").write_text(f"[toy]\nweight_bytes = 800_000\n{PROFILE}")
+    with halo_sql.connect(config={"halo_virtual_time": True, "halo_store": "off"}) as con:
+        for name in ("left", "right"):
+            con.create_model(
+                name,
+                lambda messages: "yes " * 100,
+                engine="emulated",
+                profile=f"{tmp_path}/p.toml#toy",
+                tokenizer="words",
+                workers=2,
+                device="gpu0, gpu1",
+                preloaded=True,
+            )
+        query = (
+            "SELECT LLM_MAP('say {{ body }}', model => 'left'), LLM_MAP('tell {{ body }}', model => 'right') FROM "
+            "(SELECT 'row ' || i AS body FROM range(400) r(i))"
+        )
+        con.execute(query).fetchall()
+        busy_s = {
+            (tenant.name, device.name): sum(end_s - begin_s for begin_s, end_s in tenant.times.busy)
+            for device in con._link.open().devices()
+            for tenant in device.tenants()
+        }
+        profile = con.last_profile()
+        assert profile is not None
+        assert sum(busy_s.values()) > 1.6 * profile["totals"]["elapsed_s"], "side by side"
+        assert all(min(busy_s["left", at], busy_s["right", at]) == 0 for at in ("gpu0", "gpu1")), busy_s
