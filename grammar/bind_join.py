@@ -95,7 +95,8 @@ def known_parts(
     binding: Binding, clause: Range, names: Sequence[str], merged: Sequence[str], context: CteContext
 ) -> list[Columns | None] | None:
     """The columns of each relation (they have these names) and each merged column of a FROM clause, without a question:
-    where all of them are CTEs that are known, and what is merged is everywhere of one type. None when it is not so."""
+    where all of them are CTEs that are known, and what is merged is everywhere of one type; of a hidden relation None.
+    None when it is not so."""
     sides = sides_of(binding.lexed, clause)
     if sides is None or len(sides) != len(names):
         return None
@@ -107,7 +108,7 @@ def known_parts(
         columns = None if cte is None else binding.stubs.columns.get(cte.whole[0])
         if columns is None or len(words) > 3 or identifier(words[-1]) != name or "(" in words or "." in words:
             return None
-        found.append(list(columns))
+        found.append(None if side.kind in _HIDING else list(columns))
     for name in merged:
         kinds = [kind for columns in found for own, kind in columns or () if own.lower() == name.lower()]
         if not kinds or any(kind != kinds[0] for kind in kinds):

@@ -200,6 +200,9 @@ FROMS = [
     "a CROSS JOIN b",
     "a JOIN b USING (id) JOIN t ON t.id = a.id",  # one is no CTE
     "a SEMI JOIN b USING (id)",
+    "a ANTI JOIN b ON a.id = b.id",
+    "a RIGHT JOIN b USING (id)",
+    "a JOIN c ON a.m = c.id SEMI JOIN b ON a.id = b.id",
     "a JOIN c USING (id)",  # of two types
     "a NATURAL JOIN b",
     "a JOIN b USING (id) JOIN a AS d ON d.id = b.id",  # a third id
