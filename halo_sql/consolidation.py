@@ -106,19 +106,23 @@ def one_by_one(session: Session) -> bool:
 
 
 def bind_all(
-    session: Session, statements: Sequence[Member], alone: bool = False, closely: bool = False
+    session: Session,
+    statements: Sequence[Member],
+    alone: bool = False,
+    closely: bool = False,
+    starting: bool = True,
 ) -> tuple[int, int]:
     """Bind every statement that can be bound now: all up to the first that makes or drops something, and that one.
 
     Returns how many at the beginning only read, and how many could be bound. The former are planned then, unless they
-    run ``alone``. Raises the first error, with the number of its statement.
+    run ``alone``; ``starting`` as of ``Queries.plan``. Raises the first error, with the number of its statement.
     """
     reading = 0
     reads = Reads(session.duck, session.stored.names())
     for place, member in enumerate(statements):
         session.queries.check_interrupted()
         try:
-            if reading == place and not alone and _reads(session, member, reads, closely):
+            if reading == place and not alone and _reads(session, member, reads, closely, starting):
                 reading += 1
                 continue
             _bind(session, member)
@@ -146,7 +150,7 @@ def _readers(session: Session, statements: Sequence[Member], closely: bool) -> S
     return statements
 
 
-def _reads(session: Session, member: Member, reads: Reads, closely: bool) -> bool:
+def _reads(session: Session, member: Member, reads: Reads, closely: bool, starting: bool = True) -> bool:
     """Whether a member is a query whose order among others means nothing; plans it when it has calls."""
     from halo_sql.session import LISTING
 
@@ -161,7 +165,7 @@ def _reads(session: Session, member: Member, reads: Reads, closely: bool) -> boo
     text = member.sql if query is None or query[1] is None else query[1].text
     if query is None or first_word(text) not in QUERY_WORDS or not reads.is_steady(text):
         return False
-    planned = session.queries.plan(member.sql, *query, closely)
+    planned = session.queries.plan(member.sql, *query, closely, starting=starting)
     member.planned = planned if _may_move(planned) else None
     return member.planned is not None
 

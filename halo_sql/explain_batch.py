@@ -86,7 +86,7 @@ def _drawn(parts: Sequence[_Part], form: str) -> str:
 def _planned(session: Session, statements: Sequence[Member], form: str) -> Iterator[_Part]:
     session.queries.end()
     with session.queries.batch():
-        reading, bound = bind_all(session, statements, one_by_one(session), closely=True)
+        reading, bound = bind_all(session, statements, one_by_one(session), closely=True, starting=False)
     joint = {place: planned for place in range(reading) if (planned := statements[place].planned) is not None}
     if joint:
         texts = [planned.sql for planned in joint.values()]

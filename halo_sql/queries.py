@@ -186,10 +186,17 @@ class Queries:
             self._planning -= 1
 
     def plan(
-        self, sql: str, params: object, expanded: Expanded | None = None, closely: bool = False, sample: int = 0
+        self,
+        sql: str,
+        params: object,
+        expanded: Expanded | None = None,
+        closely: bool = False,
+        sample: int = 0,
+        starting: bool = True,
     ) -> Planned:
-        """What ``run`` would run; engines that are sure to be needed begin to start."""
-        from halo_sql.planning import Planned, check_secrets, is_sink, sampled, warm
+        """What ``run`` would run. ``starting``: engines that are sure to be needed begin to start, except in virtual
+        time, where planning takes no time and must not depend on how far starts are."""
+        from halo_sql.planning import Planned, check_secrets, is_sink, sampled
         from halo_sql.targets import check_tool_secrets, targets_of
 
         began = time.perf_counter()
@@ -203,14 +210,16 @@ class Queries:
                 )
         check_secrets(targets.models, self._runtime.secrets)
         check_tool_secrets(targets, self._runtime.secrets)
-        needed = {name: model for name, model in targets.models.items() if name not in targets.proxies}
-        virtual = self._runtime.virtual_time  # there planning takes no time, and must not depend on how far starts are
-        if not virtual:
-            self._runtime.begin(warm(self._runtime, needed, self.store()))
+        if starting and not self._runtime.virtual_time:
+            self._start_engines(targets)
         optimized = self.optimize(bound, snapshot, closely)
-        if virtual:
-            self._runtime.begin(warm(self._runtime, needed, self.store()))
         return Planned(sql, params, bound, targets, optimized, time.perf_counter() - began)
+
+    def _start_engines(self, targets: Targets) -> None:
+        from halo_sql.planning import warm
+
+        needed = {name: model for name, model in targets.models.items() if name not in targets.proxies}
+        self._runtime.begin(warm(self._runtime, needed, self.store()))
 
     def _profile(self, planned: Planned) -> Profile:
         """The profile of a statement that is about to run."""
@@ -243,6 +252,8 @@ class Queries:
         from halo_sql.planning import start_run
         from halo_sql.running import QueryRun
 
+        if self._runtime.virtual_time:
+            self._start_engines(targets)
         store = self.store()
         warned = 0 if store is None else len(store.warnings)
 

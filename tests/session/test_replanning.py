@@ -199,6 +199,26 @@ def test_a_plan_does_not_depend_on_how_far_starts_are(connect: Connect, monkeypa
     assert started == [set()]
 
 
+def test_a_batch_is_planned_before_anything_starts(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    con = connect(a=words(30), b=words(30))
+    started: list[set[str]] = []
+    optimize = Queries.optimize
+
+    def later(self: Queries, *args: Any, **rest: Any) -> Any:
+        time.sleep(0.2)
+        started.append(self._runtime.pool.started())
+        return optimize(self, *args, **rest)
+
+    monkeypatch.setattr(Queries, "optimize", later)
+    statements = [BOTH, BOTH.replace("say", "sing")]
+    assert "worker=a/0,b/1" in con.explain_batch(statements)
+    assert started == [set(), set()], "EXPLAIN starts no engine"
+    assert [len(result.fetchall()) for result in con.execute_batch(statements)] == [200, 200]
+    assert started == [set()] * 4
+    con.explain_batch(statements)
+    assert started[4:] == [{"a", "b"}] * 2
+
+
 def test_right_estimates_are_left_alone(connect: Connect) -> None:
     ratio, said, _ = compared(connect, BOTH, a=words(30), b=words(30))
     assert (ratio, said) == (1.0, [])
