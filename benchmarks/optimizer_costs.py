@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import combinations, permutations
 from pathlib import Path
 from statistics import median
 
@@ -115,40 +116,44 @@ def single() -> dict[str, str]:
 
 
 def choices() -> dict[str, list[Plan]]:
-    """Statements with the plan that is chosen first, then others that give the same answer."""
+    """Statements with the plan that is chosen first, then others that give the same answer: filters in other orders,
+    without each set of rules that matter, other methods and fan-ins."""
     flag = "LLM_FILTER('NONCE Say {{ flag }}.')"
-    row = "LLM_FILTER('NONCE Row {{ id }}. Say {{ flag }}.')"
-    other = "LLM_FILTER('NONCE Mind all of this: NONCE Row {{ id }}. Say {{ other }}.')"
+    other = "LLM_FILTER('NONCE NONCE Say {{ other }}.')"
     long = "LLM_FILTER('NONCE Is it bad? {{ body }}')"  # half of the rows pass the others
     story = "LLM_MAP('NONCE Tell a long story of {{ word }}', max_tokens => 16) AS story"
     report = "LLM_MAP('NONCE Go on: {{ body }}', max_tokens => 8) AS story"
-    orders = "order_llm_filters"
 
-    def both(first: str, second: str, rows: int) -> list[Plan]:
+    def orders(rows: int, *filters: str) -> list[Plan]:
         source = f"SELECT id FROM (FROM t LIMIT {rows}) WHERE"
-        written = [f"{source} {one} AND {two}" for one, two in ((first, second), (second, first))]
-        return [Plan(written[0]), *(Plan(sql, orders) for sql in written)]
+        written = [f"{source} {' AND '.join(order)}" for order in permutations(filters)]
+        return [Plan(written[0]), *(Plan(sql, "order_llm_filters") for sql in written)]
 
-    def over(call: str, condition: str, rows: int, off: str) -> list[Plan]:
+    def without(sql: str, *rules: str) -> list[Plan]:
+        """The statement without each set of these rules."""
+        return [Plan(sql, ",".join(off)) for count in range(len(rules) + 1) for off in combinations(rules, count)]
+
+    def over(call: str, condition: str, rows: int, *rules: str) -> list[Plan]:
         source = f"SELECT id, word, body, flag, other, {call} FROM (FROM t LIMIT {rows})"
-        sql = f"SELECT id, story FROM ({source}) WHERE {condition}"
-        return [Plan(sql), Plan(sql, off)]
+        return without(f"SELECT id, story FROM ({source}) WHERE {condition}", *rules)
 
     unread = f"SELECT id, a FROM (SELECT id, {story}, LLM_MAP('NONCE {{{{ kind }}}}?', max_tokens => 4) AS a FROM t)"
-    ranked = "SELECT word FROM (FROM t LIMIT 12) ORDER BY LLM_RANK('NONCE Is it heavy? {{ word }}'HOW) DESC LIMIT 2"
+    ranked = "SELECT word FROM (FROM t LIMIT ROWS) ORDER BY LLM_RANK('NONCE Is it heavy? {{ word }}'HOW) DESC LIMIT 2"
+    methods = ("", ", method => 'score'", *(f", method => 'tournament', fan_in => {most}" for most in (2, 4, 8)))
     joined = "SELECT LLM_REDUCE('NONCE Name the heaviest', word, max_tokens => 8HOW) FROM (FROM t LIMIT 16)"
-    methods, fan_ins = ("", ", method => 'score'", ", method => 'tournament'"), ("", ", fan_in => 2", ", fan_in => 6")
-    past = "llm_filter_past_llm_map"
+    fan_ins = ("", *(f", fan_in => {most}" for most in (2, 3, 6, 12)))
+    first = f"SELECT id, {report} FROM t ORDER BY word LIMIT 4"
+    past, push = "llm_filter_past_llm_map", "push_filter_below_llm"
     return {
-        "long filter, then a short one": both(long, flag, 8),
-        "short filter, then a long one": both(flag, long, 6),
-        "two short filters": both(other, row, 24),
+        "two filters, the long one first": orders(8, long, flag),
+        "three filters": orders(8, flag, long, other),
         "filter over a map": over(story, flag, 16, past),
-        "filter over a map of long texts": over(report, flag, 6, past),
-        "long filter over a short map": over(story, long, 6, past),
-        "SQL condition over a map": over(story, "id % 4 = 0", 16, "push_filter_below_llm"),
-        "map that nobody reads": [Plan(unread), Plan(unread, "drop_unused_calls,prune_columns")],
-        "top 2 of 12": [Plan(ranked.replace("HOW", how)) for how in methods],
+        "filter and condition over a map": over(report, f"{flag} AND id % 4 < 2", 8, past, push),
+        "long filter and condition over a map": over(story, f"{long} AND id % 4 < 3", 8, past, push),
+        "SQL condition over a map": over(story, "id % 4 = 0", 16, push),
+        "map that nobody reads": without(unread, "drop_unused_calls,prune_columns"),
+        "map of the first 4 rows": without(first, "top_k_below_llm,sort_below_llm"),
+        "top 2 of 24": [Plan(ranked.replace("ROWS", "24").replace("HOW", how)) for how in methods],
         "reduce at once or in a tree": [Plan(joined.replace("HOW", how)) for how in fan_ins],
     }
 
@@ -314,6 +319,7 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=2)
     arguments = parser.parse_args()
     models = config.home() / "models"
+    models.mkdir(mode=0o700, parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:  # calibrations of its own, the model as it is
         (Path(folder) / "models").symlink_to(models)
         os.environ["HALO_HOME"] = folder

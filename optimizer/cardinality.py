@@ -34,9 +34,9 @@ DEFAULT_ROWS = 1_000.0
 DEFAULT_CHARS = 40.0
 FILTER_SELECTIVITY = 0.33
 LLM_FILTER_SELECTIVITY = 0.5
-#: Output tokens expected of a free answer and of a yes / no (or a score).
+#: Output tokens expected of a free answer, and of answers that have a form: yes or no, a number, a vector.
 MAP_OUTPUT_TOK = 32.0
-FILTER_OUTPUT_TOK = 2.0
+FORMED_OUTPUT_TOK = {"filter": 1.0, "score": 2.0, "rank": 2.0, "embed": 0.0}
 CHARS_PER_TOK = 4.0
 #: Output tokens of a member of a JSON object beside its value.
 MEMBER_TOK = 5.0
@@ -209,10 +209,8 @@ def output_tok(call: LlmCall, options: OptimizerContext) -> float:
 
 
 def _expected_tok(call: LlmCall) -> float:
-    if call.kind in ("filter", "score", "rank"):
-        return FILTER_OUTPUT_TOK
-    if call.kind == "embed":
-        return 0.0
+    if call.kind in FORMED_OUTPUT_TOK:
+        return FORMED_OUTPUT_TOK[call.kind]
     if call.kind == "classify":
         label = sum(map(len, call.labels)) / max(1, len(call.labels)) / CHARS_PER_TOK
         several = 1.0 if call.returns.kind == "varchar" else min(2.0, float(len(call.labels)))

@@ -16,7 +16,7 @@ from halo_sql.ir.prompt import LlmCall, ObjectHole, Prompt
 from halo_sql.ir.static_tok import StaticTok
 from halo_sql.optimizer.cardinality import CHARS_PER_TOK, Profile, output_tok
 from halo_sql.optimizer.context import DEFAULT_CALL, CallProfile, EngineProfile, OptimizerContext
-from halo_sql.optimizer.engine_cost import LLM_ROW_S, Load, engine_cost
+from halo_sql.optimizer.engine_cost import LLM_ROW_S, Load, engine_cost, overlapped_s
 from halo_sql.optimizer.prefixes import warm_tok
 from halo_sql.optimizer.samples import ObjectSample
 from halo_sql.optimizer.tool_cost import agent_tools_s, tool_s
@@ -177,28 +177,38 @@ def llm_estimate(
 ) -> Estimate:
     """What LLM calls over the first ``rows`` rows of an input with this profile take (rows: those read)."""
     total = Estimate(rows=rows)
+    loads: dict[str, list[Load]] = {}
     for call in calls:
-        total += _call(call, profile.some(rows), clustered, options)
+        estimate, load = _call(call, profile.some(rows), clustered, options)
+        total += estimate
+        if load is not None:
+            loads.setdefault(call.model, []).append(load)
+    for model, beside in loads.items():
+        saved_s = overlapped_s(beside, options.engine(model)) if len(beside) > 1 else 0.0
+        if saved_s:
+            total = replace(total, cost=total.cost + Cost(gpu_s=-saved_s, decode_s=-saved_s))
     return total
 
 
-def _call(call: LlmCall, profile: Profile, clustered: bool, options: OptimizerContext) -> Estimate:
+def _call(call: LlmCall, profile: Profile, clustered: bool, options: OptimizerContext) -> tuple[Estimate, Load | None]:
+    """What one call takes, and the load of its requests beside which others may run."""
     engine = options.engine(call.model)
     parts = call_levels(call, profile, options)
     requests = requests_of(call, profile, parts)
     if call.kind == "tool":
         seconds = requests * LLM_ROW_S + tool_s(options.tool(call.target), requests)
-        return Estimate(profile.rows, tool_calls=requests, cost=Cost(cpu_s=seconds))
+        return Estimate(profile.rows, tool_calls=requests, cost=Cost(cpu_s=seconds)), None
     if call.kind == "agent":
-        return _agent(call, requests, parts[-1].end_tok, engine, options)
+        return _agent(call, requests, parts[-1].end_tok, engine, options), None
     answer_tok = output_tok(call, options)
     each_tok = parts[-1].end_tok
     prompt_tok = requests * each_tok
     computed_tok = min(prompt_tok, computed_prompt_tok(parts, profile, requests, clustered, engine))
     shared_tok = parts[0].end_tok if len(parts) > 1 else 0.0
     computed_tok -= min(computed_tok, warm_tok(call, shared_tok, options))
-    cost = engine_cost(Load(requests, each_tok, computed_tok, answer_tok, shared_tok), engine)
-    return Estimate(profile.rows, requests, prompt_tok, prompt_tok - computed_tok, requests * answer_tok, cost=cost)
+    load = Load(requests, each_tok, computed_tok, answer_tok, shared_tok)
+    cost, cached_tok = engine_cost(load, engine), prompt_tok - computed_tok
+    return Estimate(profile.rows, requests, prompt_tok, cached_tok, requests * answer_tok, cost=cost), load
 
 
 def in_tokens(parts: list[Level], call: LlmCall, engine: EngineProfile) -> list[Level]:

@@ -8,6 +8,7 @@ for Large Language Model Serving with PagedAttention", SOSP 2023, describe batch
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from halo_sql.ir.estimate import Cost
@@ -85,3 +86,25 @@ def engine_cost(load: Load, engine: EngineProfile) -> Cost:
         prefill_s,
         decode_s,
     )
+
+
+def overlapped_s(loads: Sequence[Load], engine: EngineProfile) -> float:
+    """Seconds that loads take less when they are asked side by side than one after the other: a step generates a token
+    of every sequence, whichever load it is of. As many steps as the longest has alone, or as all tokens need."""
+    if len(loads) < 2:
+        return 0.0
+    alone = [load.requests * load.output_tok / batch_of(load, engine) for load in loads]
+    requests = sum(load.requests for load in loads)
+    answers_tok = sum(load.requests * load.output_tok for load in loads)
+    if not requests or not answers_tok:
+        return 0.0
+    prompts_tok = sum(load.requests * load.prompt_tok for load in loads)
+    every = Load(
+        requests,
+        prompts_tok / requests,
+        0.0,
+        answers_tok / requests,
+        sum(load.shared_tok for load in loads) / len(loads),
+    )
+    together = max(*alone, answers_tok / batch_of(every, engine))
+    return max(0.0, sum(alone) - together) * engine.decode_step_s

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
+from collections.abc import Sequence
+from statistics import mean
+
 import pytest
 
 from halo_sql.ir.expr import ColumnId
 from halo_sql.ir.physical import LlmFilterExec
 from halo_sql.ir.prompt import Prompt
+from halo_sql.operators.tournament import first_of
 from halo_sql.optimizer.cardinality import Known, Profile
 from halo_sql.optimizer.context import EngineProfile, OptimizerContext
 from halo_sql.optimizer.cost import llm_estimate
-from halo_sql.optimizer.engine_cost import Load, batch_of, engine_cost, preempted_tok
+from halo_sql.optimizer.engine_cost import Load, batch_of, engine_cost, overlapped_s, preempted_tok
 from halo_sql.optimizer.residency import load_seconds, memory_notes
+from halo_sql.optimizer.rules.implement.top_k import contests
 
 from .plans import T, call, context, llm_filter, llm_map, plan_of
 
@@ -105,3 +112,47 @@ def test_load_seconds_are_those_of_models_that_have_not_started() -> None:
     options = context(engines={"a": EngineProfile(load_s=20.0), "b": EngineProfile()})
     assert load_seconds(["a", "b", "c"], options) == 20.0
     assert set(plan_of(llm_map(T, call(20, "x {3}", model="a")), options).engines) == {"a"}
+
+
+def test_calls_side_by_side_share_decoding_steps() -> None:
+    alone = Load(4, 10, 40, 8), Load(4, 10, 40, 12)
+    each_s = [engine_cost(load, ENGINE).decode_s for load in alone]
+    assert overlapped_s(alone[:1], ENGINE) == 0.0
+    assert overlapped_s(alone, ENGINE) == pytest.approx(8 * ENGINE.decode_step_s), "12 steps instead of 8 and 12"
+    assert sum(each_s) - overlapped_s(alone, ENGINE) > max(each_s), "each sequence still has its part of a step"
+    full = Load(80, 10, 800, 8), Load(80, 10, 800, 12)  # batches of 8: every step is full already
+    assert overlapped_s(full, ENGINE) == 0.0
+    assert overlapped_s((Load(0, 10, 0, 8), Load(0, 10, 0, 8)), ENGINE) == 0.0
+
+
+@pytest.mark.parametrize("fan_in", [2, 3, 4, 7])
+@pytest.mark.parametrize("count", [1, 2, 8, 12, 40, 64])
+def test_contests_are_those_that_a_tournament_holds(count: int, fan_in: int) -> None:
+    for wanted in (1, 2, 3, count // 3 + 1):
+        wanted = min(wanted, count)
+        levels, later = contests(count, fan_in, wanted)
+        held = [Counting(random.Random(seed), count) for seed in range(20)]
+        for one in held:
+            assert asyncio.run(first_of(range(count), wanted, fan_in, one)) == one.order[:wanted]  # type: ignore[arg-type]
+        calls, shown = (sum(part) for part in zip(*levels, strict=True)) if levels else (0.0, 0.0)
+        if wanted == 1:
+            assert {(one.calls, one.shown) for one in held} == {(calls, shown)}
+        assert calls + later[0] == pytest.approx(mean(one.calls for one in held), rel=0.1, abs=0.75)
+        assert shown + later[1] == pytest.approx(mean(one.shown for one in held), rel=0.1, abs=2.0)
+
+
+class Counting:
+    """A judge of ranks at random; counts the comparisons of several candidates."""
+
+    def __init__(self, dice: random.Random, count: int) -> None:
+        self.calls = self.shown = 0
+        self.order = dice.sample(range(count), count)
+
+    async def winners(self, asked: Sequence[Sequence[int | None]]) -> list[int | None]:
+        found: list[int | None] = []
+        for contest in asked:
+            left = [row for row in contest if row is not None]
+            if len(left) > 1:
+                self.calls, self.shown = self.calls + 1, self.shown + len(left)
+            found.append(min(left, key=self.order.index) if left else None)
+        return found

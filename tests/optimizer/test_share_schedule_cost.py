@@ -209,7 +209,7 @@ def test_calls_are_distinct_prompts_unless_volatile() -> None:
 def test_price_and_objective() -> None:
     ctx = OptimizerContext(engines={"m": EngineProfile(usd_per_prompt_tok=1e-3, usd_per_output_tok=1e-2)})
     estimate = llm_estimate([call(20, "x {4}", kind="filter")], PROFILE, 1000, False, ctx)
-    assert estimate.cost.usd == pytest.approx(estimate.prompt_tok * 1e-3 + 2000 * 1e-2)
+    assert estimate.cost.usd == pytest.approx(estimate.prompt_tok * 1e-3 + 1000 * 1e-2)
     cost = Cost(gpu_s=2.0, cpu_s=1.0, tokens=50.0, usd=0.5)
     assert value(cost, "makespan") == 3.0
     assert value(cost, "usd") == pytest.approx(0.5)

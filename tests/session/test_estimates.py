@@ -306,7 +306,7 @@ def test_drop_statistics_forgets(home: Path) -> None:
 
 def test_what_was_learnt_never_changes_how_rows_are_ranked(con: halo_sql.Connection) -> None:
     """The two methods of a top-k may rank differently; with a filter known to keep two rows the other costs less."""
-    query = "SELECT i FROM t WHERE LLM_FILTER('{{ i < 2 }}') ORDER BY LLM_RANK('{{ i }}') DESC LIMIT 1"
+    query = "SELECT i FROM t WHERE LLM_FILTER('{{ i < 2 }}') ORDER BY LLM_RANK('{{ i }}') DESC LIMIT 3"
     assert "method=score" in con.explain(query)
     con.execute("SELECT i FROM t WHERE LLM_FILTER('{{ i < 2 }}')").fetchall()
     plan = con.explain(query)

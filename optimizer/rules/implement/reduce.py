@@ -78,7 +78,7 @@ def reduce_alternatives(
 
 def _call(call: LlmCall, fold: Fold, groups: Profile, read: float, ctx: PlanContext) -> Estimate:
     """A request per group takes instruction, items and answer; each further one an instruction, an answer, and an
-    answer that is read again."""
+    answer that is read again. The further ones are those of the levels below, one level after the other."""
     one = llm_estimate([call], groups, read, False, ctx.options)
     more = (fold.requests - 1.0) * one.llm_calls
     if not more:
@@ -86,10 +86,14 @@ def _call(call: LlmCall, fold: Fold, groups: Profile, read: float, ctx: PlanCont
     engine, known = ctx.options.engine(call.model), ctx.options.static_tok(call)
     static = sum(len(part) for part in call.prompt.user if isinstance(part, str)) + len(call.prompt.system or "")
     around_tok = engine.bare_tok if call.prompt.system is None else engine.system_tok
-    each_tok = static / engine.chars_per_tok + around_tok if known is None else known.whole
-    static_tok, answer_tok = more * each_tok, more * output_tok(call, ctx.options)
-    load = Load(more, (static_tok + answer_tok) / more, answer_tok, output_tok(call, ctx.options))
-    extra = Estimate(0.0, more, static_tok + answer_tok, static_tok, answer_tok, engine_cost(load, engine))
+    each_tok = static / engine.chars_per_tok + around_tok if known is None else float(known.whole)
+    head_tok = each_tok if known is None else float(known.head)
+    cached_tok = more * min(each_tok, head_tok // engine.block_tok * engine.block_tok)
+    answers_tok = more * output_tok(call, ctx.options)
+    prompt_tok = more * each_tok + answers_tok
+    side_by_side = more / max(1.0, fold.levels - 1.0)
+    load = Load(more, prompt_tok / more, prompt_tok - cached_tok, answers_tok / more, at_once=side_by_side)
+    extra = Estimate(0.0, more, prompt_tok, cached_tok, answers_tok, engine_cost(load, engine))
     return one + extra
 
 

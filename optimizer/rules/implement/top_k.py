@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from math import ceil, log
+from math import ceil
 from typing import Any
 
 from halo_sql.ir.estimate import Cost, Estimate
@@ -20,12 +20,13 @@ from halo_sql.optimizer.nodes import calls_of
 from halo_sql.optimizer.plan_context import PlanContext
 from halo_sql.optimizer.properties import Form, Properties
 
+_WAYS = 16  # up the tree that are looked at, at most
 FAN_IN = 4  # candidates of a comparison: few enough for small models
 #: An engine of ordinary speed and price (dollars per million tokens: 1 in, 4 out).
 ORDINARY = EngineProfile(usd_per_prompt_tok=1e-6, usd_per_output_tok=4e-6)
 _FRAME_TOK = 40.0  # system message and question around the candidates
 _CANDIDATE_TOK = 4.0  # letter and quotes around each
-_ANSWER_TOK = 2.0
+_ANSWER_TOK = 1.0
 
 
 def method_of(expr: LlmTopK, rows: Profile, objective: str) -> str:
@@ -47,25 +48,74 @@ def method_of(expr: LlmTopK, rows: Profile, objective: str) -> str:
 
 
 def tournament_estimate(expr: LlmTopK, rows: Profile, engine: EngineProfile) -> Estimate:
-    """(n - 1) / (m - 1) comparisons level by level, then a way up the tree for each further row."""
+    """The comparisons of ``contests``: a level's side by side, those of further rows one by one. All begin alike, and
+    that is computed once."""
     fan_in = expr.call.fan_in or FAN_IN
     count = max(1.0, rows.rows)
     wanted = count if expr.count is None else min(count, float(expr.count + expr.offset))
-    depth = max(1.0, ceil(log(count) / log(fan_in))) if count > 1 else 0.0
-    side_by_side = (count - 1.0) / (fan_in - 1.0)
-    one_by_one = max(0.0, wanted - 1.0) * depth
-    calls = side_by_side + one_by_one
+    levels_calls, later = contests(count, fan_in, wanted)
+    calls = sum(asked for asked, _ in levels_calls) + later[0]
+    candidates = sum(shown for _, shown in levels_calls) + later[1]
     system_tok = len(expr.call.prompt.system or "") / CHARS_PER_TOK
-    text_tok = (levels(expr.call.prompt, rows)[-1].end_tok - system_tok) * CHARS_PER_TOK / engine.chars_per_tok
-    prompt_tok = calls * (_FRAME_TOK + engine.system_tok + min(count, fan_in) * (text_tok + _CANDIDATE_TOK))
-    steps = depth + side_by_side / engine.window_requests + one_by_one
-    prefill_s = prompt_tok / engine.prefill_tok_per_s
+    parts = levels(expr.call.prompt, rows)
+    ratio = CHARS_PER_TOK / engine.chars_per_tok
+    frame_tok = _FRAME_TOK + engine.system_tok
+    candidate_tok = (parts[-1].end_tok - system_tok) * ratio + _CANDIDATE_TOK
+    alike_tok = frame_tok + ((parts[0].end_tok - system_tok) * ratio if len(parts) > 1 else candidate_tok)
+    prompt_tok = calls * frame_tok + candidates * candidate_tok
+    cached_tok = max(0.0, calls - 1.0) * (alike_tok // engine.block_tok * engine.block_tok)
+    cached_tok = min(prompt_tok, cached_tok)
+    steps = sum(max(1.0, asked / engine.window_requests) for asked, _ in levels_calls) + later[0]
+    prefill_s = (prompt_tok - cached_tok) / engine.prefill_tok_per_s
     decode_s = (steps * engine.decode_step_s + calls * engine.decode_seq_s) * _ANSWER_TOK
     decode_s += prompt_tok * _ANSWER_TOK * engine.kv_read_s
     gpu_s = prefill_s + decode_s + calls * engine.request_s
-    usd = prompt_tok * engine.usd_per_prompt_tok + calls * _ANSWER_TOK * engine.usd_per_output_tok
-    cost = Cost(gpu_s, calls * LLM_ROW_S, prompt_tok + calls * _ANSWER_TOK, usd, prefill_s, decode_s)
-    return Estimate(rows.rows, calls, prompt_tok, 0.0, calls * _ANSWER_TOK, cost=cost)
+    answers_tok = calls * _ANSWER_TOK
+    usd = prompt_tok * engine.usd_per_prompt_tok + answers_tok * engine.usd_per_output_tok
+    tokens = prompt_tok - cached_tok + answers_tok
+    cost = Cost(gpu_s, calls * LLM_ROW_S, tokens, usd, prefill_s, decode_s)
+    return Estimate(rows.rows, calls, prompt_tok, cached_tok, answers_tok, cost=cost)
+
+
+def contests(count: float, fan_in: int, wanted: float) -> tuple[list[tuple[float, float]], tuple[float, float]]:
+    """Comparisons, and the candidates shown in them, that find the first ``wanted`` of ``count`` rows: those of each
+    level that find the first one, and all that find the others.
+
+    (n - 1) / (m - 1) in all levels; for each further row one per level on the way of the row before it, if several
+    candidates are left there. Ranks are taken to be independent of places.
+    """
+    first, sizes = [], []
+    left = ceil(count)
+    while left > 1:
+        full, rest = divmod(left, fan_in)
+        first.append((float(full + (rest > 1)), float(full * fan_in + (rest if rest > 1 else 0))))
+        sizes.append(left)
+        left = full + (rest > 0)
+    ways = ceil(wanted) - 1 if sizes else 0
+    points = min(ways, _WAYS)
+    asked = shown = 0.0
+    for point in range(points):
+        gone = (point + 0.5) / points * ways - 0.5  # rows found before, besides the last one
+        for level, size in enumerate(sizes):
+            full, rest = divmod(size, fan_in)
+            for nodes, share in ((fan_in, full * fan_in / size), (rest, rest / size)):
+                calls, candidates = _on_the_way(nodes, fan_in**level, gone / (ceil(count) - 1))
+                asked += share * calls * ways / points
+                shown += share * candidates * ways / points
+    return first, (asked, shown)
+
+
+def _on_the_way(nodes: int, leaves: int, gone: float) -> tuple[float, float]:
+    """Whether there is a comparison of so many nodes with so many rows below each, one of which has lost its best row,
+    and the candidates shown: expected values when a part ``gone`` of the other rows has been found before."""
+    if nodes < 2:
+        return 0.0, 0.0
+    empty, here_empty = gone**leaves, gone ** (leaves - 1)
+    others = nodes - 1
+    none = empty**others * here_empty
+    one = others * (1.0 - empty) * empty ** (others - 1) * here_empty + (1.0 - here_empty) * empty**others
+    candidates = others * (1.0 - empty) + 1.0 - here_empty
+    return 1.0 - none - one, candidates - one
 
 
 def _unlearnt(group: Group, memo: Memo, options: OptimizerContext) -> Profile:
