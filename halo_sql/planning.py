@@ -35,6 +35,7 @@ from halo_sql.operators.text_cast import TextCast
 from halo_sql.optimizer.context import EngineProfile, OptimizerContext
 from halo_sql.optimizer.nodes import walk_once
 from halo_sql.optimizer.optimize import Optimized, Survey
+from halo_sql.optimizer.prefixes import PREFIX_ORDER
 from halo_sql.optimizer.static_tokens import StaticTokens
 from halo_sql.reads import SteadyTexts
 from halo_sql.replanning import Replanner
@@ -275,7 +276,15 @@ async def start_run(
     )
     prices = {name: price(model) for name, model in models.items()}
     resident = {name for name, model in models.items() if pool.resident(model)}
-    dispatcher = Dispatcher(engine_of, store, budget, settings.integer("halo_max_concurrency"), prices, log=profile.log)
+    dispatcher = Dispatcher(
+        engine_of,
+        store,
+        budget,
+        settings.integer("halo_max_concurrency"),
+        prices,
+        log=profile.log,
+        ordered=PREFIX_ORDER not in settings.names("halo_disabled_rules"),
+    )
     cast = TextCast()
     desks = Desks(
         dispatcher,

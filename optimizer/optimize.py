@@ -23,9 +23,10 @@ from halo_sql.optimizer.memo import Memo
 from halo_sql.optimizer.nodes import relational_trees
 from halo_sql.optimizer.normalize import normalize
 from halo_sql.optimizer.pipeline import ROW_GRAPH, row_graphs
+from halo_sql.optimizer.placement.plan import PLACEMENT
 from halo_sql.optimizer.placement.replan import REPLAN
 from halo_sql.optimizer.plan_context import PlanContext
-from halo_sql.optimizer.prefixes import shared_prefixes
+from halo_sql.optimizer.prefixes import PREFIX_ORDER, shared_prefixes
 from halo_sql.optimizer.properties import Order, Properties
 from halo_sql.optimizer.residency import Switch, charged, crowded, load_seconds, memory_notes, models_of, switches
 from halo_sql.optimizer.rules import RULES
@@ -40,7 +41,13 @@ from halo_sql.optimizer.trace import Trace
 Survey = Callable[[LogicalPlan, OptimizerContext], OptimizerContext]
 
 #: What ``halo_disabled_rules`` knows beside RULES -> when it works, for ``halo_rules()``.
-BESIDE: Mapping[str, str] = {SHARE_SUBPLANS: "share", ROW_GRAPH: "pipeline", REPLAN: "run"}
+BESIDE: Mapping[str, str] = {
+    SHARE_SUBPLANS: "share",
+    ROW_GRAPH: "pipeline",
+    PLACEMENT: "schedule",
+    REPLAN: "run",
+    PREFIX_ORDER: "run",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,9 @@ from halo_sql.ir.prompt import LlmCall
 from halo_sql.optimizer.cardinality import CHARS_PER_TOK
 from halo_sql.optimizer.context import OptimizerContext
 
+#: What sends prompts in the order of their trie, in ``halo_disabled_rules``; without it they go as they come.
+PREFIX_ORDER = "prefix_order"
+
 
 def shared_prefixes(nodes: Sequence[PhysicalNode], options: OptimizerContext) -> tuple[tuple[str, float], ...]:
     """(text, expected calls) of each prefix of at least one KV block that several calls start with.

@@ -137,7 +137,7 @@ class Emulated(StandIn):
     """The stand-in's answers in the time of three models on three emulated H200. All models are on all devices, side by
     side: their KV caches share what the weights leave."""
 
-    name, virtual = "emulated", True
+    name, virtual, devices = "emulated", True, 3
     profiles: Mapping[str, str] = {"small": "dense-14b", "medium": "sparse-20b", "large": "dense-32b"}
     options: Mapping[str, Any] = {"workers": 3, "device": "gpu0, gpu1, gpu2", "kv_cache_gib": 9, "max_model_len": 8192}
 

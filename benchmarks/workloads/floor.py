@@ -1,4 +1,4 @@
-"""Seconds that no plan can beat: the bounds of the pack's README, "Physical lower bound"."""
+"""Seconds that no plan can beat: the bounds of the pack's README, "Physical lower bound", on emulated devices, too."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import pack
+
+from halo_sql.engines.profiles import Profile
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +31,18 @@ class Rates:
 
 @dataclass(frozen=True, slots=True)
 class Floor:
-    """The terms in seconds; ``strict`` is the largest, ``good`` has prefill and decode one after the other."""
+    """The terms in seconds; ``strict`` is the largest, ``good`` has prefill and decode one after the other (as emulated
+    devices have them, where ``added``: then it is strict)."""
 
     prefill: float
     decode: float
     path: float
     sql: float
+    added: bool = False
 
     @property
     def strict(self) -> float:
-        return max(self.prefill, self.decode, self.path, self.sql)
+        return self.good if self.added else max(self.prefill, self.decode, self.path, self.sql)
 
     @property
     def good(self) -> float:
@@ -48,6 +52,8 @@ class Floor:
     def by(self) -> str:
         """The name of the largest term."""
         terms = {"prefill": self.prefill, "decode": self.decode, "path": self.path, "sql": self.sql}
+        if self.added:
+            terms["work"] = self.prefill + self.decode
         return max(terms, key=lambda name: terms[name])
 
 
@@ -81,6 +87,53 @@ class Floors:
             words = len(trace.prompts[request][2].split())
             return self._rates.first_s + words * self._rates.token_s
         return 0.0
+
+
+class EmulatedFloors:
+    """Bounds of one workload on emulated devices, on each of which every model may work. SQL takes no virtual time.
+
+    profiles  model class -> its profile; computing prompts, steps and reads of the KV cache add up. A step is shared by
+              as many sequences as a batch may have, each distinct prompt's trie is computed once
+    """
+
+    def __init__(
+        self, reference: pack.Reference, time_scale: float, profiles: Mapping[str, Profile], devices: int
+    ) -> None:
+        self._reference, self._time_scale, self._profiles, self._devices = reference, time_scale, profiles, devices
+        tokens, trace = pack.tokens_of_bundled(), reference.trace
+        requests = list(trace.prompts)
+        self._width = tokens.WIDTH
+        self._packed = dict(zip(requests, tokens.pack([trace.prompts[r][1] for r in requests]), strict=True))
+        answers = tokens.pack([trace.prompts[r][2] for r in requests])
+        self._answer_tok = dict(zip(requests, (len(each) // self._width for each in answers), strict=True))
+
+    def of(self, count: int) -> Floor:
+        """The bounds for the first ``count`` queries."""
+        trace, ledger = self._reference.trace, pack.module("ledger")
+        asked: dict[str, set[str]] = {}
+        for node in trace.workload.nodes:
+            if node.kind == "llm":
+                asked.setdefault(node.model, set()).update(trace.requests[node.id][:count])
+        prefill = decode = 0.0
+        for model, requests in asked.items():
+            profile = self._profiles[model]
+            trie_tok = ledger.prefill_floor([self._packed[request] for request in requests], profile.block_tok)
+            prefill += trie_tok / profile.prefill_tok_per_s
+            decode += sum(map(self._answer_tok.__getitem__, requests)) * profile.decode_step_s / profile.max_num_seqs
+            decode += profile.kv_read_s * sum(
+                self._answer_tok[request] * (len(self._packed[request]) // self._width + self._answer_tok[request] / 2)
+                for request in requests
+            )
+        path = max(trace.workload.depth(lambda node: self._alone(node, query)) for query in range(count))  # noqa: B023
+        return Floor(prefill / self._devices, decode / self._devices, path, 0.0, added=True)
+
+    def _alone(self, node: Any, query: int) -> float:
+        trace = self._reference.trace
+        if node.kind == "http":
+            return float(trace.latency[node.id][query]) * self._time_scale
+        if node.kind != "llm":
+            return 0.0
+        return self._answer_tok[trace.requests[node.id][query]] * self._profiles[node.model].decode_step_s
 
 
 def statement_seconds(reference: pack.Reference) -> Mapping[str, float]:

@@ -6,7 +6,6 @@ import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 import baselines
@@ -16,9 +15,16 @@ from clients import Clients
 from halo import Workload
 from stub import HttpStub, VirtualStub
 
+from halo_sql.clock import unix_s
+
 HALO = "halosql"
 SYSTEMS = (HALO, *baselines.STRATEGIES)
-ONCE = (HALO, *baselines.MEMO)  # these ask equal requests once
+LESS = f"{HALO} - "  # before the rules that HaloSQL does without
+
+
+def asks_once(system: str) -> bool:
+    """Whether a system asks equal requests once."""
+    return system.startswith(HALO) or system in baselines.MEMO
 
 
 @dataclass
@@ -55,7 +61,8 @@ def measure(
     bench.reset()
     stub.reset()
     planning_s = 0.0
-    if system == HALO:
+    if system.startswith(HALO):
+        bench.con.execute(f"SET halo_disabled_rules = '{system.removeprefix(HALO).removeprefix(' - ')}'")
         began, wall = bench.clock(), time.perf_counter()
         answers = halo.run(count)
         wall, ended = time.perf_counter() - wall, bench.clock()
@@ -63,7 +70,7 @@ def measure(
             wall = ended - began
         tools = halo.tool_calls()
         planning_s = halo.profile()["totals"]["planning_s"]
-        bars = _tool_bars(bench, began, ended)
+        bars = _tool_bars(bench, began)
     else:
         queries = reference.trace.answers["user_query"][:count]
         answers, tools, bars, began, ended = bench.run(_baseline(bench, stub, reference, system, queries, limit))
@@ -111,18 +118,19 @@ async def _baseline(
     return answers, tools, [(call.tool, call.kind, call.began, call.ended) for call in clients.log], began, ended
 
 
-def _tool_bars(bench: Bench, began: float, ended: float) -> list[tuple[str, str, float, float]]:
-    """Calls of tools by HaloSQL's log of calls, which has times of the clock on the wall."""
+def _tool_bars(bench: Bench, began: float) -> list[tuple[str, str, float, float]]:
+    """Calls of tools by HaloSQL's log of calls, which has the loop's clock as a time of day."""
     rows = bench.con.execute(
-        "SELECT model, started, seconds FROM halo_calls() "
+        "SELECT model, epoch(started), seconds FROM halo_calls() "
         "WHERE kind = 'tool' AND query = (SELECT max(query) FROM halo_calls())"
     ).fetchall()
-    now, loop_now = datetime.now(UTC).replace(tzinfo=None), bench.clock()
-    bars = []
-    for tool, started, seconds in rows:
-        first = loop_now - (now - started).total_seconds() - began
-        bars.append((tool, "tool", first, first + seconds))
-    return bars
+    offset_s = bench.run(_time_of_day()) - bench.clock()
+    bars = [(tool, started - offset_s - began, seconds) for tool, started, seconds in rows]
+    return [(tool, "tool", first, first + seconds) for tool, first, seconds in bars]
+
+
+async def _time_of_day() -> float:
+    return unix_s()
 
 
 def _covered(spans: list[tuple[float, float]], began: float, ended: float) -> float:
@@ -137,7 +145,7 @@ def _covered(spans: list[tuple[float, float]], began: float, ended: float) -> fl
 
 def _check(found: Measured, bench: Bench, reference: pack.Reference, stub: HttpStub | VirtualStub) -> None:
     """Against the ledger. With a model that answers otherwise than the stand-in, only what cannot depend on answers."""
-    ledger, which = reference.figures(found.queries), "distinct" if found.system in ONCE else "naive"
+    ledger, which = reference.figures(found.queries), "distinct" if asks_once(found.system) else "naive"
     wanted: dict[str, int] = {"llm": ledger["llm"][which]}
     if bench.adapter.exact:
         wanted |= {kind: ledger["tool"]["by_kind"].get(kind, {which: 0})[which] for kind in ("sql", "http", "python")}

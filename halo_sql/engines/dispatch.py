@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from halo_sql.call_log import RunLog
 from halo_sql.engines.budget import FREE, Budget, Price
@@ -66,6 +66,7 @@ class Dispatcher:
     max_concurrency  requests in flight per engine; 0: as many as the engine says
     prices           model name -> price of hosted models
     log              where every call is noted
+    ordered          prompts are sent in the order of their trie where their channel allows it
     """
 
     def __init__(
@@ -77,7 +78,9 @@ class Dispatcher:
         prices: Mapping[str, Price] | None = None,
         kept_bytes: int = KEPT_BYTES,
         log: RunLog | None = None,
+        ordered: bool = True,
     ) -> None:
+        self._ordered = ordered
         self._engine_of = engine_of
         self._store = store
         self._budget = budget
@@ -105,6 +108,7 @@ class Dispatcher:
         Raises EngineError('unavailable') when the engine cannot start.
         """
         engine, info = await self._engine_of(spec.model)
+        spec = spec if self._ordered else replace(spec, ordered=False)
         lane = self._lanes.get(id(engine))
         if lane is None:
             lane = self._lanes[id(engine)] = self._new_lane(spec.model, engine, info)

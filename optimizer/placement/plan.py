@@ -26,6 +26,8 @@ from halo_sql.optimizer.placement.problem import Device, Edge, Node, Problem, Re
 from halo_sql.optimizer.placement.solve import DEFAULT_LIMITS, Limits, solve
 from halo_sql.optimizer.prefixes import static_prefix, warm_tok
 
+#: Its name in ``halo_disabled_rules``.
+PLACEMENT = "placement"
 #: Rows of a batch between operators that make no calls.
 BATCH_ROWS = 2048
 #: Between the priorities of two nodes: the calls inside an agent's conversation go one level before those of its node.
@@ -50,7 +52,10 @@ class Placement:
 
 
 def has_choice(nodes: Sequence[PhysicalNode], options: OptimizerContext) -> bool:
-    """Whether some model that is asked has several workers, and it is known what its calls take there."""
+    """Whether some model that is asked has several workers, and it is known what its calls take there; never when
+    placement is turned off."""
+    if PLACEMENT in options.disabled_rules:
+        return False
     models = {call.model for node in nodes for call in calls_by(node.op) if call.model}
     known = (name for name in models if name in options.workers or options.engine(name).calibrated)
     return any(len(options.workers_of(name)) > 1 for name in known)

@@ -65,6 +65,20 @@ def test_calls_go_where_the_plan_says(con: halo_sql.Connection) -> None:
         assert all(asked[f"{model}/{number}"] == 0 for number in {0, 1} - numbers), asked
 
 
+def test_without_placement_all_workers_may_answer(con: halo_sql.Connection) -> None:
+    rows = con.execute(QUERY).fetchall()
+    con.execute("SET halo_disabled_rules = 'placement'")
+    text = con.explain(QUERY)
+    assert "placed on" not in text
+    assert "Note: rule disabled: placement" in text
+    assert chosen(text) == {"left": {0, 1}, "right": {0, 1}, "judge": {0, 1}}
+    assert con.execute(QUERY).fetchall() == rows
+    profile = con.last_profile()
+    assert profile is not None
+    assert "replans" not in profile
+    assert all(did["requests"] for did in profile["workers"].values())
+
+
 def test_a_calibration_is_of_one_worker(con: halo_sql.Connection, tmp_path: Path) -> None:
     con.create_model(
         "pair",
