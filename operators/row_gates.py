@@ -21,7 +21,7 @@ class RowGates:
         ahead = graph.lookaheads()
         self.gone: dict[int, int] = {}
         self._levels = [step.level for step in graph.steps]
-        self._ahead = {gate: rows for gate, rows in ahead.items() if gate != OPEN and rows < ahead[OPEN]}
+        self._ahead = {gate: max(1, rows) for gate, rows in ahead.items() if gate != OPEN and rows < ahead[OPEN]}
         self._held: dict[int, list[int]] = {place: [] for place, step in enumerate(graph.steps) if step.filters}
 
     def decided(self, gate: int, rows: Sequence[int], passed: Sequence[bool]) -> int:

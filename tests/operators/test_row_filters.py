@@ -80,6 +80,27 @@ def test_some_of_these_fail_and_some_end(bench: Bench) -> None:
     assert any(taken and message for taken, message in said)
 
 
+@pytest.mark.parametrize("bad", [0, 5, 17])
+def test_a_condition_that_fails_waits_for_its_turn(bench: Bench, bad: int) -> None:
+    """Rows before it are handed on; a limit that they fill never meets it, nor a filter that takes the row out."""
+    stack = Stack(source(40))
+    stack.ask(call(10, 1), by_turn=True)
+    stack.keep(f"CASE WHEN {{0}} = {bad} THEN CAST({{10}} AS INTEGER) > 0 ELSE {{0}} % 2 = 0 END")
+    stack.ask(call(11, 10), by_turn=True)
+    taken, said = until_it_fails(bench, stack.dag(True), LocalChannels())
+    assert [row[0] for row in taken] == [row for row in range(bad) if row % 2 == 0]
+    assert "Could not convert" in said
+    if taken:
+        stack.put(LimitExec(len(taken)), stack.columns)
+        assert len(bench.rows(stack.dag(True))) == len(taken)
+    saved = Stack(source(40))
+    saved.ask(call(10, 1), by_turn=True)
+    saved.keep(f"{{0}} <> {bad}")
+    saved.keep(f"{{0}} <> {bad} OR CAST({{10}} AS INTEGER) > 0")
+    saved.ask(call(11, 10), by_turn=True)
+    assert len(bench.rows(saved.dag(True))) == 39
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_under_a_limit_no_call_is_made_that_nobody_wants(bench: Bench, seed: int) -> None:
     """Per call: at most as many as for the rows that leave and those that its node reads ahead."""
