@@ -18,8 +18,8 @@ from halo_sql.grammar.bind_tail import bind_tail
 from halo_sql.grammar.bind_where import bind_where
 from halo_sql.grammar.binding import Binding, BoundQuery, CteContext
 from halo_sql.grammar.block import Block, Described, learn_aliases, lift, output_names, select_items
+from halo_sql.grammar.called import contains_query
 from halo_sql.grammar.checked import checked_fragment
-from halo_sql.grammar.expressions import contains_query
 from halo_sql.grammar.guards import conjuncts
 from halo_sql.grammar.hoist import Hoister
 from halo_sql.grammar.skeleton import Range, Select, parse_select

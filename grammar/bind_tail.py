@@ -10,15 +10,17 @@ from halo_sql.errors import Span
 from halo_sql.grammar.binding import Binding, BoundQuery
 from halo_sql.grammar.block import Block, Described, row_calls
 from halo_sql.grammar.call_site import CallSite
+from halo_sql.grammar.called import contains_query, functions_in
 from halo_sql.grammar.carried import carried_columns
 from halo_sql.grammar.checked import checked_fragment
-from halo_sql.grammar.expressions import contains_query, functions_in, grouping, own_tokens
+from halo_sql.grammar.expressions import grouping, own_tokens
 from halo_sql.grammar.grouped import call_text
 from halo_sql.grammar.hoist import Hoister
 from halo_sql.grammar.names import Scope
 from halo_sql.grammar.skeleton import Range, Select, identifier
 from halo_sql.grammar.source import Source
 from halo_sql.grammar.texts import FragmentText, Part, alias, by_id, hidden
+from halo_sql.grammar.user_functions import are_row_wise, are_volatile
 from halo_sql.ir.expr import Column, ColumnId, column_expr, quote
 from halo_sql.ir.logical import LogicalPlan, Project
 from halo_sql.ir.walk import output_columns
@@ -65,8 +67,7 @@ def _only_unnests(block: Block, calls: Sequence[CallSite]) -> bool:
     if contains_query(binding.source, *select.clauses["SELECT"]):
         return False
     functions = functions_in(binding.source, *select.clauses["SELECT"], calls)
-    duck = binding.duck
-    return functions <= duck.built_in_functions() | {"unnest"} and not functions & duck.volatile_functions()
+    return are_row_wise(functions - {"unnest"}, binding.duck) and not are_volatile(functions, binding.duck)
 
 
 def filter_by_text(block: Block, condition: Range) -> LogicalPlan:

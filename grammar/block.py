@@ -9,7 +9,8 @@ from halo_sql.errors import Error, Span
 from halo_sql.grammar.bind_from import BoundFrom
 from halo_sql.grammar.binding import SHADOW_MARK, Binding, BoundQuery, CteContext
 from halo_sql.grammar.call_site import CallSite
-from halo_sql.grammar.expressions import Placed, grouping, resolved
+from halo_sql.grammar.called import Placed
+from halo_sql.grammar.expressions import grouping, resolved
 from halo_sql.grammar.hoist import Hoister
 from halo_sql.grammar.skeleton import Range, Select, identifier
 from halo_sql.grammar.source import Source

@@ -15,12 +15,13 @@ from halo_sql.errors import BinderError, Error, NotSupportedError
 from halo_sql.grammar.binding import SHADOW_MARK, Binding, BoundQuery, CteContext, sample
 from halo_sql.grammar.block import Described, output_names, select_items
 from halo_sql.grammar.call_site import CallSite, HoleSite
+from halo_sql.grammar.called import functions_in
 from halo_sql.grammar.demand_order import Places
-from halo_sql.grammar.expressions import functions_in
 from halo_sql.grammar.guards import Term
 from halo_sql.grammar.skeleton import Range, parse_query, parse_select
 from halo_sql.grammar.source import Source
 from halo_sql.grammar.texts import FragmentText, alias, merged
+from halo_sql.grammar.user_functions import are_volatile
 from halo_sql.ir.expr import Column, quote
 from halo_sql.ir.logical import Ask, CallText, CteScan, Demand, DemandPart, GoOn, InputRef
 from halo_sql.ir.prompt import Hole, ItemsHole, ObjectHole, Segment
@@ -119,8 +120,8 @@ class DemandText:
 
     def is_unsteady(self) -> bool:
         """Whether running the text twice may show other rows or values."""
-        lexed, volatile = self.binding.lexed, self.binding.duck.volatile_functions()
-        if functions_in(self.binding.source, *self.part) & volatile:
+        lexed = self.binding.lexed
+        if are_volatile(functions_in(self.binding.source, *self.part), self.binding.duck):
             return True
         return any(lexed.word(index) in ("SAMPLE", "TABLESAMPLE") for index in range(*self.part))
 
@@ -130,7 +131,7 @@ class DemandText:
             for hole in site.holes():
                 for item in hole.fields:
                     tokens = len(item.source.lexed.tokens)
-                    if functions_in(item.source, 0, tokens) & binding.duck.volatile_functions():
+                    if are_volatile(functions_in(item.source, 0, tokens), binding.duck):
                         raise BinderError(
                             "a prompt in this place cannot hold a value that is another each time",
                             span=item.source.origin(item.source.lexed.span(0, tokens)),
@@ -264,8 +265,7 @@ class DemandText:
 
     def _term(self, source: Source, term: Term) -> tuple[DemandPart, ...]:
         ranges = [piece for piece in term if not isinstance(piece, str)]
-        volatile = self.binding.duck.volatile_functions()
-        if any(functions_in(source, *piece) & volatile for piece in ranges):
+        if any(are_volatile(functions_in(source, *piece), self.binding.duck) for piece in ranges):
             return ()  # evaluated twice it would say two things
         pieces: list[DemandPart] = []
         for piece in term:

@@ -9,8 +9,9 @@ from functools import partial
 from halo_sql.errors import Error, NotSupportedError, Span
 from halo_sql.grammar.binding import Binding, CteContext, plain
 from halo_sql.grammar.call_site import CallSite
+from halo_sql.grammar.called import contains_query
 from halo_sql.grammar.demand_places import Path, PlaceWalk
-from halo_sql.grammar.expressions import aggregates, contains_query, grouping
+from halo_sql.grammar.expressions import aggregates, grouping
 from halo_sql.grammar.guards import Term, guard_terms
 from halo_sql.grammar.lex import Lexed
 from halo_sql.grammar.skeleton import Range, identifier, parse_query, parse_select, starts_query

@@ -9,34 +9,17 @@ from functools import cache
 from typing import Any, Protocol
 
 from halo_sql.duck import Duck
-from halo_sql.errors import Error, NotSupportedError, Span
+from halo_sql.errors import Error, NotSupportedError
+from halo_sql.grammar.called import Placed, contains_query, functions_in
 from halo_sql.grammar.names import Scope
 from halo_sql.grammar.skeleton import starts_query
 from halo_sql.grammar.source import Source
+from halo_sql.grammar.user_functions import NAMING, UNNEST, are_row_wise, are_volatile
 from halo_sql.ir.expr import Column, ColumnId, ColumnRef, SqlExpr, column_expr, join_text, quote
 from halo_sql.ir.logical import Project
 from halo_sql.ir.physical import Input, batch_name
 from halo_sql.ir.sql import render
 from halo_sql.ir.types import BOOLEAN, VARCHAR
-
-
-class Placed(Protocol):
-    """What a column stands for in a text: a call, or any part that is computed already."""
-
-    @property
-    def first(self) -> int:
-        """Its first token."""
-        ...
-
-    @property
-    def end(self) -> int:
-        """The token behind it."""
-        ...
-
-    @property
-    def span(self) -> Span:
-        """Its characters."""
-        ...
 
 
 class Opaque(Placed, Protocol):
@@ -50,55 +33,6 @@ class Opaque(Placed, Protocol):
 
 OutputOf = Callable[[Any], ColumnId]
 Aliases = Mapping[str, SqlExpr]
-_UNNEST = frozenset({"UNNEST", "UNLIST", "GENERATE_SUBSCRIPTS"})
-#: functions whose result depends on how their arguments are spelled
-_NAMING = frozenset({"struct_pack", "struct_insert", "struct_update", "union_value", "alias"})
-#: words in front of a bracket that are syntax, not functions
-_SYNTAX = frozenset(
-    [
-        "AND",
-        "OR",
-        "NOT",
-        "IN",
-        "IS",
-        "AS",
-        "ON",
-        "CASE",
-        "WHEN",
-        "THEN",
-        "ELSE",
-        "CAST",
-        "TRY_CAST",
-        "EXTRACT",
-        "COALESCE",
-        "LIKE",
-        "ILIKE",
-    ]
-)
-
-_BEFORE_TYPES = ("AS", "::")  # CAST(x AS DECIMAL(4, 2)), x::DECIMAL(4, 2)
-
-
-def contains_query(source: Source, first: int, end: int) -> bool:
-    """Whether a sub-query stands in a token range."""
-    lexed = source.lexed
-    tokens = lexed.tokens
-    return any(tokens[index].text == "(" and starts_query(lexed, index + 1) for index in range(first, end))
-
-
-def functions_in(source: Source, first: int, end: int, besides: Sequence[Placed] = ()) -> set[str]:
-    """Lower-case names of the functions called in a token range, some calls and what is inside them left out."""
-    lexed = source.lexed
-    tokens = lexed.tokens
-    return {
-        tokens[index].text.strip('"').lower()
-        for index in range(first, end - 1)
-        if tokens[index + 1].text == "("
-        and lexed.tokens[index].kind in ("identifier", "keyword")
-        and lexed.word(index) not in _SYNTAX
-        and lexed.text(index - 1).upper() not in _BEFORE_TYPES
-        and not any(call.first <= index < call.end for call in besides)
-    }
 
 
 def own_tokens(source: Source, first: int, end: int) -> Iterator[int]:
@@ -134,7 +68,7 @@ def grouping(source: Source, first: int, end: int, duck: Duck) -> str:
             continue
         if lexed.text(index).strip('"').lower() in known:
             found = "aggregate"
-        elif not found and lexed.word(index) in _UNNEST:
+        elif not found and lexed.word(index).lower() in UNNEST:
             found = "unnest"
     return found
 
@@ -205,14 +139,14 @@ def resolved(
         volatile, row_wise_breaks = volatile or alias.volatile, row_wise_breaks or not alias.row_wise
         cuts.append((parts[0].start, parts[0].end, ("(", *alias.parts, ")")))
     functions = functions_in(source, first, end, inside)
-    if functions & _NAMING:
+    if functions & NAMING:
         return None
     return SqlExpr(
         _cut(source.sql, span.start, span.end, cuts),
         VARCHAR,
         (),
-        volatile or bool(functions & duck.volatile_functions()),
-        not row_wise_breaks and not queries and functions <= duck.built_in_functions(),
+        volatile or are_volatile(functions, duck),
+        not row_wise_breaks and not queries and are_row_wise(functions, duck),
     )
 
 

@@ -7,11 +7,12 @@ track of the one it has and closes it before anything else runs.
 from __future__ import annotations
 
 import inspect
+import re
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import duckdb
 
@@ -23,6 +24,12 @@ from halo_sql.ir.types import SqlType
 
 BATCH_ROWS = 2048  # DuckDB's own vector size
 NAMES_KEPT = 1000
+#: Statements after which there may be other functions, in lower case.
+_CHANGES = re.compile(
+    r"(?:^|;|\*/)\s*(?:attach|detach|import|copy|commit|end|rollback|abort|execute)\b|\b(?:macro|function|schema)\b",
+    re.M,
+)
+T = TypeVar("T")
 BUSY_S = 10.0  # how long a close waits for another thread's call to give up
 
 
@@ -32,12 +39,16 @@ class Duck:
     # the same for every connection of a DuckDB version, and slow to list
     _known_functions: ClassVar[tuple[frozenset[str], ...] | None] = None
 
-    def __init__(self, connection: Any, may_collate: list[bool] | None = None) -> None:
+    def __init__(
+        self, connection: Any, may_collate: list[bool] | None = None, changes: list[int] | None = None
+    ) -> None:
         self.connection = connection
         self._open: Any = None  # the Arrow reader that owns the connection, if any
         self._types: dict[str, SqlType] = {}
         self._names: dict[str, str] = {}  # text of an expression -> the name of its column
         self.may_collate = may_collate or [True]  # whether tables may have collations; one for all connections
+        self.changes = changes or [0]  # statements that may have changed the functions; counted for all connections
+        self._of_catalog: dict[str, tuple[int, Any]] = {}
 
     @classmethod
     def connect(cls, database: str, read_only: bool, config: Mapping[str, Any]) -> Duck:
@@ -49,7 +60,7 @@ class Duck:
 
     def duplicate(self) -> Duck:
         """Another connection to the same database (no temporary objects, own transaction)."""
-        return Duck(self.connection.cursor(), self.may_collate)
+        return Duck(self.connection.cursor(), self.may_collate, self.changes)
 
     def close(self) -> None:
         """Close the connection; idempotent. What another thread runs on it is interrupted first."""
@@ -88,6 +99,17 @@ class Duck:
             raise
         except RuntimeError as problem:  # DuckDB's own Ctrl-C handling
             raise errors.InterruptedQueryError(str(problem)) from None
+        finally:
+            if _CHANGES.search(lowered):
+                self.changes[0] += 1
+
+    def of_catalog(self, key: str, read: Callable[[], T]) -> T:
+        """What ``read`` finds out of the functions there are, kept until a statement may have changed them."""
+        known = self._of_catalog.get(key)
+        if known is None or known[0] != self.changes[0]:
+            known = self._of_catalog[key] = (self.changes[0], read())
+        found: T = known[1]
+        return found
 
     @contextmanager
     def converted(self, sql: str | None = None) -> Iterator[None]:

@@ -124,6 +124,7 @@ class RowWindow:
 
     ordered  requests are sent in the order of their prompts, so that the first row may be answered last
     left     rows handed on
+    gone     rows that wait for others before them only: that many more may be held, up to HELD times the lookahead
     """
 
     def __init__(self, lookahead: int, ordered: bool = False) -> None:
@@ -131,6 +132,7 @@ class RowWindow:
         self._most = HELD * lookahead if ordered else lookahead
         self._batches: deque[Any] = deque()
         self.left = 0
+        self.gone = 0
         self._submitted = 0
         self._stuck = False  # the batch being read is one of ``has_room_behind``
         self._behind = 0  # rows that may be asked for that reason
@@ -150,10 +152,13 @@ class RowWindow:
 
         A lookahead shorter than a batch holds that batch, and reads the next when all of it has been asked.
         """
-        held = self._read - self.left
-        if held == 0 or held + self._largest <= self._lookahead:
+        held, room = self._read - self.left, self._room()
+        if held == 0 or held + self._largest <= room:
             return True
-        return self._largest > self._lookahead > held and self._submitted == self._read
+        return self._largest > room > held and self._submitted == self._read
+
+    def _room(self) -> int:
+        return min(self._lookahead + self.gone, HELD * self._lookahead)
 
     def has_room_behind(self, askings: Sequence[Asking]) -> bool:
         """Whether another batch may be read although ``has_room`` says no: the next row is not finished, most of those
@@ -171,7 +176,7 @@ class RowWindow:
 
     def to_submit(self) -> list[tuple[Any, int]]:
         """Slices of the rows that may be asked now, each with the number of its first row."""
-        until = min(self._read, max(self.left + self._lookahead, self._behind))
+        until = min(self._read, max(self.left + self._room(), self._behind))
         found = []
         start = self.left
         for batch in self._batches:

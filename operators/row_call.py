@@ -140,6 +140,11 @@ class RowCall:
         errors = {place: messages[row] for place, row in enumerate(rows) if row in messages} if messages else {}
         return self._converter.to_arrow([self._texts[row] for row in rows], errors)
 
+    def verdicts(self, rows: Sequence[int]) -> list[bool]:
+        """Which of the rows, finished all, a filter's call lets through: those answered yes."""
+        found = self._converter.verdicts([self._texts[row] for row in rows]).to_pylist()
+        return [verdict is True for verdict in found]
+
     def failure(self, error: EngineError, batch: Any) -> EngineError:
         """A failure as the one that ends the query; ``batch`` holds the row's arguments."""
         if error is self._broken:
@@ -149,7 +154,7 @@ class RowCall:
     def forget(self, rows: range) -> None:
         """These rows have left."""
         for row in rows:
-            del self._texts[row]
+            self._texts.pop(row, None)  # a filter below may have taken it out
             self._messages.pop(row, None)
             self.failed.pop(row, None)
 

@@ -1,19 +1,21 @@
 """Calls that depend on one another, as one operator: every row advances on its own, rows leave in order.
 
 Each row carries the set of its finished steps. When a step has what it reads, the row joins the step's queue; what is
-queued is taken together, and nothing waits for more: calls go out at once, expressions as soon as DuckDB is free.
+queued is taken together, and nothing waits for more: calls go out at once, expressions as soon as DuckDB is free. A row
+that a filter takes out begins no step above it, and leaves when those of the nodes below are finished.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from halo_sql.errors import EngineError, Error, InterruptedQueryError
 from halo_sql.ir.physical import PhysicalNode, RowGraphExec, batch_name
-from halo_sql.ir.row_graph import MARKS, SOURCE, CallStep, Reads, Slot, SqlStep, graph_of, members
+from halo_sql.ir.row_graph import MARKS, OPEN, SOURCE, CallStep, FilterStep, Reads, Slot, members
+from halo_sql.ir.row_stack import graph_of
 from halo_sql.operators.asking import ORDERED_FROM_ROWS, ends_at_once
 from halo_sql.operators.context import Batches, RunContext
 from halo_sql.operators.duck_fragment import ROWS_AT_ONCE, fragment_sql, run_rows
@@ -21,7 +23,8 @@ from halo_sql.operators.llm_rows import RowWindow
 from halo_sql.operators.priorities import scheduled
 from halo_sql.operators.readahead import ReadAhead
 from halo_sql.operators.row_call import RowCall
-from halo_sql.operators.row_values import RowValues
+from halo_sql.operators.row_gates import RowGates
+from halo_sql.operators.row_values import RowValues, numbered
 from halo_sql.operators.settle import marks
 from halo_sql.operators.temp_table import drop_all
 
@@ -83,6 +86,13 @@ class _Run:
                 keeps = op.by_turn or own.failed is not None
                 self._calls[place] = RowCall(step, own.distinct, keeps, later, self.wake.set, ctx)
         self._passes = {place for _, places in graph.marks for place in places}
+        self._gates = RowGates(graph)
+        ahead = graph.lookaheads()
+        self._ordered = {place: ahead[steps[place].gate] >= ORDERED_FROM_ROWS for place in self._calls}
+        self._filters = {place: steps[place].level for place in self._calls if steps[place].filters}
+        self._reading: dict[int, set[int]] = {}  # gate -> places of the nodes whose calls read the rows behind it
+        for place in self._calls.keys() - self._filters.keys():
+            self._reading.setdefault(steps[place].gate, set()).add(steps[place].level)
         self._sql = sorted(set(range(len(steps))) - self._calls.keys(), key=lambda place: (-remaining[place], place))
         self._texts: dict[int, str] = {}
         self._table = ctx.temp_name()
@@ -116,8 +126,7 @@ class _Run:
                 self._problem, batch, reader.ended = error, None, True
             if batch is not None and batch.num_rows:
                 window.add(batch)
-                for place in {self._graph.steps[place].level for place in self._calls}:
-                    self._metrics[place].rows_total += batch.num_rows
+                self._read(OPEN, batch.num_rows)
         if self._stopped:
             return
         if window.has_room() and not reader.ended:
@@ -129,6 +138,10 @@ class _Run:
             for place, needed in enumerate(self._need):
                 if not needed:
                     self._queues[place] += rows
+
+    def _read(self, gate: int, rows: int) -> None:
+        for level in self._reading.get(gate, ()):
+            self._metrics[level].rows_total += rows
 
     # --- steps
 
@@ -142,7 +155,9 @@ class _Run:
                 queue = self._take(place, len(self._done))
                 if queue:
                     batch = self._values.batch(self._reads(place), queue)
-                    call.ask(queue, batch, self._op.lookahead >= ORDERED_FROM_ROWS)
+                    call.ask(queue, batch, self._ordered[place])
+                    if place in self._filters:
+                        self._metrics[self._filters[place]].rows_total += len(queue)
                 found = call.finished()
                 if found:
                     moved = True
@@ -150,8 +165,30 @@ class _Run:
                         for row in found:
                             if row in call.failed:
                                 self._stop(row, place, call.failed[row])
-                    self._finish(place, found)
+                    if place in self._filters:
+                        tested = [row for row in found if row not in call.failed]
+                        passed = self._decided(place, tested, call.verdicts(tested))
+                        self._metrics[self._filters[place]].rows += passed
+                    else:
+                        self._finish(place, found)
+            moved = self._admit() or moved
         await self._evaluate()
+
+    def _decided(self, gate: int, rows: Sequence[int], passed: Sequence[bool]) -> int:
+        """A filter has tested some rows; how many passed."""
+        count = self._gates.decided(gate, rows, passed)
+        if count < len(rows) and not self._op.by_turn:
+            self._window.gone = len(self._gates.gone)
+            self.wake.set()  # there is room for others
+        return count
+
+    def _admit(self) -> bool:
+        """Let the rows go on that have passed a filter, as far as the nodes behind it read; whether there are any."""
+        admitted = list(self._gates.admitted(self._window.left))
+        for gate, rows in admitted:
+            self._read(gate, len(rows))
+            self._finish(gate, rows)
+        return bool(admitted)
 
     def _reads(self, place: int) -> Reads:
         return self._graph.steps[place].reads or self._any
@@ -197,15 +234,14 @@ class _Run:
             if not rows:
                 continue
             step = self._graph.steps[place]
-            assert isinstance(step, SqlStep)
-            reads = self._reads(place)
-            columns = tuple(column for column, _ in reads)
+            assert not isinstance(step, CallStep)
             if place not in self._texts:
-                outputs = [column for column, _ in step.exprs]
-                self._texts[place] = fragment_sql(step.tree, outputs, [self._table])
+                self._texts[place] = fragment_sql(step.tree, step.outputs, [self._table])
             side = await self._ctx.side()
-            batch = self._values.batch(reads, rows)
-            work = partial(run_rows, side.duck, self._table, columns, [batch], self._texts[place])
+            batch = self._values.batch(step.reads, rows)
+            if isinstance(step, FilterStep):
+                batch = numbered(batch, batch_name(step.place.id))
+            work = partial(run_rows, side.duck, self._table, step.columns, [batch], self._texts[place])
             task = asyncio.create_task(side.call(work, self._metrics[step.level]))
             task.add_done_callback(lambda _: self.wake.set())
             self._evaluating = (place, rows, task)
@@ -227,8 +263,12 @@ class _Run:
                 self._limit[place] = len(rows) // 2
                 self._queues[place] = rows + self._queues[place]
             return
-        self._values.computed(place, rows, batches)
-        self._finish(place, rows)
+        if isinstance(self._graph.steps[place], FilterStep):
+            passing = {index for batch in batches for index in batch.column(0).to_pylist()}
+            self._decided(place, rows, [index in passing for index in range(len(rows))])
+        else:
+            self._values.computed(place, rows, batches)
+            self._finish(place, rows)
 
     # --- failures
 
@@ -259,38 +299,61 @@ class _Run:
     # --- rows out
 
     def leave(self) -> Any:
-        """The finished rows before the first that is not, as a batch; None: there is none."""
+        """The finished rows before the first that is not, as a batch; None: there is none.
+
+        Those that filters took out go with them; when there are no others, ``wake`` is set.
+        """
         left = end = self._window.left
-        done, full = self._done, self._all
-        while done.get(end) == full and end not in self._stopped:
+        while end not in self._stopped and self._is_through(end):
             end += 1
         if end == left:
             return None
-        rows = range(left, end)
-        batch = self._values.batch(self._graph.outputs, rows, self._marks(rows))
+        rows, gone = range(left, end), self._gates.gone
+        kept: Sequence[int] = [row for row in rows if row not in gone] if gone else rows
+        batch = self._values.batch(self._graph.outputs, kept, self._marks(kept)) if kept else None
+        self._count(rows)
         self._window.leave(len(rows))
         for row in rows:
-            del done[row]
+            del self._done[row]
         self._values.forget(rows)
         for call in self._calls.values():
             call.forget(rows)
-        for metrics in self._metrics:
-            metrics.rows += len(rows)
-            metrics.batches += 1
+        if gone:
+            self._gates.forget(rows)
+            self._window.gone = 0 if self._op.by_turn else len(gone)
+        if batch is None:
+            self.wake.set()
         return batch
 
-    def _marks(self, rows: range) -> Mapping[str, Any]:
+    def _is_through(self, row: int) -> bool:
+        done = self._done.get(row)
+        if done is None or done == self._all:
+            return done is not None
+        gate = self._gates.gone.get(row)
+        return gate is not None and not self._below[gate] & ~done
+
+    def _count(self, rows: range) -> None:
+        """Rows leave: each node gave those that no filter up to it took out."""
+        taken = self._gates.by_level(rows) if self._gates.gone else {}
+        count = len(rows)
+        for level, metrics in enumerate(self._metrics):
+            count -= taken.get(level, 0)
+            if level not in self._filters.values():  # those have counted when they knew
+                metrics.rows += count
+            metrics.batches += bool(count)
+
+    def _marks(self, rows: Sequence[int]) -> Mapping[str, Any]:
         """The columns of deferrals, by the names they leave under."""
         found = {}
         for deferral, places in self._graph.marks:
             failed: dict[int, EngineError] = {}
             for place in places:
                 call = self._calls[place]
-                for row in [row for row in rows if row in call.failed] if call.failed else ():
-                    if row - rows.start not in failed:
+                for index, row in enumerate(rows) if call.failed else ():
+                    if row in call.failed and index not in failed:
                         error = self._failure(place, row, call.failed[row])
                         assert isinstance(error, EngineError)
-                        failed[row - rows.start] = error
+                        failed[index] = error
             array = marks(failed, len(rows), self._ctx)
             name = batch_name(deferral.column.id)
             for column, slot in self._graph.outputs:

@@ -102,6 +102,15 @@ class RowValues:
         del self._blocks[:gone], self._firsts[:gone]
 
 
+def numbered(batch: Any, name: str) -> Any:
+    """The batch with a column more: 0, 1, …"""
+    import pyarrow as pa
+
+    places = pa.array(range(batch.num_rows), pa.int64())
+    schema = batch.schema.append(pa.field(name, places.type))
+    return pa.RecordBatch.from_arrays([*batch.columns, places], schema=schema)
+
+
 def _run(indices: Sequence[int]) -> bool:
     return indices[-1] - indices[0] + 1 == len(indices) and all(
         after == before + 1 for before, after in pairwise(indices)

@@ -9,23 +9,27 @@ from itertools import takewhile
 
 from halo_sql.ir.estimate import Estimate
 from halo_sql.ir.expr import Column
-from halo_sql.ir.physical import LlmMapExec, PhysicalNode, RowGraphExec, calls_by
-from halo_sql.ir.row_graph import MARKS, can_join, graph_of
+from halo_sql.ir.physical import LlmFilterExec, LlmMapExec, PhysicalNode, RowGraphExec, calls_by
+from halo_sql.ir.row_graph import MARKS, OPEN
+from halo_sql.ir.row_stack import can_join, graph_of, tested
 
 #: Its name in ``halo_disabled_rules``.
 ROW_GRAPH = "row_graph"
+_CALLERS = (LlmMapExec, LlmFilterExec)
 
 
 def row_graphs(nodes: Sequence[PhysicalNode], root: int) -> tuple[list[PhysicalNode], int]:
     """``Map(Select(Tool(X))) => RowGraph(Map(Select(Tool(X))))``: the nodes with a RowGraphExec on each stack of nodes
     that work row by row, and the root's new id. ``nodes`` stand inputs first, ids being places.
 
-    Safe: each call reads the same values; rows leave in their order; of several failing calls of a row the lowest is
-    raised. Under a LIMIT rows are read as far ahead as the most careful node of the stack says, so that no more calls
-    are made. Not for stacks with one node of calls, where rows have no columns below or above, and not past what takes
-    rows out, counts or orders them, nodes with several readers, or calls of volatile tools, which may act::
+    Safe: each call reads the same values and is made for the same rows: what stands above a filter, for those that
+    pass it; rows leave in their order; of several failing calls of a row the lowest is raised. Under a LIMIT rows are
+    read as far ahead as the most careful node of the stack says, those of a filter as the nodes above it say, so that
+    no more calls are made. Not for stacks with one node of calls, where rows have no columns below or above, and not
+    past what counts or orders rows, filters that failures wait for, nodes with several readers, or calls of volatile
+    tools, which may act::
 
-        SELECT LLM_MAP('a {{ b }}') FROM t WHERE LLM_FILTER('b {{ b }}')
+        SELECT LLM_MAP('a {{ x }}') FROM (SELECT DISTINCT LLM_MAP('b {{ b }}') AS x FROM t)
     """
     uses = Counter(source for node in nodes for source in node.inputs)
     stacks: dict[int, list[PhysicalNode]] = {}  # by the node on top
@@ -70,14 +74,18 @@ def without_row_graphs(nodes: Sequence[PhysicalNode], root: int) -> tuple[list[P
 
 
 def _agree(stack: Sequence[PhysicalNode], node: PhysicalNode) -> bool:
-    """Whether failures of the node come by turn as those of the stack do, or all at once."""
-    lower = next((each.op.by_turn for each in stack if isinstance(each.op, LlmMapExec)), None)
-    return lower is None or not isinstance(node.op, LlmMapExec) or node.op.by_turn == lower
+    """Whether failures of the node come by turn as those of the stack do, or all at once; and none of the stack's
+    waits for it."""
+    lower = next((each.op.by_turn for each in stack if isinstance(each.op, _CALLERS)), None)
+    if lower is not None and isinstance(node.op, _CALLERS) and node.op.by_turn != lower:
+        return False
+    waiting = {each.op.failed.column.id for each in stack if isinstance(each.op, _CALLERS) and each.op.failed}
+    return not waiting & tested(node)
 
 
 def _trimmed(stack: Sequence[PhysicalNode]) -> list[PhysicalNode]:
     """The stack from its lowest to its highest node of calls; [] when it has fewer than two."""
-    if sum(isinstance(node.op, LlmMapExec) for node in stack) < 2:
+    if sum(isinstance(node.op, _CALLERS) for node in stack) < 2:
         return []
     low = len(list(takewhile(lambda node: not calls_by(node.op), stack)))
     high = len(list(takewhile(lambda node: not calls_by(node.op), reversed(stack))))
@@ -90,12 +98,12 @@ def _op(stack: Sequence[PhysicalNode], source: Sequence[Column]) -> RowGraphExec
     graph = graph_of(stack, source)
     if not graph.outputs or any(slot.step == MARKS for step in graph.steps for _, slot in step.reads):
         return None
-    maps = [node.op for node in stack if isinstance(node.op, LlmMapExec)]
+    callers = [node.op for node in stack if isinstance(node.op, _CALLERS)]
     return RowGraphExec(
         len(stack),
-        min(op.lookahead for op in maps),
-        maps[0].by_turn,
-        sum(len(op.calls) for op in maps),
+        graph.lookaheads()[OPEN],
+        callers[0].by_turn,
+        sum(len(calls_by(op)) for op in callers),
         max(graph.remaining(), default=0),
         graph.seconds(),
     )

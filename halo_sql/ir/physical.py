@@ -105,8 +105,8 @@ class AgentApplyExec(LlmMapExec):
 class RowGraphExec:
     """Runs the ``depth`` nodes below it, one on top of the other, as one graph: each row advances on its own.
 
-    A call of a row is made as soon as the values that it reads are there; rows overtake one another inside and leave in
-    order. The nodes stay in the DAG for their estimates and counters.
+    A call of a row is made as soon as the values that it reads are there and the row has passed the filters below it;
+    rows overtake one another inside and leave in order. The nodes stay in the DAG for their estimates and counters.
 
     lookahead  rows that may be read ahead of the first unfinished one
     by_turn    as in LlmMapExec; equal in all nodes

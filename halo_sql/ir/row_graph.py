@@ -1,33 +1,31 @@
 """A stack of row-wise nodes as a graph of steps: which values each call and each expression reads, and who gives them.
 
 Values are named once (static single assignment): a column that several nodes of the stack define has a slot for each.
+A filter is a step, too: what stands above it in the stack begins for rows that have passed it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
-from halo_sql.ir.expr import Column, ColumnId, SqlExpr
-from halo_sql.ir.logical import Project
+from halo_sql.ir.expr import Column, ColumnId, SqlExpr, column_expr
+from halo_sql.ir.logical import Filter, Project
 from halo_sql.ir.physical import (
-    AgentApplyExec,
     Deferral,
-    DuckFragmentExec,
     Input,
-    LlmMapExec,
+    LlmFilterExec,
     PhysicalDag,
     PhysicalNode,
     RowGraphExec,
-    SelectExec,
-    ToolApplyExec,
-    batch_name,
 )
 from halo_sql.ir.prompt import LlmCall
+from halo_sql.ir.types import BIGINT
 
 #: ``Slot.step`` of a column of the input, and of the numbers of failures that wait.
 SOURCE, MARKS = -1, -2
+#: ``gate`` of a step that no filter stands before.
+OPEN = -1
 
 
 class Slot(NamedTuple):
@@ -43,12 +41,22 @@ Reads = tuple[tuple[Column, Slot], ...]  # a column as the reader knows it, and 
 
 @dataclass(frozen=True, slots=True)
 class CallStep:
-    """One call. ``level``: place of its node in the stack, lowest first."""
+    """One call.
+
+    level  place of its node in the stack, lowest first
+    gate   the step of the last filter below it, which lets rows through to it
+    """
 
     level: int
     node: PhysicalNode
     call: LlmCall
     reads: Reads
+    gate: int = OPEN
+
+    @property
+    def filters(self) -> bool:
+        """Whether rows that are not answered yes go."""
+        return isinstance(self.node.op, LlmFilterExec)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,20 +67,66 @@ class SqlStep:
     node: PhysicalNode
     exprs: tuple[tuple[Column, SqlExpr], ...]
     reads: Reads
+    gate: int = OPEN
+
+    filters = False
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """What the query reads."""
+        return tuple(column for column, _ in self.reads)
+
+    @property
+    def outputs(self) -> tuple[Column, ...]:
+        """What it gives."""
+        return tuple(column for column, _ in self.exprs)
 
     @property
     def tree(self) -> Project:
         """The projection over the columns read."""
-        leaf = Input(0, tuple(column for column, _ in self.reads))
-        return Project(leaf, self.exprs)  # type: ignore[arg-type]  # Input stands for a plan
+        return Project(Input(0, self.columns), self.exprs)  # type: ignore[arg-type]  # Input stands for a plan
 
 
-Step = CallStep | SqlStep
+@dataclass(frozen=True, slots=True)
+class FilterStep:
+    """A condition that DuckDB tests, as a WHERE: in another place it could fail where it does not there."""
+
+    level: int
+    node: PhysicalNode
+    predicate: SqlExpr
+    reads: Reads
+    gate: int = OPEN
+
+    filters = True
+
+    @property
+    def place(self) -> Column:
+        """The column behind those read: the row's place in the batch."""
+        return Column(ColumnId(1 + max(column.id for column, _ in self.reads)), "place", BIGINT)
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """What the query reads."""
+        return (*(column for column, _ in self.reads), self.place)
+
+    @property
+    def outputs(self) -> tuple[Column, ...]:
+        """What it gives: the places of the rows that pass, in any order."""
+        return (self.place,)
+
+    @property
+    def tree(self) -> Project:
+        """The filter over the columns read."""
+        leaf: Any = Input(0, self.columns)
+        return Project(Filter(leaf, self.predicate), ((self.place, column_expr(self.place)),))
+
+
+Step = CallStep | SqlStep | FilterStep
 
 
 @dataclass(slots=True)
 class RowGraph:
-    """The steps in an order in which each comes behind those it reads.
+    """The steps in an order in which each comes behind those it reads and its gate.
 
     outputs  the columns of the stack's top, and where their values are
     marks    deferral, places of the steps whose failures it numbers
@@ -83,8 +137,9 @@ class RowGraph:
     marks: list[tuple[Deferral, tuple[int, ...]]] = field(default_factory=list)
 
     def producers(self, place: int) -> frozenset[int]:
-        """The steps that a step reads."""
-        return frozenset(slot.step for _, slot in self.steps[place].reads if slot.step >= 0)
+        """The steps that a step waits for."""
+        step = self.steps[place]
+        return frozenset(slot.step for _, slot in step.reads if slot.step >= 0) | ({step.gate} - {OPEN})
 
     def remaining(self) -> list[int]:
         """Per step: calls on the longest path from it to the end, its own included."""
@@ -106,30 +161,15 @@ class RowGraph:
             until.append(before[0] + (cost.gpu_s + cost.cpu_s if before[1] != step.level else 0.0))
         return max(until, default=0.0)
 
-
-def can_join(node: PhysicalNode) -> bool:
-    """Whether a node may be part of a graph: calls of each row, or columns that DuckDB computes from one row.
-
-    Calls of volatile tools and agents may change something: they come after all that stands before them.
-    """
-    op = node.op
-    if isinstance(op, ToolApplyExec | AgentApplyExec):
-        return not any(call.volatile for call in op.calls)
-    if isinstance(op, LlmMapExec | SelectExec):
-        return True
-    return isinstance(op, DuckFragmentExec) and op.streaming and _projections(op) is not None
-
-
-def _projections(op: DuckFragmentExec) -> list[Project] | None:
-    """The projections of a fragment, lowest first; None: it is more than these."""
-    found: list[Project] = []
-    tree = op.tree
-    while isinstance(tree, Project):
-        if any(expr.volatile for _, expr in tree.exprs):
-            return None
-        found.append(tree)
-        tree = tree.input
-    return found[::-1] if isinstance(tree, Input) and found else None
+    def lookaheads(self) -> dict[int, int]:
+        """Gate -> rows behind it that may be worked on ahead of the first unfinished one: as many as the most careful
+        of its nodes with calls says."""
+        found: dict[int, int] = {}
+        for step in self.steps:
+            op: Any = step.node.op
+            if isinstance(step, CallStep):
+                found[step.gate] = min(op.lookahead, found.get(step.gate, op.lookahead))
+        return found
 
 
 def members(dag: PhysicalDag, node: PhysicalNode) -> list[PhysicalNode]:
@@ -142,56 +182,3 @@ def members(dag: PhysicalDag, node: PhysicalNode) -> list[PhysicalNode]:
         below = known[below.inputs[0]]
         found.append(below)
     return found[::-1]
-
-
-def graph_of(nodes: Sequence[PhysicalNode], source: Sequence[Column]) -> RowGraph:
-    """The graph of a stack, lowest node first, over rows with the columns ``source`` (at least one)."""
-    graph = RowGraph()
-    known = {column.id: Slot(SOURCE, batch_name(column.id), column) for column in source}
-    first = source[0]
-    waits: list[frozenset[int]] = []  # per step: the calls that it comes behind, itself included
-
-    def reads(columns: Sequence[ColumnId]) -> Reads:
-        return tuple((replace(known[column].column, id=column), known[column]) for column in columns)
-
-    def waiting(found: Reads) -> frozenset[int]:
-        return frozenset[int]().union(*(waits[slot.step] for _, slot in found if slot.step >= 0))
-
-    for level, node in enumerate(nodes):
-        op = node.op
-        if isinstance(op, LlmMapExec):
-            types = {column.id: column for column in node.columns}
-            added = {}
-            for call in op.calls:
-                place, found = len(graph.steps), reads(sorted(call.columns()))
-                graph.steps.append(CallStep(level, node, call, found))
-                waits.append(waiting(found) | {place})
-                added[call.output] = Slot(place, batch_name(call.output), types[call.output])
-            if op.failed is not None:
-                failed = op.failed.column
-                graph.marks.append((op.failed, tuple(slot.step for slot in added.values())))
-                added[failed.id] = Slot(MARKS, batch_name(failed.id), failed)
-            known |= added
-        elif isinstance(op, SelectExec):
-            known = {column.id: known[picked]._replace(column=column) for column, picked in op.columns}
-        else:
-            assert isinstance(op, DuckFragmentExec)
-            for project in _projections(op) or ():
-                groups: dict[frozenset[int], list[tuple[Column, SqlExpr]]] = {}
-                after: dict[ColumnId, Slot] = {}
-                for column, expr in project.exprs:
-                    picked = expr.as_column()
-                    if picked is not None:
-                        after[column.id] = known[picked]._replace(column=column)
-                    else:
-                        groups.setdefault(waiting(reads(sorted(expr.columns()))), []).append((column, expr))
-                for calls, exprs in groups.items():
-                    read = sorted(frozenset[ColumnId]().union(*(expr.columns() for _, expr in exprs)))
-                    found = reads(read) or ((first, Slot(SOURCE, batch_name(first.id), first)),)
-                    place = len(graph.steps)
-                    graph.steps.append(SqlStep(level, node, tuple(exprs), found))
-                    waits.append(calls)
-                    after |= {column.id: Slot(place, batch_name(column.id), column) for column, _ in exprs}
-                known = after
-    graph.outputs = tuple((column, known[column.id]) for column in nodes[-1].columns)
-    return graph

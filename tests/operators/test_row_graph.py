@@ -20,27 +20,11 @@ from halo_sql.ir.physical import (
     SettleExec,
 )
 from halo_sql.ir.types import BIGINT, VARCHAR
-from halo_sql.metrics import NodeMetrics
 from halo_sql.operators.build import build
 from halo_sql.optimizer.pipeline import row_graphs
 
-from .conftest import Bench, LocalChannels, Source, echo, rows
-from .stacks import Stack, call, random_stack, source
-
-
-def both(bench: Bench, stack: Stack, answer: Any = echo, seed: int = 0, window: int = 3) -> list[tuple[Any, ...]]:
-    """The rows, which are those of the stack run node by node, made with the same calls."""
-    outcomes = []
-    for graph in (False, True):
-        channels = LocalChannels(answer, window, seed)
-        found = bench.rows(stack.dag(graph), channels, spool_limit_bytes=1 << 20)
-        assert channels.open_now == 0
-        outcomes.append((found, channels.asked))
-    assert outcomes[0][0] == outcomes[1][0]
-    assert set(outcomes[0][1]) == set(outcomes[1][1])
-    if not any(getattr(node.op, "distinct", False) for node in stack.nodes):  # how many rows ask together is open
-        assert Counter(outcomes[0][1]) == Counter(outcomes[1][1])
-    return outcomes[1][0]
+from .conftest import Bench, LocalChannels, Source, rows
+from .stacks import Gated, Stack, both, call, random_stack, source, until
 
 
 @pytest.mark.parametrize("seed", range(25))
@@ -158,69 +142,6 @@ def test_a_model_that_cannot_start_ends_the_query(bench: Bench) -> None:
     stack.ask(call(11, 10))
     with pytest.raises(EngineError, match="it cannot start"):
         bench.run(stack.dag(True), Broken())
-
-
-class Gated(LocalChannels):
-    """Answers at once, except prompts that contain a word: they wait for ``gate``."""
-
-    async def reached(self, met: Any) -> None:
-        """Wait until ``met()`` holds, looking after each put."""
-        self.news = asyncio.Event()
-        while not met():
-            self.news.clear()
-            await self.news.wait()
-
-    def __init__(self, word: str) -> None:
-        super().__init__()
-        self.word = word
-        self.gate, self.news = asyncio.Event(), asyncio.Event()
-        self.held: list[str] = []
-
-    async def open(self, spec: Any, validate: Any, metrics: NodeMetrics, deliver: Any) -> Any:
-        channel = await super().open(spec, validate, metrics, deliver)
-        put = channel.put
-
-        async def later(held: list[tuple[int, str]]) -> None:
-            await self.gate.wait()
-            put(held)
-
-        def gated(prompts: Any) -> None:
-            held = [pair for pair in prompts if self.word in pair[1]]
-            self.held += [prompt for _, prompt in held]
-            put([pair for pair in prompts if self.word not in pair[1]])
-            self.news.set()
-            if held:
-                self.tasks.append(asyncio.create_task(later(held)))
-
-        self.tasks: list[Any] = []
-        channel.put = gated  # type: ignore[method-assign]
-        return channel
-
-
-def until(bench: Bench, stack: Stack, channels: Gated, met: Any) -> list[tuple[Any, ...]]:
-    """The rows; the gate is opened when ``met()`` holds, which is waited for."""
-
-    async def main() -> list[tuple[Any, ...]]:
-        channels.gate = asyncio.Event()
-        ctx = bench.context(channels)
-        stream = build(stack.dag(True), ctx)
-
-        async def drain() -> list[tuple[Any, ...]]:
-            return rows([batch async for batch in stream])
-
-        task = asyncio.create_task(drain())
-        try:
-            async with asyncio.timeout(20):
-                await channels.reached(met)
-                channels.gate.set()
-                return await task
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-            await stream.aclose()
-            ctx.close()
-
-    return asyncio.run(main())
 
 
 def test_a_slow_row_holds_up_no_other(bench: Bench) -> None:

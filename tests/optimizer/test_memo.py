@@ -109,5 +109,5 @@ def test_search_merges_groups_of_a_plan() -> None:
     done = plan_of(union, context(disabled_rules=frozenset({"narrow_inputs"})))
     assert done.trace.counter("merges") > 0
     assert len([node for node in done.dag.nodes if "Llm" in type(node.op).__name__]) == 2
-    # one input, read twice by one query: nothing to materialize besides the fragment's own spool
-    assert [len(node.inputs) for node in done.dag.nodes] == [0, 1, 1, 1]
+    # one input, read twice by one query: nothing to materialize besides the fragment's own spool; and a RowGraph
+    assert [len(node.inputs) for node in done.dag.nodes] == [0, 1, 1, 1, 1]

@@ -184,7 +184,7 @@ def test_one_clustering_serves_two_nodes() -> None:
     plan = llm_map(llm_filter(T, 21, "is {3} about {4}?"), call(20, "read {3} and answer {4}"))
     done = plan_of(plan, context(**BIG))
     names = [name.split("(")[0] for name in operators(done.dag)]
-    assert names == ["DuckFragment", "PrefixCluster", "LlmFilter", "LlmMap", "RestoreOrder"]
+    assert names == ["DuckFragment", "PrefixCluster", "LlmFilter", "LlmMap", "RowGraph", "RestoreOrder"]
 
 
 def test_no_order_needed_no_sort_back() -> None:
