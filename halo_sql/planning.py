@@ -254,12 +254,14 @@ async def start_run(
     pool, models = runtime.pool, targets.models
     held: dict[str, PooledEngine] = {}
     before: dict[str, dict[int, dict[str, float]]] = {}  # model -> what its workers had done
+    cuts: dict[str, int] = {}  # of windows, before
 
     async def engine_of(model: str) -> tuple[Engine, EngineInfo]:
         engine = held.get(model)
         if engine is None:
             engine = held[model] = pool.get(models[model])
             before[model] = engine.worker_counts()
+            cuts.update({model + name: limit.cuts for name, limit in engine.limits().items()})
             if replanner is not None:
                 replanner.asks(model, engine)
         info = runtime.infos[model] = (await engine.describe() if store is not None else None) or await engine.start()
@@ -323,6 +325,9 @@ async def start_run(
             for number, did in engine.worker_counts().items():
                 known = before[model].get(number, {})
                 profile.workers[f"{model}/{number}"] = {key: max(0.0, did[key] - known.get(key, 0.0)) for key in did}
+            for name, limit in engine.limits().items():
+                less = max(0, limit.cuts - cuts.get(model + name, 0))
+                profile.windows[model + name] = {"requests": limit.requests, "most": limit.most, "cuts": less}
         if well:
             await desks.finish()
             if knowledge is not None:
