@@ -191,7 +191,7 @@ def _worker(did: dict[str, float]) -> str:
 
 
 def _window(did: dict[str, float]) -> str:
-    cuts = f", cut {_count(did['cuts'])} times" if did["cuts"] else ""
+    cuts = "" if not did["cuts"] else ", cut once" if did["cuts"] == 1 else f", cut {_count(did['cuts'])} times"
     return f"{_count(did['requests'])} of at most {_count(did['most'])} requests at once{cuts}"
 
 

@@ -80,6 +80,8 @@ class FaultServer:
     constrained   the same for an answer that is constrained to yes or no: the place where it begins
     steps         the assistant's messages, by the number of them in the conversation (then the last one again); one
                   with ``tool_calls`` is only written where tools may be called
+    slots         (number, seconds): that many calls are computed at once, each as long; the others wait
+    most          more calls in flight than these are refused (429)
     owned_by      what /models says; 'vllm' holds the whole answer to a response_format, so that no tool is called
     """
 
@@ -95,7 +97,11 @@ class FaultServer:
         constrained: dict[str, dict[str, float]] | None = None,
         steps: list[dict[str, Any]] | None = None,
         owned_by: str = "tests",
+        slots: tuple[int, float] | None = None,
+        most: int | None = None,
     ) -> None:
+        self.slots = slots
+        self.most = most
         self.steps = steps or []
         self.owned_by = owned_by
         self.alternatives = alternatives or {}
@@ -106,6 +112,7 @@ class FaultServer:
         self.quota = quota  # (calls, seconds): that many in each window, else 429 with the time to its end
         self.cached_tok = cached_tok
         self.port = port
+        self._slots = asyncio.Semaphore(0 if slots is None else slots[0])
         self.calls: list[Call] = []
         self.in_flight = self.most_in_flight = 0
         self._window = (0.0, 0)
@@ -204,6 +211,11 @@ class FaultServer:
             return await _send(writer, 200, json.dumps({"object": "list", "data": entries}).encode())
         if path not in ("/v1/chat/completions", "/v1/embeddings"):
             return await _send(writer, 404, b'{"detail": "no such page"}')
+        if self.most is not None and self.in_flight > self.most:
+            return await _send(writer, 429, b'{"error": {"message": "too many"}}')
+        if self.slots is not None:
+            async with self._slots:
+                await asyncio.sleep(self.slots[1])
         wait_s = self._over_quota()
         if wait_s is not None:
             return await _send(writer, 429, b'{"error": {"message": "quota"}}', f"{wait_s:.3f}")
