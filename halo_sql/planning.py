@@ -43,6 +43,7 @@ from halo_sql.sampling import object_samples
 from halo_sql.statistics import Surveyor, has_choice, read_by_calls
 from halo_sql.targets import Targets, surroundings_of
 from halo_sql.tool_profiles import agent_tools, tool_profiles
+from halo_sql.tools.journal import BatchJournal
 from halo_sql.warm_prefixes import with_warm
 from halo_sql.worker_profiles import worker_profiles
 
@@ -243,6 +244,7 @@ async def start_run(
     knowledge: Knowledge | None = None,
     budget: Budget | None = None,
     options: OptimizerContext | None = None,
+    journal: BatchJournal | None = None,
 ) -> tuple[AsyncIterator[Any], Callable[[bool], Awaitable[None]]]:
     """The root iterator of a plan and a closer (told whether the statement ended well); on the runtime's loop.
 
@@ -250,6 +252,7 @@ async def start_run(
     knowledge  what is added to when it has ended well
     budget     what has been used counts against the limits, too; None: the statement has one of its own
     options    what the plan was made with: its placement follows what is observed; None: it stays
+    journal    of the batch that it is a statement of
     """
     pool, models = runtime.pool, targets.models
     held: dict[str, PooledEngine] = {}
@@ -284,7 +287,7 @@ async def start_run(
         targets,
         surroundings_of(runtime),
         store=store,
-        journal=runtime.journal,
+        journal=journal or runtime.journal,
         budget=budget,
         log=profile.log,
         statement=statement,
