@@ -150,7 +150,8 @@ def test_a_statement_that_fails_goes_on_where_it_was_and_the_others_are_done_wit
     assert all(int(arguments.strip("{}").split(":")[1]) < 100 for _, arguments, *_ in entries(home))
     with pytest.raises(halo_sql.Error, match=IN_DOUBT):
         acting.con.execute(ACT)
-    assert acting.counts() == first
+    first |= acting.counts()  # the one behind it may have been under way, or not
+    assert max(first.values()) == 1
     batch(acting.con, [other])
     assert acting.counts() - first == Counter(range(100, 100 + ROWS))
 
