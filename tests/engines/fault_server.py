@@ -19,6 +19,7 @@ import json
 import struct
 import threading
 import time
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -117,9 +118,7 @@ class FaultServer:
         self.in_flight = self.most_in_flight = 0
         self._window = (0.0, 0)
         self._ready = threading.Event()
-        self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
-        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(),), daemon=True)
 
     @property
     def url(self) -> str:
@@ -131,9 +130,22 @@ class FaultServer:
         return collections.Counter(call.prompt for call in self.calls)
 
     def __enter__(self) -> FaultServer:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(),), daemon=True)
         self._thread.start()
         assert self._ready.wait(10), "the server starts"
         return self
+
+    @contextlib.asynccontextmanager
+    async def on_this_loop(self) -> AsyncIterator[FaultServer]:
+        """The server on the running loop, whose clock is its."""
+        serving = asyncio.get_running_loop().create_task(self._serve())
+        await asyncio.to_thread(self._ready.wait, 10)
+        try:
+            yield self
+        finally:
+            self._stop.set()
+            await serving
 
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)

@@ -3,52 +3,93 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
+from collections.abc import Callable, Coroutine, Sequence
+from statistics import median
 from typing import Any
 
 import halo_sql
+from halo_sql.engines.openai import OpenAIEngine
 from halo_sql.engines.protocol import GenResult, Limit
+from halo_sql.virtual_time import VirtualTimeLoop
 
-from .helpers import engine, on_loop, prompts
-
-
-@on_loop
-async def test_a_server_with_two_slots_is_not_flooded(fault_server: Any, ask_engine: Any) -> None:
-    with fault_server.FaultServer(slots=(2, 0.004)) as server:
-        chosen = engine(server, concurrency=32)
-        limits: list[int] = []
-        ended = asyncio.Event()
-
-        def deliver(results: list[GenResult]) -> None:
-            limits.extend(chosen.limit().requests for _ in results)
-            if len(limits) == 900:
-                ended.set()
-
-        try:
-            await chosen.start()
-            assert chosen.limit() == Limit(32, 32, 0, 0)
-            chosen.submit(prompts(900), deliver)
-            await ended.wait()
-        finally:
-            await chosen.close()
-    assert server.most_in_flight <= 32
-    assert sorted(limits[-300:])[150] <= 14
-    assert set(server.counts().values()) == {1}
+from .helpers import engine, prompts
 
 
-@on_loop
-async def test_a_server_that_refuses_from_six_on_answers_all(fault_server: Any, ask_engine: Any) -> None:
-    with fault_server.FaultServer(most=6, slots=(6, 0.002)) as server:
-        chosen = engine(server, concurrency=32, backoff_s=0.005)
-        try:
-            results = await ask_engine(chosen, prompts(300))
-            limit = chosen.limit()
-        finally:
-            await chosen.close()
-    assert [result.text for result in results] == [f"prompt {n}" for n in range(300)]
-    assert limit.cuts >= 1
-    assert 1 <= limit.requests <= 32
-    assert limit.again == 0
+def in_virtual_time(test: Callable[..., Coroutine[None, None, None]]) -> Callable[[Any], None]:
+    """The test on a virtual clock, which goes on by 20 ms at most before sockets are looked at again."""
+
+    @functools.wraps(test)
+    def run_test(fault_server: Any) -> None:
+        async def ticking() -> None:
+            loop = asyncio.get_running_loop()
+
+            def tick() -> None:
+                loop.call_later(0.02, tick)
+
+            tick()
+            await test(fault_server)
+
+        with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+            runner.run(ticking())
+
+    return run_test
+
+
+async def limits_of(chosen: OpenAIEngine, server: Any, count: int) -> list[int]:
+    """The engine's limit after each of so many answers; the server runs on the same loop."""
+    limits: list[int] = []
+    ended = asyncio.Event()
+
+    def deliver(results: Sequence[GenResult]) -> None:
+        assert [result.error for result in results] == [None] * len(results)
+        limits.extend(chosen.limit().requests for _ in results)
+        if len(limits) == count:
+            ended.set()
+
+    try:
+        await chosen.start()
+        chosen.submit(prompts(count), deliver)
+        await ended.wait()
+    finally:
+        await chosen.close()
+    assert set(server.counts()) == {f"prompt {number}" for number in range(count)}
+    return limits
+
+
+@in_virtual_time
+async def test_a_server_with_two_slots_is_not_flooded(fault_server: Any) -> None:
+    async with fault_server.FaultServer(slots=(2, 1.0)).on_this_loop() as server:
+        chosen = engine(server, concurrency=16)
+        assert chosen.limit() == Limit(16, 16, 0, 0)
+        limits = await limits_of(chosen, server, 800)
+    assert server.most_in_flight == 16
+    assert median(limits[-300:]) <= 4
+    assert len(server.calls) == 800
+
+
+@in_virtual_time
+async def test_a_server_that_takes_all_gets_all(fault_server: Any) -> None:
+    loop = asyncio.get_running_loop()
+    async with fault_server.FaultServer(slots=(1000, 1.0)).on_this_loop() as server:
+        began_s = loop.time()
+        limits = await limits_of(engine(server, concurrency=32), server, 600)
+        took_s = loop.time() - began_s
+    assert median(limits) == 32
+    assert min(limits) >= 32 / 1.5 - 1
+    assert took_s <= 1.2 * 600 / 32
+
+
+@in_virtual_time
+async def test_a_server_that_refuses_from_six_on_answers_all(fault_server: Any) -> None:
+    async with fault_server.FaultServer(slots=(6, 1.0), most=6).on_this_loop() as server:
+        chosen = engine(server, concurrency=32, backoff_s=0.5)
+        limits = await limits_of(chosen, server, 400)
+    assert chosen.limit().cuts >= 2
+    assert chosen.limit().again == 0
+    assert max(limits[100:]) <= 12
+    assert len(server.calls) <= 1.5 * 400
 
 
 def test_the_profile_says_what_the_window_was(fault_server: Any) -> None:
