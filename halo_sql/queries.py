@@ -163,8 +163,8 @@ class Queries:
 
     @contextmanager
     def batch(self) -> Iterator[None]:
-        """The statements run inside use one budget, and an interrupt ends them all: what they did is not done again when
-        they are run again."""
+        """The statements run inside use one budget, and an interrupt ends them all: run again, they repeat nothing that
+        they did."""
         with self._interruptible():
             self._budget = Budget()
             try:

@@ -2,8 +2,8 @@
 
 A statement that failed or died and is run again finds here what its calls came to: an answer is given again without
 calling, a refusal by the tool may be tried again, and a call of which only the beginning is known is in doubt and
-never repeated by itself. A statement that ended well takes its entries away: run again, it acts anew. In a batch it does
-so when all statements have had their turn: one that died or was interrupted is run again as a whole.
+never repeated by itself. A statement that ended well takes its entries away: run again, it acts anew. In a batch it
+does so when all statements have had their turn: one that died or was interrupted is run again as a whole.
 
 All work on the file is done by one thread; what has gathered meanwhile shares one durable transaction.
 """

@@ -111,5 +111,9 @@ def test_the_profile_says_what_the_window_was(fault_server: Any) -> None:
         [(_, text)] = con.execute(f"EXPLAIN (ANALYZE, FORMAT json) {query.replace('one', 'two')}").fetchall()
         windows = json.loads(text)["windows"]
         assert windows == {f"two/{number}": {"requests": 4, "most": 4, "cuts": 0} for number in (0, 1)}
+        text = con.explain_batch([query, query.replace("one", "two")], analyze=True)
+        assert text.count("Window one: 8 of at most 8 requests at once") >= 1
+        con.execute_batch([query, query.replace("one", "two")])
+        assert [sorted(each.windows) for each in con.session.profiles()[-2:]] == [["one"], ["two/0", "two/1"]]
         [(_, text)] = con.execute(f"EXPLAIN ANALYZE {query.replace('one', 'echo')}").fetchall()
         assert "Window" not in text
