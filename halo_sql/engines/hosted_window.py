@@ -14,6 +14,8 @@ FEWEST = 32  # answers that tell how fast a server is at a limit, at least
 FULL = 0.8  # of the limit: an answer with fewer in flight on the average tells nothing of it
 ALIKE = 0.5  # share of two samples' answers that must be of equal sizes, to be compared
 CHANGED = 1.5  # times as slow, or as fast, from which on the server is another one
+SURE = 1.0  # standard errors by which a trial's outcome is clear
+MOST_SAMPLES = 6  # in one, where it is not
 LEAST_S = 1e-6  # of a sample
 LEAST_REST, MOST_REST = 4, 16  # samples between trials
 REST_AT_MOST = 64  # where the limit is the largest there may be: only a trial of fewer is left, which costs throughput
@@ -39,7 +41,7 @@ class Sample:
     def __init__(self) -> None:
         self.count = 0
         self._in_flight = 0.0
-        self._by_size: dict[Size, tuple[int, float]] = {}  # size -> answers, their seconds
+        self._by_size: dict[Size, tuple[int, float, float]] = {}  # size -> answers, their seconds, squares of these
 
     @property
     def in_flight(self) -> float:
@@ -48,23 +50,42 @@ class Sample:
 
     def add(self, size: Size, seconds: float, in_flight: float) -> None:
         """An answer."""
-        count, total = self._by_size.get(size, (0, 0.0))
-        self._by_size[size] = count + 1, total + seconds
+        count, total, squares = self._by_size.get(size, (0, 0.0, 0.0))
+        self._by_size[size] = count + 1, total + seconds, squares + seconds * seconds
         self.count += 1
         self._in_flight += in_flight
 
-    def times(self, other: Sample) -> float | None:
-        """How many times as long as there the same mix of answers takes here, of the sizes that both have; None when
-        they have too little in common."""
+    def merge(self, other: Sample) -> None:
+        """Answers at the same limit."""
+        for size, theirs in other._by_size.items():
+            mine = self._by_size.get(size, (0, 0.0, 0.0))
+            self._by_size[size] = mine[0] + theirs[0], mine[1] + theirs[1], mine[2] + theirs[2]
+        self.count += other.count
+        self._in_flight += other._in_flight
+
+    def times(self, other: Sample) -> tuple[float, float] | None:
+        """How many times as long as there the same mix of answers takes here, of the sizes that both have, and the
+        relative standard error of that; None when they have too little in common."""
         shared, seconds, other_seconds = 0, LEAST_S, LEAST_S
-        for size, (count, total) in self._by_size.items():
+        for size, (count, total, _) in self._by_size.items():
             if size in other._by_size:
-                other_count, other_total = other._by_size[size]
+                other_count, other_total, _ = other._by_size[size]
                 weight = min(count, other_count)
                 shared += weight
                 seconds += weight * total / count
                 other_seconds += weight * other_total / other_count
-        return seconds / other_seconds if shared >= ALIKE * min(self.count, other.count) else None
+        if shared < ALIKE * min(self.count, other.count):
+            return None
+        return seconds / other_seconds, math.sqrt(self._spread() / self.count + other._spread() / other.count)
+
+    def _spread(self) -> float:
+        """Variance of the seconds of answers of a size ÷ square of their mean."""
+        found, free = 0.0, 0
+        for count, total, squares in self._by_size.values():
+            if count > 1 and total > 0:
+                found += max(0.0, squares * count / total - total) * count / total
+                free += count - 1
+        return found / free if free else 0.0
 
 
 class HostedWindow:
@@ -75,9 +96,10 @@ class HostedWindow:
     **Trials.** A sample of answers at the limit is compared with one at a limit 1.5 times as small or as large. Of
     requests in flight and seconds of an answer of equal size follows the throughput (J. Little, 1961), so lengths that
     vary are nothing that counts. The larger limit is kept when its throughput is higher by at least 30 % of what
-    would be proportional. After a step that is kept the next one in that direction is tried; after one that is not, it
-    rests for 4, 8, … 64 samples and tries the other. It rests no longer when answers come 1.5 times as slow or fast as
-    when it began to. (Hill climbing as in J. Hellerstein, V. Morrison, E. Eilebrecht, "Applying Control Theory in the
+    would be proportional; where the standard error leaves that in doubt, the sample grows to six times its size, and the
+    smaller limit is kept only if it is clear by then. After a step that is kept the next one in that direction is
+    tried; after one that is not, it rests for 4, 8, … 64 samples and tries the other. It rests no longer when answers
+    come 1.5 times as slow or fast as when it began to. (Hill climbing as in J. Hellerstein, V. Morrison, E. Eilebrecht, "Applying Control Theory in the
     Real World: Experience with Building a Controller for the .NET Thread Pool", 2010; the measure is that of TCP Vegas,
     L. Brakmo and L. Peterson, 1994: the throughput that more in flight should give, and does give. Nothing is compared
     with the least latency ever seen: what a statement asks next may take longer by nature.)
@@ -134,7 +156,7 @@ class HostedWindow:
             return
         in_flight = (self._flight_s - sent.flight_s) / seconds if seconds else float(self.limit)
         self._sample.add((prompt_tok.bit_length() // 2, output_tok.bit_length()), seconds, in_flight)
-        if self._sample.count >= max(FEWEST, self.limit):
+        if self._sample.count % self._size() == 0:
             sample, self._sample = self._sample, Sample()
             self._judge(sample)
 
@@ -174,7 +196,10 @@ class HostedWindow:
     def _judge(self, sample: Sample) -> None:
         """A sample is complete: end a trial, rest, or begin one."""
         if self._left is not None:
-            if self._keeps(sample):
+            keeps = self._keeps(sample)
+            if keeps is None:  # in doubt: more of it
+                self._sample = sample
+            elif keeps:
                 self._patience = LEAST_REST
                 self._try(sample)
             else:
@@ -185,20 +210,31 @@ class HostedWindow:
             return
         if self._rest:
             self._rest -= 1
-            times = sample.times(self._reference)
-            if times is not None and max(times, 1 / times) > CHANGED:
-                self._rest, self._patience, self._up = 0, LEAST_REST, times < 1
+            found = sample.times(self._reference)
+            if found is not None and max(found[0], 1 / found[0]) > CHANGED * (1 + found[1]):
+                self._rest, self._patience, self._up = 0, LEAST_REST, found[0] < 1
+            elif self._reference.count < MOST_SAMPLES * self._size():
+                self._reference.merge(sample)
+                sample = self._reference
         if not self._rest:
             self._try(sample)
 
-    def _keeps(self, sample: Sample) -> bool:
-        """Whether the limit that is tried is better than the one that was left."""
+    def _size(self) -> int:
+        return max(FEWEST, self.limit)
+
+    def _keeps(self, sample: Sample) -> bool | None:
+        """Whether the limit that is tried is better than the one that was left; None: more answers may tell."""
         larger, smaller = (sample, self._reference) if self._up else (self._reference, sample)
-        times = larger.times(smaller)
-        if times is None:
+        found = larger.times(smaller)
+        if found is None:
             return False
         step = larger.in_flight / smaller.in_flight
-        return (math.log(step / times) >= WORTH * math.log(step)) is self._up
+        gain = math.log(step / found[0]) - WORTH * math.log(step)
+        if abs(gain) < SURE * found[1]:
+            if sample.count < MOST_SAMPLES * self._size():
+                return None
+            return self._up and gain >= 0
+        return (gain >= 0) is self._up
 
     def _try(self, sample: Sample) -> None:
         """Go a step on; where there is no further one, rest."""
