@@ -96,13 +96,15 @@ class HostedWindow:
     **Trials.** A sample of answers at the limit is compared with one at a limit 1.5 times as small or as large. Of
     requests in flight and seconds of an answer of equal size follows the throughput (J. Little, 1961), so lengths that
     vary are nothing that counts. The larger limit is kept when its throughput is higher by at least 30 % of what
-    would be proportional; where the standard error leaves that in doubt, the sample grows to six times its size, and the
-    smaller limit is kept only if it is clear by then. After a step that is kept the next one in that direction is
+    would be proportional; where the standard error leaves that in doubt, the sample grows to six times its size, and
+    the smaller limit is kept only if it is clear by then. After a step that is kept the next one in that direction is
     tried; after one that is not, it rests for 4, 8, … 64 samples and tries the other. It rests no longer when answers
-    come 1.5 times as slow or fast as when it began to. (Hill climbing as in J. Hellerstein, V. Morrison, E. Eilebrecht, "Applying Control Theory in the
-    Real World: Experience with Building a Controller for the .NET Thread Pool", 2010; the measure is that of TCP Vegas,
-    L. Brakmo and L. Peterson, 1994: the throughput that more in flight should give, and does give. Nothing is compared
-    with the least latency ever seen: what a statement asks next may take longer by nature.)
+    come 1.5 times as slow or fast as when it began to.
+
+    This is hill climbing (as in J. Hellerstein, V. Morrison, E. Eilebrecht, "Applying Control Theory in the Real World:
+    Experience with Building a Controller for the .NET Thread Pool", 2010) on the measure of TCP Vegas (L. Brakmo, L.
+    Peterson, 1994): the throughput that more in flight should give, and does give. Nothing is compared with the least
+    latency ever seen: what a statement asks next may take longer by nature.
 
     **Refusals.** A 429 halves it, or what the server took since the refusal before; an overload (502, 503, 504, a time
     out, no connection) leaves three quarters. Only requests sent after a cut can cause the next one. Then it grows with
