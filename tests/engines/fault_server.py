@@ -173,6 +173,8 @@ class FaultServer:
         self._ready.set()
         await self._stop.wait()
         server.close()
+        for _ in range(3):  # those just accepted begin, so that they are closed, too
+            await asyncio.sleep(0)
         for task in list(connections):
             task.cancel()
         if connections:
