@@ -23,7 +23,7 @@ from halo_sql.operators.render import excerpt
 from halo_sql.operators.text_cast import TextCast
 from halo_sql.targets import Targets
 from halo_sql.tools.desk import ToolDesk
-from halo_sql.tools.journal import Journal
+from halo_sql.tools.journal import BatchJournal, Journal
 from halo_sql.tools.limits import limits_of, takes_sql
 from halo_sql.tools.memory import ToolCache
 from halo_sql.tools.protocol import BoundTool, Runner, Surroundings
@@ -59,7 +59,7 @@ class Desks:
         surroundings: Surroundings,
         *,
         store: ResponseStore | None,
-        journal: Journal,
+        journal: Journal | BatchJournal,
         budget: Budget,
         log: RunLog | None,
         statement: str,

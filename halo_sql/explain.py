@@ -170,6 +170,7 @@ def _foot(dag: PhysicalDag, profile: Profile | None) -> list[str]:
             found.append(f"Status: {profile.status}")
         found += [f"Engine {name}: {said}" for name, said in sorted(profile.engines.items())]
         found += [f"Worker {name}: {_worker(did)}" for name, did in sorted(profile.workers.items())]
+        found += [f"Window {name}: {_window(did)}" for name, did in sorted(profile.windows.items())]
     for prefix, calls in dag.prefixes:
         text = prefix if len(prefix) <= 60 else prefix[:59] + "…"
         found.append(
@@ -187,6 +188,11 @@ def _worker(did: dict[str, float]) -> str:
         f"({_count(did['prompt_tok_cached'])} cached{moved}{again}) · {_count(did['output_tok'])} output tok · "
         f"busy {did['busy_s']:.3f} s"
     )
+
+
+def _window(did: dict[str, float]) -> str:
+    cuts = "" if not did["cuts"] else ", cut once" if did["cuts"] == 1 else f", cut {_count(did['cuts'])} times"
+    return f"{_count(did['requests'])} of at most {_count(did['most'])} requests at once{cuts}"
 
 
 def _total(dag: PhysicalDag) -> Estimate:
@@ -256,6 +262,8 @@ def to_json(dag: PhysicalDag, profile: Profile | None = None, query: str = "") -
                 name: {key: _number(value) for key, value in counters.items()}
                 for name, counters in sorted(profile.workers.items())
             }
+        if profile.windows:
+            found["windows"] = {name: dict(did) for name, did in sorted(profile.windows.items())}
         found["totals"] = {key: _number(value) for key, value in profile.totals().items()} | sums
         if profile.replans:
             found["replans"] = list(profile.replans)

@@ -108,6 +108,9 @@ class Joint:
                 profile.engines[name] = self.profile.engines[name]
             for name in models & self.profile.engine_s.keys():
                 profile.engine_s[name] = self.profile.engine_s[name]
+            for name, did in self.profile.windows.items():
+                if name in models or name.rpartition("/")[0] in models:
+                    profile.windows[name] = did
 
     def _own(self, problem: Exception, number: int) -> Error:
         """An error of the run as the query alone would have raised it; several may have met the same one."""

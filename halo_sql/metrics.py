@@ -97,6 +97,8 @@ class Profile:
     engines    model name -> what the engine said of itself (identity, device)
     engine_s   model name -> seconds in which it had requests of this run
     workers    ``model/number`` -> what this worker did meanwhile, for models with several, see ``WorkerGroup``
+    windows    model, or ``model/number``, of servers that tell nothing -> ``requests`` sent at once when it ended,
+               ``most``, ``cuts`` meanwhile (``protocol.Limit``)
     number     1, 2, … in its connection
     replans    a sentence for each time that its placement was changed while it ran
     log        where the calls are noted for ``halo_calls()``
@@ -111,6 +113,7 @@ class Profile:
     engines: dict[str, str] = field(default_factory=dict)
     engine_s: dict[str, float] = field(default_factory=dict)
     workers: dict[str, dict[str, float]] = field(default_factory=dict)
+    windows: dict[str, dict[str, float]] = field(default_factory=dict)
     number: int = 0
     log: RunLog | None = None
     cpu_s: float = 0.0

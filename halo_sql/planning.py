@@ -44,6 +44,7 @@ from halo_sql.sampling import object_samples
 from halo_sql.statistics import Surveyor, has_choice, read_by_calls
 from halo_sql.targets import Targets, surroundings_of
 from halo_sql.tool_profiles import agent_tools, tool_profiles
+from halo_sql.tools.journal import BatchJournal
 from halo_sql.warm_prefixes import with_warm
 from halo_sql.worker_profiles import worker_profiles
 
@@ -244,6 +245,7 @@ async def start_run(
     knowledge: Knowledge | None = None,
     budget: Budget | None = None,
     options: OptimizerContext | None = None,
+    journal: BatchJournal | None = None,
 ) -> tuple[AsyncIterator[Any], Callable[[bool], Awaitable[None]]]:
     """The root iterator of a plan and a closer (told whether the statement ended well); on the runtime's loop.
 
@@ -251,16 +253,19 @@ async def start_run(
     knowledge  what is added to when it has ended well
     budget     what has been used counts against the limits, too; None: the statement has one of its own
     options    what the plan was made with: its placement follows what is observed; None: it stays
+    journal    of the batch that it is a statement of
     """
     pool, models = runtime.pool, targets.models
     held: dict[str, PooledEngine] = {}
     before: dict[str, dict[int, dict[str, float]]] = {}  # model -> what its workers had done
+    cuts: dict[str, int] = {}  # of windows, before
 
     async def engine_of(model: str) -> tuple[Engine, EngineInfo]:
         engine = held.get(model)
         if engine is None:
             engine = held[model] = pool.get(models[model])
             before[model] = engine.worker_counts()
+            cuts.update({model + name: limit.cuts for name, limit in engine.limits().items()})
             if replanner is not None:
                 replanner.asks(model, engine)
         info = runtime.infos[model] = (await engine.describe() if store is not None else None) or await engine.start()
@@ -291,7 +296,7 @@ async def start_run(
         targets,
         surroundings_of(runtime),
         store=store,
-        journal=runtime.journal,
+        journal=journal or runtime.journal,
         budget=budget,
         log=profile.log,
         statement=statement,
@@ -332,6 +337,9 @@ async def start_run(
             for number, did in engine.worker_counts().items():
                 known = before[model].get(number, {})
                 profile.workers[f"{model}/{number}"] = {key: max(0.0, did[key] - known.get(key, 0.0)) for key in did}
+            for name, limit in engine.limits().items():
+                less = max(0, limit.cuts - cuts.get(model + name, 0))
+                profile.windows[model + name] = {"requests": limit.requests, "most": limit.most, "cuts": less}
         if well:
             await desks.finish()
             if knowledge is not None:

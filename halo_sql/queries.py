@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from halo_sql.planning import Planned
     from halo_sql.running import QueryRun
     from halo_sql.targets import Targets
+    from halo_sql.tools.journal import BatchJournal
 
 PROFILES_KEPT = 100
 
@@ -64,6 +65,7 @@ class Queries:
         self._planning = 0  # statements that are planned (one may need the answer of another)
         self._stopped = False
         self._budget: Budget | None = None  # of a batch
+        self._acted: BatchJournal | None = None  # what statements of a batch did
         self._watched: list[tuple[BoundStatement, Optimized]] | None = None
 
     @contextmanager
@@ -161,13 +163,16 @@ class Queries:
 
     @contextmanager
     def batch(self) -> Iterator[None]:
-        """The statements run inside use one budget, and an interrupt ends them all."""
+        """The statements run inside use one budget, and an interrupt ends them all: run again, they repeat nothing that
+        they did."""
         with self._interruptible():
             self._budget = Budget()
             try:
                 yield
+                if self._acted is not None:
+                    self._acted.finish()
             finally:
-                self._budget = None
+                self._budget = self._acted = None
 
     def check_interrupted(self) -> None:
         """InterruptedQueryError after an interrupt within ``batch``."""
@@ -238,7 +243,16 @@ class Queries:
     def _journaled(self, planned: Planned) -> str:
         """What makes two runs of a statement with side effects the same."""
         statement = planned.sql if not planned.params else f"{planned.sql}\n{planned.params!r}"
-        return f"{self._database()}\n{statement}" if planned.targets.acting else statement
+        if not planned.targets.acting:
+            return statement
+        statement = f"{self._database()}\n{statement}"
+        if self._budget is None:
+            return statement
+        if self._acted is None:
+            from halo_sql.tools.journal import BatchJournal
+
+            self._acted = BatchJournal(self._runtime.journal)
+        return self._acted.named(statement)
 
     def _database(self) -> str:
         """The file of the current database; '' in memory."""
@@ -270,6 +284,7 @@ class Queries:
                 self.knowledge(),
                 self._budget,
                 options,
+                self._acted,
             )
 
         run = QueryRun(self._runtime, self._duck, start, profile)

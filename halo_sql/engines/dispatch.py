@@ -35,7 +35,7 @@ from halo_sql.engines.protocol import (
 )
 from halo_sql.engines.send_queue import SendQueue
 from halo_sql.engines.store import ResponseStore
-from halo_sql.engines.window import Window
+from halo_sql.engines.window import Window, limit_of
 from halo_sql.metrics import NodeMetrics
 
 ABORT_S = 1.0  # how long close waits for the engine to deliver what was aborted
@@ -141,6 +141,8 @@ class Dispatcher:
         cache = cache_of(engine, info)
         limit = self._max_concurrency or info.window_requests
         window = Window(info.window_tok, limit, info.kv_capacity_tok, info.batch_requests, shares=cache is None)
+        if limit_of(engine) is not None:  # what it has found out so far
+            window.follow(engine, 0)
         queue = SendQueue(cache, info.batch_requests)
         price = self._prices.get(model, FREE)
         lane = Lane(engine, window, queue, self._budget, price, self._memory, self._store, self._freed, self._log)

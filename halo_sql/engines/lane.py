@@ -18,7 +18,7 @@ from halo_sql.engines.prefix_cache import PrefixCache
 from halo_sql.engines.protocol import Engine, GenRequest, GenResult, Outcome
 from halo_sql.engines.send_queue import SendQueue
 from halo_sql.engines.store import Entry, ResponseStore
-from halo_sql.engines.window import Window, gauges_of
+from halo_sql.engines.window import Window
 from halo_sql.errors import EngineError
 
 SEND_AT_ONCE = 2048  # requests per submit
@@ -251,8 +251,7 @@ class Lane:
             self.stop(refusal)
         if self._budget.limited:
             self._freed()
-        if (gauges := gauges_of(self.engine)) is not None:
-            window.on_gauges(gauges, len(self._queue))
+        window.follow(self.engine, len(self._queue))
         self.pump()
 
     def _account(self, call: Call, result: GenResult) -> None:

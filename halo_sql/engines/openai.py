@@ -14,7 +14,7 @@ from halo_sql.engines.kinds import EMBEDDING, admitted
 from halo_sql.engines.openai_config import OPTIONS, check, sources
 from halo_sql.engines.openai_server import Exchange, Server
 from halo_sql.engines.openai_steps import EXCLUSIVE_SERVERS
-from halo_sql.engines.protocol import Deliver, EngineInfo, GenRequest, GenResult, estimate_prompt_tok
+from halo_sql.engines.protocol import Deliver, EngineInfo, GenRequest, GenResult, Limit, estimate_prompt_tok
 from halo_sql.engines.tasks import Shared, TaskQueue
 from halo_sql.engines.vectors import dimensions_of
 from halo_sql.errors import EngineError
@@ -59,9 +59,15 @@ class OpenAIEngine:
         return None
 
     def submit(self, requests: Sequence[GenRequest], deliver: Deliver) -> None:
-        """Send at most ``concurrency`` at once, the rest waits here."""
+        """Send as many at once as the server takes (``HostedWindow``), at most ``concurrency``; the rest waits here."""
         who = f"the model of {self._config.url}"
         self._queue.submit(admitted(self._config.kind, who, requests, deliver), deliver)
+
+    def limit(self) -> Limit:
+        """See ``Limit``; requests of an embedding model are texts."""
+        server, each = self._server, self._config.batch_size if self._config.kind == EMBEDDING else 1
+        window = server.window
+        return Limit(window.limit * each, window.most * each, server.again * each, window.cuts)
 
     def abort(self, ids: Sequence[int]) -> None:
         """Close the connections of these requests; servers stop generating when they notice."""

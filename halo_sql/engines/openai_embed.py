@@ -21,6 +21,11 @@ class Vectors:
     model: str | None
     prompt_tok: int = 0
 
+    @property
+    def tok(self) -> tuple[int, int]:
+        """See ``Reply``."""
+        return self.prompt_tok, 0
+
 
 def encode(texts: Sequence[str], model: str, dimensions: int | None, extra: Mapping[str, Any]) -> bytes:
     """The JSON body of a request. ``extra`` goes over everything else; a null in it removes a field."""

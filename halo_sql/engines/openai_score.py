@@ -42,6 +42,11 @@ class Scored:
     remedy: str = _NO_SIDE_REMEDY
     again: bool = False
 
+    @property
+    def tok(self) -> tuple[int, int]:
+        """See ``Reply``."""
+        return self.reply.tok
+
 
 def asks(request: GenRequest, structured: str) -> list[tuple[GenRequest, Callable[[bytes], Scored]]]:
     """What to ask, one after the other until there is a score, and what reads the answer."""

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from halo_sql.clock import clock_s
 from halo_sql.engines import openai_wire as wire
+from halo_sql.engines.hosted_window import HostedWindow, Sent
 from halo_sql.engines.openai_config import OpenAIConfig, is_loopback
 from halo_sql.engines.openai_steps import NO_TOOLS_REMEDY, is_about_tools
-from halo_sql.engines.retry import Breaker, OutageError, Throttle, backoff_s, retry_after_s
+from halo_sql.engines.retry import Breaker, Gate, OutageError, backoff_s, retry_after_s
 from halo_sql.errors import EngineError
 
 if TYPE_CHECKING:
@@ -48,8 +50,10 @@ class Fault:
 class Exchange:
     """The attempts of one request: how often it was sent, how many of these count against it (probes do not).
 
-    read        what a 200 body is made into; raises Broken or Refused
-    most_bytes  a longer body is refused
+    read         what a 200 body is made into, with its tokens as ``tok``; raises Broken or Refused
+    most_bytes   a longer body is refused
+    holds_place  of the gate
+    in_flight    as the window knows it, while an attempt is under way
     """
 
     path: str
@@ -59,7 +63,8 @@ class Exchange:
     sent: int = 0
     counted: int = 0
     fault: Fault | None = None  # the last one
-    holds_place: bool = True  # of the throttle
+    holds_place: bool = True
+    in_flight: Sent | None = None
 
 
 class Server:
@@ -67,6 +72,8 @@ class Server:
 
     model   its name for the model; '' until ``connect`` has found the only one
     failed  set when the server is of no use any more (refused credentials, another model): nothing more is sent
+    window  how many requests it gets at once
+    again   requests that wait to be sent once more
     """
 
     def __init__(self, config: OpenAIConfig) -> None:
@@ -76,7 +83,9 @@ class Server:
         self._served: str | None = None  # the model id that the answers name
         self._secrets = [value for value in config.headers.values() if len(value) >= 4]
         self._client: httpx.AsyncClient | None = None
-        self._throttle = Throttle(config.concurrency, config.timeout_s)
+        self.window = HostedWindow(config.concurrency)
+        self.again = 0
+        self._gate = Gate(self.window, config.timeout_s)
         self._breaker = Breaker(config.timeout_s, probe_s=config.probe_s)
 
     async def connect(self) -> Mapping[str, Any]:
@@ -108,7 +117,7 @@ class Server:
 
     async def close(self) -> None:
         """Close the connections."""
-        self._throttle.close()
+        self._gate.close()
         client, self._client = self._client, None
         if client is not None:
             await client.aclose()
@@ -161,6 +170,9 @@ class Server:
                     outcome = await self._attempts(exchange, asyncio.get_running_loop().time() + timeout_s)
             except TimeoutError:
                 self._breaker.failure()
+                if exchange.in_flight is not None:
+                    self.window.overloaded(exchange.in_flight, clock_s())
+                    exchange.in_flight = None
                 what = f"no answer within timeout_s = {timeout_s:g}"
                 what = what if exchange.fault is None else f"{what}; last: {exchange.fault.message}"
                 outcome = exchange.fault = Fault("timeout", self.say(what), retry=True)
@@ -168,8 +180,10 @@ class Server:
                 what = self.say("has been down for longer than timeout_s")
                 outcome = exchange.fault = Fault("unavailable", what, retry=True)
             finally:
+                if exchange.in_flight is not None:
+                    self.window.ended(clock_s())
                 if exchange.holds_place:
-                    self._throttle.leave()
+                    self._gate.leave()
         if isinstance(outcome, Fault):
             error = self._error(outcome)
             if outcome.code == "auth" and self.failed is None:
@@ -186,30 +200,41 @@ class Server:
                 return self.failed
             exchange.sent += 1
             exchange.counted += not probe
+            exchange.in_flight = self.window.sent(loop.time())
             outcome = await self._attempt("POST", exchange.path, exchange.body, exchange.read, exchange.most_bytes)
+            sent, exchange.in_flight = exchange.in_flight, None
             if not isinstance(outcome, Fault):
-                self._throttle.success()
+                self.window.answered(sent, loop.time(), *outcome.tok)
                 return outcome
             fault: Fault = outcome
             exchange.fault = fault
             delay_s = backoff_s(config.backoff_s, max(1, exchange.counted)) if fault.after_s is None else fault.after_s
             pause = fault.code == "rate_limit" or fault.after_s is not None
             if fault.retry and pause:
-                self._throttle.refused(delay_s)  # it speaks for all requests, not for this one
+                self.window.refused(sent, loop.time())
+                self._gate.pause(delay_s)  # it speaks for all requests, not for this one
+            elif fault.outage:
+                self.window.overloaded(sent, loop.time())
+            else:
+                self.window.ended(loop.time())
             if not fault.retry or exchange.counted >= config.attempts or loop.time() + delay_s > deadline:
                 return fault
-            self._throttle.leave()
+            self._gate.leave()
             exchange.holds_place = False
-            if not pause:
-                await asyncio.sleep(delay_s)
-            refusal = await self._enter(exchange.sent, deadline)
+            self.again += 1
+            try:
+                if not pause:
+                    await asyncio.sleep(delay_s)
+                refusal = await self._enter(exchange.sent, deadline)
+            finally:
+                self.again -= 1
             if refusal is not None:
                 return refusal
             exchange.holds_place = True
 
     async def _enter(self, sent: int, deadline: float | None) -> Fault | None:
         """Wait for a place to send; the reason when there will be none in time."""
-        if await self._throttle.enter(sent, deadline):
+        if await self._gate.enter(sent, deadline):
             return None
         return Fault("rate_limit", self.say("asks to wait for longer than timeout_s"), retry=True)
 

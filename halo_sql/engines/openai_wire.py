@@ -37,6 +37,11 @@ class Reply:
     prompt_tok_cached: int = 0
     output_tok: int = 0
 
+    @property
+    def tok(self) -> tuple[int, int]:
+        """Of the prompt and of the answer."""
+        return self.prompt_tok, self.output_tok
+
 
 class Broken(Exception):  # noqa: N818 - not an error of the user's: the caller turns it into one or tries again
     """The body is no complete answer; the message says why."""

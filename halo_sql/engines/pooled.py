@@ -11,10 +11,11 @@ from typing import Any
 
 from halo_sql.clock import clock_s
 from halo_sql.engines.meter import Did
-from halo_sql.engines.protocol import Deliver, Engine, EngineInfo, GenRequest, GenResult
+from halo_sql.engines.protocol import Deliver, Engine, EngineInfo, GenRequest, GenResult, Limit
 from halo_sql.engines.residency import Residency
 from halo_sql.engines.static_tok import StaticCounter
 from halo_sql.engines.tasks import Shared, cancelled
+from halo_sql.engines.window import limit_of
 from halo_sql.errors import EngineError, Error
 from halo_sql.virtual_time import is_virtual
 
@@ -285,6 +286,12 @@ class PooledEngine:
     def workers_did(self) -> dict[int, Did]:
         """What each worker did so far; {}: the model has but one."""
         return {worker.number: worker.meter.so_far() for worker in getattr(self.engine, "workers", ())}
+
+    def limits(self) -> dict[str, Limit]:
+        """Requests that it sends at once, where it finds that out: of itself ('') or each worker ('/0', '/1', …)."""
+        workers = getattr(self.engine, "workers", None)
+        engines = {f"/{worker.number}": worker.engine for worker in workers} if workers else {"": self.engine}
+        return {name: limit for name, engine in engines.items() if (limit := limit_of(engine)) is not None}
 
     def lost(self) -> frozenset[int]:
         """The workers that are given up."""

@@ -188,6 +188,22 @@ class Gauges:
     queue_s: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """How many requests an engine sends to its server at once. One that finds out has a method ``limit() -> Limit``.
+
+    requests  at once, now
+    most      at once, ever
+    again     requests that wait to be sent once more, beside them
+    cuts      times, so far, that it became less because the server refused requests or could not keep up
+    """
+
+    requests: int
+    most: int
+    again: int
+    cuts: int
+
+
 class Engine(Protocol):
     """One model behind one worker or server. All methods run on the session's loop.
 

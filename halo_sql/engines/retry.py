@@ -1,4 +1,4 @@
-"""When to send a request (again): backoff, Retry-After, a throttle that all requests share, a circuit breaker."""
+"""When to send a request (again): backoff, Retry-After, a gate that all requests share, a circuit breaker."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import heapq
 import random
 import time
 from email.utils import parsedate_to_datetime
+
+from halo_sql.engines.hosted_window import HostedWindow
 
 BACKOFF_CAP_S = 60.0
 BREAKER_FAILURES = 20
@@ -36,20 +38,16 @@ def retry_after_s(header: str | None) -> float | None:
     return max(0.0, seconds) if seconds < float("inf") else None  # also refuses nan
 
 
-class Throttle:
-    """How many requests may be out at once, and when: what a server's 429 answers teach.
+class Gate:
+    """Where requests wait to be sent: for room in the window, and for as long as the server asks to send nothing.
 
-    A refusal stops all sending for as long as the server asks and cuts the limit (once per such pause) to half of what
-    it was, or of what the server took since the last pause; a success raises it by 1/limit, up to where it began
-    (additive increase, multiplicative decrease: D. Chiu and R. Jain, 1989). So a pause costs few requests an attempt,
-    and those that were refused most often go first after it.
+    Those that were refused most often go first.
     """
 
-    def __init__(self, limit: int, give_up_s: float) -> None:
-        self._most = self._limit = float(limit)
+    def __init__(self, window: HostedWindow, give_up_s: float) -> None:
+        self._window = window
         self._give_up_s = give_up_s
-        self._out = 0
-        self._passed = 0  # successes since the last pause began
+        self._inside = 0
         self._until = 0.0  # loop time
         self._timer: asyncio.TimerHandle | None = None
         self._arrivals = 0
@@ -77,21 +75,13 @@ class Throttle:
 
     def leave(self) -> None:
         """The request is answered, one way or another."""
-        self._out -= 1
+        self._inside -= 1
         self._wake()
 
-    def success(self) -> None:
-        """The server took the request."""
-        self._passed += 1
-        self._limit = min(self._most, self._limit + 1.0 / self._limit)
-
-    def refused(self, seconds: float) -> None:
+    def pause(self, seconds: float) -> None:
         """The server asks to send nothing for this long."""
         loop = asyncio.get_running_loop()
         now = loop.time()
-        if now >= self._until:
-            self._limit = max(1.0, min(self._limit, self._out, self._passed) / 2)
-            self._passed = 0
         if now + seconds <= self._until:
             return
         self._until = now + seconds
@@ -115,10 +105,10 @@ class Throttle:
     def _wake(self) -> None:
         if asyncio.get_running_loop().time() < self._until:
             return
-        while self._waiting and self._out < int(self._limit):
+        while self._waiting and self._inside < self._window.limit:
             place = heapq.heappop(self._waiting)[3]
             if not place.done():
-                self._out += 1
+                self._inside += 1
                 place.set_result(True)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from halo_sql.engines.protocol import Engine, Gauges, GenResult
+from halo_sql.engines.protocol import Engine, Gauges, GenResult, Limit
 
 LEARN = 0.05  # weight of a new result in the running averages
 WIDEST = 4.0  # times the engine's own window that the room may grow to
@@ -30,6 +30,7 @@ class Window:
     (D. Chiu and R. Jain, 1989) with factors both ways. It shrinks when requests were preempted, and to what the engine
     computes plus a reserve when more wait in it: there they can neither be put in order nor overtaken. It grows when
     the engine has little in reserve and room in its KV cache although calls wait: answers are shorter than they may be.
+    Of one that finds out how many requests its server takes (``Limit``) it follows that number.
     """
 
     __slots__ = (
@@ -118,6 +119,13 @@ class Window:
                 wide = min(wide, max(self._start_tok, self._capacity_tok))
             self.limit_tok = int(wide)
 
+    def follow(self, engine: Engine, backlog: int) -> None:
+        """Follow what the engine tells, while ``backlog`` calls wait to be sent."""
+        if (gauges := gauges_of(engine)) is not None:
+            self.on_gauges(gauges, backlog)
+        elif (limit := limit_of(engine)) is not None:
+            self.limit_requests = min(self._most_requests, limit.requests + limit.again)
+
     def on_gauges(self, gauges: Gauges, backlog: int) -> None:
         """Follow an engine's report, while ``backlog`` calls wait to be sent; the same report again changes nothing."""
         if gauges is self._seen:
@@ -147,4 +155,11 @@ def gauges_of(engine: Engine) -> Gauges | None:
     """What the engine tells of its scheduler; a pool's handle stands for the engine that it has now."""
     gauges = getattr(getattr(engine, "engine", engine), "gauges", None)
     found: Gauges | None = None if gauges is None else gauges()
+    return found
+
+
+def limit_of(engine: Engine) -> Limit | None:
+    """How many requests the engine sends at once, where it finds that out; of a pool's handle as above."""
+    limit = getattr(getattr(engine, "engine", engine), "limit", None)
+    found: Limit | None = None if limit is None else limit()
     return found

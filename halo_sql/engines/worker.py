@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from halo_sql.engines.meter import Meter
-from halo_sql.engines.protocol import Deliver, Engine, EngineInfo, GenRequest, GenResult
+from halo_sql.engines.protocol import Deliver, Engine, EngineInfo, GenRequest, GenResult, Limit
 from halo_sql.engines.router import DECODE_TOK, Route
+from halo_sql.engines.window import limit_of
 from halo_sql.errors import EngineError
 
 MAX_ATTEMPTS = 3  # of a request that its workers die of
@@ -70,6 +71,11 @@ class Worker:
         self.moved_tok = 0
         self.again_tok = 0.0
 
+    def takes(self, one: EngineInfo) -> int:
+        """Requests at once, now; ``one`` is what it says of itself."""
+        limit = limit_of(self.engine)
+        return one.window_requests if limit is None else limit.requests + limit.again
+
     def counts(self) -> dict[str, float]:
         """See ``WorkerGroup.worker_stats``."""
         moved = {"prompt_tok_moved": self.moved_tok, "prompt_tok_again": round(self.again_tok)}
@@ -106,6 +112,13 @@ def alone(all_of_them: EngineInfo, count: int) -> EngineInfo:
         weight_bytes=info.weight_bytes // count,
         memory_bytes=info.memory_bytes // count,
     )
+
+
+def limit_together(workers: Sequence[Worker]) -> Limit | None:
+    """What these find out together; None: they do not."""
+    found = [limit for worker in workers if (limit := limit_of(worker.engine)) is not None]
+    sums = zip(*((limit.requests, limit.most, limit.again, limit.cuts) for limit in found), strict=True)
+    return Limit(*map(sum, sums)) if found else None
 
 
 def hand_over(groups: Mapping[Deliver, Sequence[GenResult]]) -> None:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
-from halo_sql.engines.protocol import Deliver, Engine, EngineInfo, GenRequest, GenResult
+from halo_sql.engines.protocol import Deliver, Engine, EngineInfo, GenRequest, GenResult, Limit
 from halo_sql.engines.router import Router
 from halo_sql.engines.tasks import Shared, cancelled
 from halo_sql.engines.worker import (
@@ -18,6 +18,7 @@ from halo_sql.engines.worker import (
     Pending,
     Worker,
     hand_over,
+    limit_together,
     suspect,
     together,
     transfer_cost,
@@ -229,8 +230,8 @@ class WorkerGroup:
         """Send what its window has room for; how many were sent."""
         assert self._one is not None
         requests: list[GenRequest] = []
-        alone = any(map(suspect, worker.in_flight.values()))
-        while worker.queue and len(worker.in_flight) < self._one.window_requests:
+        alone, takes = any(map(suspect, worker.in_flight.values())), worker.takes(self._one)
+        while worker.queue and len(worker.in_flight) < takes:
             if worker.in_flight and (alone or suspect(worker.queue[0])):
                 break
             item = worker.queue.popleft()
@@ -311,17 +312,16 @@ class WorkerGroup:
             item.route = None
 
     def _fail(self, item: Pending, problem: EngineError | None) -> None:
-        problem = problem or EngineError("no worker is left", code="unavailable")
-        error = EngineError(problem.message, code=problem.code, fatal=True, remedy=problem.remedy)
         if self._open.pop(item.request.id, None) is not None:
+            problem = problem or EngineError("no worker is left", code="unavailable")
+            error = EngineError(problem.message, code=problem.code, fatal=True, remedy=problem.remedy)
             item.deliver([GenResult(item.request.id, finish="error", retries=item.lost, error=error)])
 
     def abort(self, ids: Sequence[int]) -> None:
         """See ``Engine.abort``."""
         sent: dict[int, list[int]] = {}
         for number in ids:
-            item = self._open.get(number)
-            if item is None:
+            if (item := self._open.get(number)) is None:
                 continue
             item.aborted = True
             if item.sent and item.route is not None:
@@ -389,8 +389,12 @@ class WorkerGroup:
         prompt_tok_again (computed though another had them, about), output_tok, busy_s, in_flight."""
         return [worker.counts() for worker in self.workers]
 
+    def limit(self) -> Limit | None:
+        """Of the workers that are ready, or will be."""
+        return limit_together(self._ready_workers() or self.workers)
+
     def _ready_workers(self) -> list[Worker]:
         return [worker for worker in self.workers if worker.state == "ready"]
 
     def _ready(self) -> list[int]:
-        return [worker.number for worker in self.workers if worker.state == "ready"]
+        return [worker.number for worker in self._ready_workers()]

@@ -20,7 +20,7 @@ from halo_sql.engines.protocol import ChannelSpec, DeliverOutcomes, GenResult, O
 from halo_sql.errors import EngineError, did_you_mean
 from halo_sql.metrics import NodeMetrics
 from halo_sql.tools.attempt import ToolCall
-from halo_sql.tools.journal import Journal, StatementJournal
+from halo_sql.tools.journal import BatchJournal, Journal
 from halo_sql.tools.lane import CLOSE_S, Line
 from halo_sql.tools.limits import acts
 from halo_sql.tools.memory import Found, LookUps, ToolCache
@@ -46,7 +46,7 @@ class ToolDesk:
         runner_of: Callable[[BoundTool], Runner],
         *,
         cache: ToolCache | None,
-        journal: Journal | None,
+        journal: Journal | BatchJournal | None,
         budget: Budget,
         log: RunLog | None,
         check: Callable[[BoundTool, str], EngineError | None],
@@ -57,7 +57,7 @@ class ToolDesk:
         self._runner_of = runner_of
         self._cache = cache
         self._look_ups = None if cache is None else LookUps(cache, self._found)
-        self._journal = None if journal is None else StatementJournal(journal, statement)
+        self._journal = None if journal is None else journal.of(statement)
         self._budget = budget
         self._log = log
         self._check = check

@@ -2,7 +2,8 @@
 
 A statement that failed or died and is run again finds here what its calls came to: an answer is given again without
 calling, a refusal by the tool may be tried again, and a call of which only the beginning is known is in doubt and
-never repeated by itself. A statement that ended well takes its entries away: run again, it acts anew.
+never repeated by itself. A statement that ended well takes its entries away: run again, it acts anew. In a batch it
+does so when all statements have had their turn: one that died or was interrupted is run again as a whole.
 
 All work on the file is done by one thread; what has gathered meanwhile shares one durable transaction.
 """
@@ -28,7 +29,7 @@ from halo_sql.tools.journal_file import Claim, JournalEntry, Page
 from halo_sql.tools.protocol import BoundTool
 from halo_sql.virtual_time import outside
 
-__all__ = ["Claim", "Journal", "JournalEntry", "StatementJournal"]
+__all__ = ["BatchJournal", "Claim", "Journal", "JournalEntry", "StatementJournal"]
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], Any]
@@ -68,6 +69,10 @@ class Journal:
         if not self.path.exists():
             return 0
         return self.submit(partial(journal_file.finish, statement=digest(statement), run=run)).result()
+
+    def of(self, statement: str) -> StatementJournal:
+        """For one run of a statement."""
+        return StatementJournal(self, statement)
 
     def close(self) -> None:
         """Write what is waiting and let go of the file; idempotent. Calls are refused from now on."""
@@ -132,14 +137,49 @@ class Journal:
         )
 
 
+class BatchJournal:
+    """The journal as the statements of one run of a batch use it."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._named: Counter[str] = Counter()
+        self._ended: list[tuple[str, str]] = []
+
+    def named(self, statement: str) -> str:
+        """The statement, told from equal ones of the batch that were named before."""
+        self._named[statement] += 1
+        number = self._named[statement]
+        return statement if number == 1 else f"{statement}\n{number}"
+
+    def of(self, statement: str) -> StatementJournal:
+        """For one run of a statement."""
+        return StatementJournal(self._journal, statement, self._ended)
+
+    def finish(self) -> None:
+        """All statements have had their turn: those that ended well take their entries away, all at once."""
+        ended, self._ended = self._ended, []
+
+        def work(connection: sqlite3.Connection) -> None:
+            for statement, run in ended:
+                journal_file.finish(connection, statement, run)
+
+        if ended:
+            try:
+                self._journal.submit(work).result()
+            except EngineError as problem:
+                self._journal.warnings.append(f"the batch's calls will not be made again: {problem.message}")
+
+
 class StatementJournal:
     """What one run of a statement does with the journal; lives on the run's loop.
 
     statement  its text and its parameters: what makes two runs the same
+    ended      of a batch: gets the statement (its digest) and its run when it ended well, and nothing is taken away yet
     """
 
-    def __init__(self, journal: Journal, statement: str) -> None:
+    def __init__(self, journal: Journal, statement: str, ended: list[tuple[str, str]] | None = None) -> None:
         self.run = uuid.uuid4().hex
+        self._ended = ended
         self._journal = journal
         self._statement = digest(statement)
         self._begun: Counter[bytes] = Counter()  # numbers given to equal calls of this run
@@ -189,6 +229,9 @@ class StatementJournal:
     async def finish(self) -> None:
         """The statement ended well, see ``Journal.finish``."""
         if not self._begun:
+            return
+        if self._ended is not None:
+            self._ended.append((self._statement, self.run))
             return
         work = partial(journal_file.finish, statement=self._statement, run=self.run)
         try:

@@ -19,6 +19,7 @@ import json
 import struct
 import threading
 import time
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,6 +81,8 @@ class FaultServer:
     constrained   the same for an answer that is constrained to yes or no: the place where it begins
     steps         the assistant's messages, by the number of them in the conversation (then the last one again); one
                   with ``tool_calls`` is only written where tools may be called
+    slots         (number, seconds): that many calls are computed at once, each as long; the others wait
+    most          more calls in flight than these are refused (429)
     owned_by      what /models says; 'vllm' holds the whole answer to a response_format, so that no tool is called
     """
 
@@ -95,7 +98,11 @@ class FaultServer:
         constrained: dict[str, dict[str, float]] | None = None,
         steps: list[dict[str, Any]] | None = None,
         owned_by: str = "tests",
+        slots: tuple[int, float] | None = None,
+        most: int | None = None,
     ) -> None:
+        self.slots = slots
+        self.most = most
         self.steps = steps or []
         self.owned_by = owned_by
         self.alternatives = alternatives or {}
@@ -106,13 +113,12 @@ class FaultServer:
         self.quota = quota  # (calls, seconds): that many in each window, else 429 with the time to its end
         self.cached_tok = cached_tok
         self.port = port
+        self._slots = asyncio.Semaphore(0 if slots is None else slots[0])
         self.calls: list[Call] = []
         self.in_flight = self.most_in_flight = 0
         self._window = (0.0, 0)
         self._ready = threading.Event()
-        self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
-        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(),), daemon=True)
 
     @property
     def url(self) -> str:
@@ -124,9 +130,22 @@ class FaultServer:
         return collections.Counter(call.prompt for call in self.calls)
 
     def __enter__(self) -> FaultServer:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(),), daemon=True)
         self._thread.start()
         assert self._ready.wait(10), "the server starts"
         return self
+
+    @contextlib.asynccontextmanager
+    async def on_this_loop(self) -> AsyncIterator[FaultServer]:
+        """The server on the running loop, whose clock is its."""
+        serving = asyncio.get_running_loop().create_task(self._serve())
+        await asyncio.to_thread(self._ready.wait, 10)
+        try:
+            yield self
+        finally:
+            self._stop.set()
+            await serving
 
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
@@ -154,6 +173,8 @@ class FaultServer:
         self._ready.set()
         await self._stop.wait()
         server.close()
+        for _ in range(3):  # those just accepted begin, so that they are closed, too
+            await asyncio.sleep(0)
         for task in list(connections):
             task.cancel()
         if connections:
@@ -204,6 +225,11 @@ class FaultServer:
             return await _send(writer, 200, json.dumps({"object": "list", "data": entries}).encode())
         if path not in ("/v1/chat/completions", "/v1/embeddings"):
             return await _send(writer, 404, b'{"detail": "no such page"}')
+        if self.most is not None and self.in_flight > self.most:
+            return await _send(writer, 429, b'{"error": {"message": "too many"}}')
+        if self.slots is not None:
+            async with self._slots:
+                await asyncio.sleep(self.slots[1])
         wait_s = self._over_quota()
         if wait_s is not None:
             return await _send(writer, 429, b'{"error": {"message": "quota"}}', f"{wait_s:.3f}")

@@ -1,10 +1,11 @@
-"""The breaker, the throttle and the waiting times between attempts."""
+"""The breaker, the gate and the waiting times between attempts."""
 
 from __future__ import annotations
 
 import asyncio
 
-from halo_sql.engines.retry import Breaker, OutageError, Throttle, backoff_s, retry_after_s
+from halo_sql.engines.hosted_window import HostedWindow
+from halo_sql.engines.retry import Breaker, Gate, OutageError, backoff_s, retry_after_s
 
 
 def test_breaker() -> None:
@@ -32,22 +33,22 @@ def test_breaker() -> None:
     asyncio.run(main())
 
 
-def test_throttle() -> None:
+def test_gate() -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        throttle = Throttle(4, give_up_s=1)
-        for _ in range(8):
-            throttle.success()
-        assert [await throttle.enter(0, None) for _ in range(4)] == [True] * 4
+        window = HostedWindow(4)
+        gate = Gate(window, give_up_s=1)
+        assert [await gate.enter(0, None) for _ in range(4)] == [True] * 4
         start = loop.time()
-        throttle.refused(0.05)
-        throttle.refused(0.01)  # of the same moment: the limit is halved once
+        window.limit = 2
+        gate.pause(0.05)
+        gate.pause(0.01)  # of the same moment: the longer one holds
         for _ in range(4):
-            throttle.leave()
+            gate.leave()
         order: list[str] = []
 
         async def wait(name: str, attempts: int) -> None:
-            assert await throttle.enter(attempts, start + 1)
+            assert await gate.enter(attempts, start + 1)
             order.append(name)
 
         waiting = [asyncio.create_task(wait(*item)) for item in (("new", 0), ("second", 1), ("third", 2), ("new 2", 0))]
@@ -55,20 +56,19 @@ def test_throttle() -> None:
         await asyncio.sleep(0)
         cancelled.cancel()
         await asyncio.sleep(0.1)
-        assert order == ["third", "second"]  # two places: 4 / 2
-        for _ in range(8):
-            throttle.success()
-        throttle.leave()
+        assert order == ["third", "second"]  # two places
+        window.limit = 4
+        gate.leave()
         await asyncio.gather(*waiting)
         assert order == ["third", "second", "new"]
-        late = asyncio.create_task(throttle.enter(0, None))
-        assert await late  # the successes made room
-        hopeless = [asyncio.create_task(throttle.enter(0, deadline)) for deadline in (None, loop.time() + 5)]
+        late = asyncio.create_task(gate.enter(0, None))
+        assert await late
+        hopeless = [asyncio.create_task(gate.enter(0, deadline)) for deadline in (None, loop.time() + 5)]
         await asyncio.sleep(0)
-        throttle.refused(10)
+        gate.pause(10)
         assert await asyncio.gather(*hopeless) == [True, False]  # the first one took the last place
-        assert not await throttle.enter(0, None)
-        throttle.close()
+        assert not await gate.enter(0, None)
+        gate.close()
 
     asyncio.run(main())
 

@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 
 from halo_sql.engines.calls import Call
 from halo_sql.engines.dispatch import output_bound
-from halo_sql.engines.protocol import YES_NO, ChannelSpec, Gauges, GenResult
+from halo_sql.engines.protocol import YES_NO, ChannelSpec, Gauges, GenResult, Limit
 from halo_sql.engines.send_queue import SendQueue
 from halo_sql.engines.window import Window
 from halo_sql.ir.prompt import Sampling
+
+from .helpers import LocalEngine
 
 
 def queued(users: Sequence[str]) -> list[Call]:
@@ -128,6 +130,17 @@ def test_what_waits_in_the_engine_is_kept_small_and_the_engine_busy() -> None:
         window.on_gauges(Gauges(0.4, 256, 0, 0), 1_000)
         window.used_requests = window.limit_requests
     assert window.limit_requests == 512
+
+
+def test_an_engine_that_finds_out_its_limit_is_sent_no_more() -> None:
+    engine = LocalEngine()
+    window = Window(1_000_000, 64)
+    for limit, allowed in ((Limit(9, 64, 0, 0), 9), (Limit(9, 64, 3, 1), 12), (Limit(100, 100, 0, 1), 64)):
+        engine.limit = lambda limit=limit: limit  # type: ignore[attr-defined]
+        window.follow(engine, 100)
+        window.used_tok = window.used_requests = 0
+        full(window)
+        assert window.used_requests == allowed
 
 
 @given(

@@ -39,6 +39,11 @@ STATEMENTS = {
     "tool": "SELECT id, TOOL(act, id::INTEGER, on_error => 'struct') AS r FROM t",
     "agent": """SELECT id, AGENT(g, '[{"tool": "act", "arguments": {"n": ' || id || '}}, {"answer": "$result"}]',
         on_error => 'struct') AS r FROM t""",
+    "batch": """BEGIN BATCH;
+        CREATE TABLE kept AS SELECT id, TOOL(act, id::INTEGER, on_error => 'struct') AS r FROM t WHERE id < 6;
+        INSERT INTO kept SELECT id, TOOL(act, id::INTEGER, on_error => 'struct') AS r FROM t WHERE id >= 6;
+        SELECT id, r FROM kept;
+        END BATCH""",
 }
 
 
@@ -62,7 +67,7 @@ def entries(home: Path) -> list[tuple[Any, ...]]:
     return found
 
 
-@pytest.mark.parametrize(("how", "kills"), [("tool", 20), ("agent", 8)])
+@pytest.mark.parametrize(("how", "kills"), [("tool", 20), ("agent", 8), ("batch", 12)])
 def test_59_killed_at_any_moment_and_run_again_each_action_happens_once_at_most(
     how: str, kills: int, home: Path
 ) -> None:
