@@ -42,8 +42,9 @@ class Duck:
     @classmethod
     def connect(cls, database: str, read_only: bool, config: Mapping[str, Any]) -> Duck:
         """Open a database file or ':memory:'; DuckDB's errors become ours."""
+        may_collate = [database != ":memory:"]  # a new one has no tables
         try:
-            return cls(duckdb.connect(database, read_only=read_only, config=dict(config)))
+            return cls(duckdb.connect(database, read_only=read_only, config=dict(config)), may_collate)
         except duckdb.Error as problem:
             raise convert_error(problem) from None
 
@@ -77,8 +78,7 @@ class Duck:
 
     def execute(self, sql: str, params: Any = None) -> Any:
         """Run a statement; returns DuckDB's connection, which holds the result."""
-        lowered = sql.lower()
-        self.may_collate[0] |= any(word in lowered for word in ("collate", "attach", "import", "copy"))
+        self._note_collations(sql)
         self.release()
         try:
             return self.connection.execute(sql) if params is None else self.connection.execute(sql, params)
@@ -88,6 +88,17 @@ class Duck:
             raise
         except RuntimeError as problem:  # DuckDB's own Ctrl-C handling
             raise errors.InterruptedQueryError(str(problem)) from None
+
+    def execute_many(self, sql: str, rows: Sequence[object]) -> Any:
+        """Run a statement once for each set of parameters; returns DuckDB's connection with the last result."""
+        self._note_collations(sql)
+        with self.converted(sql):
+            return self.connection.executemany(sql, rows)
+
+    def _note_collations(self, sql: str) -> None:
+        """A statement with one of these words may bring tables whose columns have collations."""
+        lowered = sql.lower()
+        self.may_collate[0] |= any(word in lowered for word in ("collate", "attach", "import", "copy"))
 
     @contextmanager
     def converted(self, sql: str | None = None) -> Iterator[None]:
