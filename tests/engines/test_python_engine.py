@@ -16,6 +16,8 @@ from halo_sql.engines.python import PythonEngine
 from halo_sql.engines.vectors import decode_vector
 from halo_sql.errors import CatalogError, EngineError
 
+from .helpers import in_virtual_time
+
 Run = Callable[[Engine, Sequence[GenRequest]], list[GenResult]]
 Messages = list[dict[str, str]]
 
@@ -268,7 +270,7 @@ def test_batches_have_a_deadline_and_can_be_aborted(ask_engine: Any) -> None:
         assert delivered[-1].error is not None
         await engine.close()
 
-    asyncio.run(asyncio.wait_for(main(), 10))
+    in_virtual_time(main())
 
 
 def test_the_identity_of_an_embedding_function_is_its_own() -> None:

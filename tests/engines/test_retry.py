@@ -6,6 +6,8 @@ import asyncio
 
 from halo_sql.engines.retry import Breaker, OutageError, Throttle, backoff_s, retry_after_s
 
+from .helpers import in_virtual_time
+
 
 def test_breaker() -> None:
     async def main() -> None:
@@ -29,7 +31,7 @@ def test_breaker() -> None:
         assert 1 <= ends.count(True) <= 5
         assert all(end is True or isinstance(end, OutageError) for end in ends)
 
-    asyncio.run(main())
+    in_virtual_time(main())
 
 
 def test_throttle() -> None:
@@ -70,7 +72,7 @@ def test_throttle() -> None:
         assert not await throttle.enter(0, None)
         throttle.close()
 
-    asyncio.run(main())
+    in_virtual_time(main())
 
 
 def test_waiting_times() -> None:
