@@ -103,6 +103,7 @@ class FaultServer:
         self.faults = list(faults or [])
         self.models = models
         self.key = key
+        self.windows = 0  # of the quota, with calls in them
         self.quota = quota  # (calls, seconds): that many in each window, else 429 with the time to its end
         self.cached_tok = cached_tok
         self.port = port
@@ -222,6 +223,7 @@ class FaultServer:
         start, used = self._window
         if now >= start + seconds:
             start, used = now, 0
+            self.windows += 1
         self._window = (start, used + 1)
         return None if used < limit else start + seconds - now
 

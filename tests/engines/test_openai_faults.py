@@ -105,15 +105,14 @@ def test_a_wait_beyond_the_deadline_is_refused_at_once(fault_server: Any, run_en
     assert time.monotonic() - start_s < 60
 
 
-@pytest.mark.parametrize(("limit", "window_s", "rows"), [(50, 0.4, 250), (4, 0.1, 80)])
+@pytest.mark.parametrize(("limit", "window_s", "rows"), [(50, 1.0, 250), (4, 0.1, 80)])
 def test_a_quota_is_used(fault_server: Any, run_engine: RunEngine, limit: int, window_s: float, rows: int) -> None:
     with fault_server.FaultServer(quota=(limit, window_s)) as server:
         results = run_engine(engine(server), prompts(rows))
-        taken_s = server.calls[-1].at_s - server.calls[0].at_s
     assert all(result.error is None for result in results)
     assert len(server.calls) <= 2.5 * rows
     if limit == 50:  # the small windows are shorter than what a busy machine may sleep through
-        assert taken_s <= rows / limit * window_s / 0.5
+        assert server.windows <= rows / limit / 0.5
     assert max(result.retries for result in results) <= 3
 
 

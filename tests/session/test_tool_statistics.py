@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -166,9 +165,11 @@ def test_what_was_learnt_of_both_ways_moves_the_number(con: halo_sql.Connection)
     assert "set-oriented (from 11)" in text, "1 s / (0.1 s - 0.001 s)"
 
 
-def test_a_tool_learnt_to_be_slow_is_asked_after_the_other(con: halo_sql.Connection) -> None:
-    def one(x: int) -> int:
-        time.sleep(0.2)
+def test_a_tool_learnt_to_be_slow_is_asked_after_the_other(virtual: halo_sql.Connection) -> None:
+    con = virtual
+
+    async def one(x: int) -> int:
+        await asyncio.sleep(0.02)
         return x
 
     con.create_tool("one", one, egress=False)
