@@ -124,7 +124,7 @@ class Queries:
         from halo_sql.planning import is_sink
         from halo_sql.running import primed
 
-        with self._interruptible():
+        with self.interruptible():
             planned = self.plan(sql, params, expanded, closely, sample)
             options = planned.optimized.problem.surveyed
             profile, statement = self._profile(planned), self._journaled(planned)
@@ -162,7 +162,7 @@ class Queries:
     @contextmanager
     def batch(self) -> Iterator[None]:
         """The statements run inside use one budget, and an interrupt ends them all."""
-        with self._interruptible():
+        with self.interruptible():
             self._budget = Budget()
             try:
                 yield
@@ -175,8 +175,8 @@ class Queries:
             raise InterruptedQueryError("Interrupted!")
 
     @contextmanager
-    def _interruptible(self) -> Iterator[None]:
-        """An interrupt that comes while a statement is planned ends the run as soon as there is one."""
+    def interruptible(self) -> Iterator[None]:
+        """An interrupt that comes inside, while a statement is read or planned, ends the run as soon as it begins."""
         if not self._planning:
             self._stopped = False
         self._planning += 1

@@ -105,6 +105,10 @@ class Session:
 
         Returns when the first rows are ready, or when a statement without rows is done.
         """
+        with self.queries.interruptible():
+            return self._execute(sql, params)
+
+    def _execute(self, sql: str, params: object) -> Result:
         self.queries.end()
         pieces = split(sql)
         kinds = [classify(piece.text) for piece in pieces]

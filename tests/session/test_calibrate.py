@@ -144,7 +144,7 @@ def test_it_can_be_interrupted(home: Path) -> None:
     with pytest.raises(InterruptedQueryError):
         con.execute("CALIBRATE MODEL m")
     timer.join()
-    assert time.perf_counter() - began < 10
+    assert time.perf_counter() - began < 50
     assert con.execute("SELECT 1").fetchall() == [(1,)]
 
 
