@@ -22,9 +22,9 @@ def test_close_stops_what_another_thread_runs() -> None:
 
     thread = threading.Thread(target=run)
     thread.start()
-    assert begun.wait(10)
+    assert begun.wait(60)
     duck.close()
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
     assert len(ended) == 1
     duck.close()

@@ -126,12 +126,12 @@ class FaultServer:
 
     def __enter__(self) -> FaultServer:
         self._thread.start()
-        assert self._ready.wait(10), "the server starts"
+        assert self._ready.wait(60), "the server starts"
         return self
 
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(10)
+        self._thread.join(60)
         assert not self._thread.is_alive(), "the server stops"
         self._loop.close()
 

@@ -141,12 +141,12 @@ def test_ten_percent_faults(fault_server: Any, run_engine: RunEngine) -> None:
 
 
 def test_nobody_listens(run_engine: RunEngine) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    chosen = OpenAIEngine(f"http://127.0.0.1:{port}/v1", {"model": "m", "backoff_s": 0.001})
-    with pytest.raises(EngineError, match=f"127.0.0.1:{port}.*cannot be reached") as caught:
-        run_engine(chosen, prompts(1))
+    with socket.socket() as held:  # bound, so that nobody else listens there
+        held.bind(("127.0.0.1", 0))
+        port = held.getsockname()[1]
+        chosen = OpenAIEngine(f"http://127.0.0.1:{port}/v1", {"model": "m", "backoff_s": 0.001})
+        with pytest.raises(EngineError, match=f"127.0.0.1:{port}.*cannot be reached") as caught:
+            run_engine(chosen, prompts(1))
     assert caught.value.code == "unavailable"
     assert caught.value.retryable
     assert caught.value.remedy

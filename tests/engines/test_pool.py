@@ -283,7 +283,7 @@ def test_registering_another_callable_makes_another_engine() -> None:
             await handle.start()
             done = asyncio.Event()
             handle.submit([GenRequest(0, "q")], lambda found, done=done: (results.extend(found), done.set()))  # type: ignore[misc]
-            await asyncio.wait_for(done.wait(), 10)
+            await asyncio.wait_for(done.wait(), 60)
         assert [result.text for result in results] == ["one", "two"]
         await pool.close()
 

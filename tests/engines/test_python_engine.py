@@ -73,7 +73,7 @@ def test_at_most_concurrency_calls_at_once(run_engine: Run) -> None:
         with lock:
             inside += 1
             most = max(most, inside)
-        all_in.wait(10)  # three at once, else it breaks
+        all_in.wait(60)  # three at once, else it breaks
         with lock:
             inside -= 1
         return "x"
