@@ -7,6 +7,7 @@ track of the one it has and closes it before anything else runs.
 from __future__ import annotations
 
 import inspect
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -31,6 +32,7 @@ class Duck:
 
     # the same for every connection of a DuckDB version, and slow to list
     _known_functions: ClassVar[tuple[frozenset[str], ...] | None] = None
+    _private: ClassVar[dict[int, Any]] = {}  # process id -> its database for ``private``
 
     def __init__(self, connection: Any, may_collate: list[bool] | None = None) -> None:
         self.connection = connection
@@ -47,6 +49,15 @@ class Duck:
             return cls(duckdb.connect(database, read_only=read_only, config=dict(config)), may_collate)
         except duckdb.Error as problem:
             raise convert_error(problem) from None
+
+    @classmethod
+    def private(cls) -> Duck:
+        """A connection of ours, to an empty in-memory database that the process keeps: opening another one would take
+        longer than many a query. Settings and temporary objects are the connection's own; nothing else may be made."""
+        process = os.getpid()  # a fork does not go on with its parent's
+        if process not in cls._private:
+            cls._private[process] = duckdb.connect(":memory:", config={"threads": 1})
+        return cls(cls._private[process].cursor(), [False])
 
     def duplicate(self) -> Duck:
         """Another connection to the same database (no temporary objects, own transaction)."""
