@@ -137,29 +137,37 @@ class FaultServer:
 
     async def _serve(self) -> None:
         connections: set[asyncio.Task[None]] = set()
+        writers: set[asyncio.StreamWriter] = set()
 
         async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             task = asyncio.current_task()
             assert task is not None
             connections.add(task)
+            writers.add(writer)
             try:
                 await self._connection(reader, writer)
             finally:
-                connections.discard(task)
                 writer.close()
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError, asyncio.CancelledError):
                     await writer.wait_closed()
+                    writers.discard(writer)
+                connections.discard(task)
 
         server = await asyncio.start_server(accept, "127.0.0.1", self.port, limit=2**24)
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
         await self._stop.wait()
         server.close()
+        await asyncio.sleep(0)  # who was just accepted begins
         for task in list(connections):
             task.cancel()
         if connections:
             await asyncio.wait(connections)
+        for writer in writers:
+            writer.transport.abort()
         await server.wait_closed()
+        for _ in range(3):  # the loop closes sockets a turn later
+            await asyncio.sleep(0)
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):

@@ -147,7 +147,7 @@ async def until(condition: Callable[[], bool]) -> None:
         if condition():
             return
         await asyncio.sleep(0.005)
-    raise AssertionError("it did not happen within 10 s")
+    raise AssertionError("it did not happen within a minute")
 
 
 def test_abort_and_close_leave_nothing_behind(fault_server: Any) -> None:
