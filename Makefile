@@ -31,9 +31,10 @@ demo: $(STAMP)
 	@$(BIN)/python examples/load_tables.py $(VENV)/demo.duckdb
 	@$(BIN)/halo $(VENV)/demo.duckdb -f examples/01_first_query.sql
 
-# In several processes; the tests with real engines share one of them, so that each engine is started once.
+# In several processes; the tests with real engines share one of them, so that each engine is started once. Compiled
+# modules are kept whatever the environment says: the tests start hundreds of Python programs.
 test: $(STAMP)
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadgroup
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadgroup
 
 check: lint types layers docs
 

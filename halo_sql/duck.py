@@ -7,6 +7,7 @@ track of the one it has and closes it before anything else runs.
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import time
 import warnings
@@ -25,10 +26,8 @@ from halo_sql.ir.types import SqlType
 BATCH_ROWS = 2048  # DuckDB's own vector size
 NAMES_KEPT = 1000
 #: Statements after which there may be other functions, in lower case.
-_CHANGES = re.compile(
-    r"(?:^|;|\*/)\s*(?:attach|detach|import|copy|commit|end|rollback|abort|execute)\b|\b(?:macro|function|schema)\b",
-    re.M,
-)
+_WORDS = r"(?:attach|detach|import|copy|commit|end|rollback|abort|execute)\b"
+_CHANGES = re.compile(rf"(?m)(?:^|;|\*/)\s*{_WORDS}|\b(?:macro|function|schema)\b")
 T = TypeVar("T")
 BUSY_S = 10.0  # how long a close waits for another thread's call to give up
 
@@ -38,6 +37,7 @@ class Duck:
 
     # the same for every connection of a DuckDB version, and slow to list
     _known_functions: ClassVar[tuple[frozenset[str], ...] | None] = None
+    _private: ClassVar[dict[int, Any]] = {}  # process id -> its database for ``private``
 
     def __init__(
         self, connection: Any, may_collate: list[bool] | None = None, changes: list[int] | None = None
@@ -53,10 +53,20 @@ class Duck:
     @classmethod
     def connect(cls, database: str, read_only: bool, config: Mapping[str, Any]) -> Duck:
         """Open a database file or ':memory:'; DuckDB's errors become ours."""
+        may_collate = [database != ":memory:"]  # a new one has no tables
         try:
-            return cls(duckdb.connect(database, read_only=read_only, config=dict(config)))
+            return cls(duckdb.connect(database, read_only=read_only, config=dict(config)), may_collate)
         except duckdb.Error as problem:
             raise convert_error(problem) from None
+
+    @classmethod
+    def private(cls) -> Duck:
+        """A connection of ours, to an empty in-memory database that the process keeps: opening another one would take
+        longer than many a query. Settings and temporary objects are the connection's own; nothing else may be made."""
+        process = os.getpid()  # a fork does not go on with its parent's
+        if process not in cls._private:
+            cls._private[process] = duckdb.connect(":memory:", config={"threads": 1})
+        return cls(cls._private[process].cursor(), [False])
 
     def duplicate(self) -> Duck:
         """Another connection to the same database (no temporary objects, own transaction)."""
@@ -88,8 +98,7 @@ class Duck:
 
     def execute(self, sql: str, params: Any = None) -> Any:
         """Run a statement; returns DuckDB's connection, which holds the result."""
-        lowered = sql.lower()
-        self.may_collate[0] |= any(word in lowered for word in ("collate", "attach", "import", "copy"))
+        self._note_collations(sql)
         self.release()
         try:
             return self.connection.execute(sql) if params is None else self.connection.execute(sql, params)
@@ -100,7 +109,7 @@ class Duck:
         except RuntimeError as problem:  # DuckDB's own Ctrl-C handling
             raise errors.InterruptedQueryError(str(problem)) from None
         finally:
-            if _CHANGES.search(lowered):
+            if _CHANGES.search(sql.lower()):
                 self.changes[0] += 1
 
     def of_catalog(self, key: str, read: Callable[[], T]) -> T:
@@ -110,6 +119,17 @@ class Duck:
             known = self._of_catalog[key] = (self.changes[0], read())
         found: T = known[1]
         return found
+
+    def execute_many(self, sql: str, rows: Sequence[object]) -> Any:
+        """Run a statement once for each set of parameters; returns DuckDB's connection with the last result."""
+        self._note_collations(sql)
+        with self.converted(sql):
+            return self.connection.executemany(sql, rows)
+
+    def _note_collations(self, sql: str) -> None:
+        """A statement with one of these words may bring tables whose columns have collations."""
+        lowered = sql.lower()
+        self.may_collate[0] |= any(word in lowered for word in ("collate", "attach", "import", "copy"))
 
     @contextmanager
     def converted(self, sql: str | None = None) -> Iterator[None]:

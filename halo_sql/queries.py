@@ -126,7 +126,7 @@ class Queries:
         from halo_sql.planning import is_sink
         from halo_sql.running import primed
 
-        with self._interruptible():
+        with self.interruptible():
             planned = self.plan(sql, params, expanded, closely, sample)
             options = planned.optimized.problem.surveyed
             profile, statement = self._profile(planned), self._journaled(planned)
@@ -165,7 +165,7 @@ class Queries:
     def batch(self) -> Iterator[None]:
         """The statements run inside use one budget, and an interrupt ends them all: run again, they repeat nothing that
         they did."""
-        with self._interruptible():
+        with self.interruptible():
             self._budget = Budget()
             try:
                 yield
@@ -180,8 +180,8 @@ class Queries:
             raise InterruptedQueryError("Interrupted!")
 
     @contextmanager
-    def _interruptible(self) -> Iterator[None]:
-        """An interrupt that comes while a statement is planned ends the run as soon as there is one."""
+    def interruptible(self) -> Iterator[None]:
+        """An interrupt that comes inside, while a statement is read or planned, ends the run as soon as it begins."""
         if not self._planning:
             self._stopped = False
         self._planning += 1

@@ -22,10 +22,10 @@ DIRECT = frozenset(
 
 
 class Converter:
-    """An in-memory DuckDB that turns Arrow batches into what DuckDB would have given for these types."""
+    """A private DuckDB that turns Arrow batches into what DuckDB would have given for these types."""
 
     def __init__(self) -> None:
-        self.duck = Duck.connect(":memory:", False, {"threads": 1})
+        self.duck = Duck.private()
 
     def run(self, columns: Columns, batches: Iterable[Any], read: Callable[[Any], Value]) -> Value:
         """``read`` applied to DuckDB's result over the batches, under the display names."""
@@ -72,9 +72,9 @@ class Converter:
 def empty_schema(columns: Columns) -> Any:
     """The Arrow schema of these types (names are positions)."""
     body = ", ".join(f"{_position(place)} {kind.text}" for place, (_, kind) in enumerate(columns))
-    duck = Duck.connect(":memory:", False, {"threads": 1})
+    duck = Duck.private()
     try:
-        duck.execute(f"CREATE TABLE halo_rows ({body})")
+        duck.execute(f"CREATE TEMP TABLE halo_rows ({body})")
         return duck.stream("FROM halo_rows").schema
     finally:
         duck.close()

@@ -105,6 +105,10 @@ class Session:
 
         Returns when the first rows are ready, or when a statement without rows is done.
         """
+        with self.queries.interruptible():
+            return self._execute(sql, params)
+
+    def _execute(self, sql: str, params: object) -> Result:
         self.queries.end()
         pieces = split(sql)
         kinds = [classify(piece.text) for piece in pieces]
@@ -153,8 +157,7 @@ class Session:
         if classify(sql) is Kind.PLAIN and not self.concerns(sql):
             self.queries.end()
             self._prepare_listings(sql)
-            with self.duck.converted(sql):
-                self.duck.connection.executemany(sql, [list(row) if isinstance(row, tuple) else row for row in rows])
+            self.duck.execute_many(sql, [list(row) if isinstance(row, tuple) else row for row in rows])
             return DuckResult(self.duck.connection)
         result = self.execute(sql, rows[0])
         for row in rows[1:]:

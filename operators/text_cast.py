@@ -10,7 +10,7 @@ from halo_sql.ir.expr import literal
 
 
 class TextCast:
-    """``CAST(text AS type)`` on a private in-memory connection, opened when first needed.
+    """``CAST(text AS type)`` on a private connection, opened when first needed.
 
     time_zone  the user's session time zone: what a TIMESTAMPTZ without offset means
     """
@@ -34,7 +34,7 @@ class TextCast:
     def _one(self, expression: str, text: str) -> Any:
         try:
             if self._duck is None:
-                self._duck = Duck.connect(":memory:", False, {"threads": 1})
+                self._duck = Duck.private()
                 self._duck.execute(f"SET TimeZone = {literal(self.time_zone)}")
             reader = self._duck.stream(f"SELECT {expression} AS value", [text])
             try:

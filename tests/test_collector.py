@@ -60,18 +60,18 @@ def test_two_threads_cannot_keep_it_off_by_turns() -> None:
     def other() -> None:
         with collector_waits():
             begin.set()
-            end.wait(10)
+            end.wait(60)
         ended.set()
 
     with ExitStack() as first:
         first.enter_context(collector_waits())
         thread = threading.Thread(target=other)
         thread.start()
-        assert begin.wait(10)
+        assert begin.wait(60)
         assert not gc.isenabled()
     assert gc.isenabled(), "the second goes on without"
     end.set()
-    thread.join(10)
+    thread.join(60)
     assert ended.is_set()
     assert gc.isenabled()
 

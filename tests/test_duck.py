@@ -1,8 +1,11 @@
-"""Closing a DuckDB connection that another thread is using."""
+"""Closing a connection that another thread uses; private ones."""
 
 from __future__ import annotations
 
+import os
 import threading
+
+import pytest
 
 from halo_sql.duck import Duck
 from halo_sql.errors import Error
@@ -22,9 +25,26 @@ def test_close_stops_what_another_thread_runs() -> None:
 
     thread = threading.Thread(target=run)
     thread.start()
-    assert begun.wait(10)
+    assert begun.wait(60)
     duck.close()
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
     assert len(ended) == 1
     duck.close()
+
+
+def test_private_connections_share_a_database_and_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = Duck.private(), Duck.private()
+    zone = other.rows("SELECT current_setting('TimeZone')")
+    one.execute("SET TimeZone = 'Asia/Tokyo'")
+    one.execute("CREATE TEMP TABLE here AS SELECT 1 AS x")
+    one.execute("CREATE TABLE everywhere AS SELECT 1 AS x")
+    assert other.rows("SELECT current_setting('TimeZone')") == zone
+    assert other.rows("SELECT table_name FROM duckdb_tables()") == [("everywhere",)]
+    monkeypatch.setattr(os, "getpid", lambda: -1)  # as a fork sees it
+    forked = Duck.private()
+    assert forked.rows("SELECT table_name FROM duckdb_tables()") == []
+    one.execute("DROP TABLE everywhere")
+    for duck in (one, other, forked):
+        duck.close()
+    del Duck._private[-1]

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,7 @@ def run_python(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess
     )
 
 
+@cache
 def imported_names(path: Path) -> set[str]:
     """The dotted names a file imports, at any depth of its code."""
     names = set()

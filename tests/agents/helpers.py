@@ -22,17 +22,19 @@ from halo_sql.errors import EngineError
 from halo_sql.ir.prompt import Sampling
 from halo_sql.ir.types import SqlType, json_schema
 from halo_sql.metrics import NodeMetrics
+from halo_sql.virtual_time import VirtualTimeLoop
 
 SAMPLING = Sampling(max_tokens=64)
 Messages = list[dict[str, str]]
 
 
 def on_loop(test: Callable[..., Coroutine[None, None, None]]) -> Callable[..., None]:
-    """The test on an event loop of its own."""
+    """The test on an event loop of its own, in virtual time: deadlines do not depend on how busy the machine is."""
 
     @functools.wraps(test)
     def run_test(**arguments: object) -> None:
-        asyncio.run(test(**arguments))
+        with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+            runner.run(test(**arguments))
 
     return run_test
 

@@ -169,7 +169,7 @@ async def test_calls_of_a_step_run_at_once() -> None:
         if len(waiting := [*running, given["customer"]]) == 3:
             gate.set()
         running[:] = waiting
-        await asyncio.wait_for(gate.wait(), 10)
+        await asyncio.wait_for(gate.wait(), 60)
         return given["customer"]
 
     running: list[int] = []

@@ -144,7 +144,7 @@ async def test_close_reaches_inner_agents() -> None:
     async with stand(calling("outer", "inner"), calling("inner"), models=models) as run:
         rows, channel = await run.node("outer")
         channel.put([(0, "x")])
-        await asyncio.wait_for(gate.wait(), 10)
+        await asyncio.wait_for(gate.wait(), 60)
         await channel.close()
         assert rows.got == {}
         assert rows.metrics.in_flight == 0

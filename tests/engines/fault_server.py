@@ -110,6 +110,7 @@ class FaultServer:
         self.faults = list(faults or [])
         self.models = models
         self.key = key
+        self.windows = 0  # of the quota, with calls in them
         self.quota = quota  # (calls, seconds): that many in each window, else 429 with the time to its end
         self.cached_tok = cached_tok
         self.port = port
@@ -133,7 +134,7 @@ class FaultServer:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(),), daemon=True)
         self._thread.start()
-        assert self._ready.wait(10), "the server starts"
+        assert self._ready.wait(60), "the server starts"
         return self
 
     @contextlib.asynccontextmanager
@@ -149,24 +150,27 @@ class FaultServer:
 
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(10)
+        self._thread.join(60)
         assert not self._thread.is_alive(), "the server stops"
         self._loop.close()
 
     async def _serve(self) -> None:
         connections: set[asyncio.Task[None]] = set()
+        writers: set[asyncio.StreamWriter] = set()
 
         async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             task = asyncio.current_task()
             assert task is not None
             connections.add(task)
+            writers.add(writer)
             try:
                 await self._connection(reader, writer)
             finally:
-                connections.discard(task)
                 writer.close()
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError, asyncio.CancelledError):
                     await writer.wait_closed()
+                    writers.discard(writer)
+                connections.discard(task)
 
         server = await asyncio.start_server(accept, "127.0.0.1", self.port, limit=2**24)
         self.port = server.sockets[0].getsockname()[1]
@@ -179,7 +183,11 @@ class FaultServer:
             task.cancel()
         if connections:
             await asyncio.wait(connections)
+        for writer in writers:
+            writer.transport.abort()
         await server.wait_closed()
+        for _ in range(3):  # the loop closes sockets a turn later
+            await asyncio.sleep(0)
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
@@ -248,6 +256,7 @@ class FaultServer:
         start, used = self._window
         if now >= start + seconds:
             start, used = now, 0
+            self.windows += 1
         self._window = (start, used + 1)
         return None if used < limit else start + seconds - now
 

@@ -38,7 +38,7 @@ class Runner:
             self.got[result.id] = result
 
     async def delivered(self, count: int) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while len(self.got) < count:  # noqa: ASYNC110 - nothing here has an event for it
                 await asyncio.sleep(0)
 

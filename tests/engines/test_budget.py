@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import functools
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Sequence
 
 import pytest
 
@@ -15,15 +14,7 @@ from halo_sql.errors import EngineError
 from halo_sql.ir.prompt import Sampling
 from halo_sql.metrics import NodeMetrics
 
-
-def on_loop(test: Callable[..., Coroutine[None, None, None]]) -> Callable[..., None]:
-    """The test on an event loop of its own."""
-
-    @functools.wraps(test)
-    def run_test(**arguments: object) -> None:
-        asyncio.run(test(**arguments))
-
-    return run_test
+from .helpers import on_loop
 
 
 class Paced:

@@ -209,9 +209,9 @@ def test_who_waits_for_the_lock_uses_what_the_other_made(home: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         thread = threading.Thread(target=lambda: results.append(ensure("smollm2", progress)))
         thread.start()
-        assert waiting.wait(10)
+        assert waiting.wait(60)
         folder = finished(models / f"smollm2-{FORMAT}")
-    thread.join(10)
+    thread.join(60)
     assert results == [folder]
 
 

@@ -77,10 +77,10 @@ def test_it_is_cheap() -> None:
     requests = [GenRequest(number, f"row {number}") for number in range(20_000)]
     best_s = 1e9
     for _ in range(5):
-        start_s = time.perf_counter()
+        start_s = time.process_time()
         assert len(answers(requests)) == len(requests)
-        best_s = min(best_s, time.perf_counter() - start_s)
-    assert best_s < 0.5  # it takes 0.03 s; the bound leaves room for a busy machine
+        best_s = min(best_s, time.process_time() - start_s)
+    assert best_s < 0.5  # it takes 0.03 s
 
 
 @pytest.mark.parametrize("text", ["0", "1", "0.25", " .5\n", "1e-3", "1.0"])

@@ -143,11 +143,11 @@ def test_a_changed_model_stops_the_engine(fault_server: Any, run_engine: RunEngi
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    for _ in range(2000):
+    for _ in range(12_000):
         if condition():
             return
         await asyncio.sleep(0.005)
-    raise AssertionError("it did not happen within 10 s")
+    raise AssertionError("it did not happen within a minute")
 
 
 def test_abort_and_close_leave_nothing_behind(fault_server: Any) -> None:
@@ -163,7 +163,7 @@ def test_abort_and_close_leave_nothing_behind(fault_server: Any) -> None:
         start_s = time.monotonic()
         await chosen.close()
         await chosen.close()
-        assert time.monotonic() - start_s < 8
+        assert time.monotonic() - start_s < 15
         assert sorted(result.id for result in delivered) == list(range(30))
         assert {error(result).code for result in delivered} == {"cancelled"}
 

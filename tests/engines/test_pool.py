@@ -22,6 +22,8 @@ from halo_sql.engines.registry import ENGINES, check_model, create, price
 from halo_sql.engines.replay import ReplayEngine
 from halo_sql.errors import CatalogError, EngineError, InterfaceError
 
+from .helpers import in_virtual_time
+
 ECHO = BUILT_IN_MODELS["echo"]
 URL = "http://127.0.0.1:8000/v1"
 
@@ -63,7 +65,7 @@ def with_pool(main: Callable[[EnginePool, list[Slow]], Any], fail: Sequence[int]
             await pool.close()
         assert [engine.closes for engine in made] == [1] * len(made)
 
-    asyncio.run(run())
+    in_virtual_time(run())
 
 
 # --- the registry ---
@@ -246,7 +248,7 @@ def test_closing_during_a_start() -> None:
     async def main(pool: EnginePool, made: list[Slow]) -> None:
         pool.start(ECHO)
         while not (made and made[0].starts):  # noqa: ASYNC110 - a few turns of the loop
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)
         await pool.close()
         assert (made[0].starts, made[0].closes) == (1, 1)
 
@@ -281,7 +283,7 @@ def test_registering_another_callable_makes_another_engine() -> None:
             await handle.start()
             done = asyncio.Event()
             handle.submit([GenRequest(0, "q")], lambda found, done=done: (results.extend(found), done.set()))  # type: ignore[misc]
-            await asyncio.wait_for(done.wait(), 10)
+            await asyncio.wait_for(done.wait(), 60)
         assert [result.text for result in results] == ["one", "two"]
         await pool.close()
 

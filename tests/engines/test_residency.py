@@ -17,6 +17,7 @@ from halo_sql.engines.protocol import Engine, EngineInfo
 from halo_sql.errors import EngineError
 
 from .fake_worker import FakeWorker
+from .helpers import in_virtual_time
 from .test_workers import Inbox, asking, left_over
 
 GB = 1_000_000_000
@@ -92,7 +93,7 @@ def on_machine(
                 assert len(machine.inbox.results) == machine._ids
                 await left_over()
 
-            asyncio.run(main())
+            in_virtual_time(main())
 
         return run
 
@@ -264,7 +265,7 @@ async def test_the_next_model_is_loaded_while_another_works(machine: Machine) ->
     assert machine.there() == {"a", "b"}
 
 
-@on_machine(a=lambda: Sized(5), b=lambda: Sized(5), c=lambda: Sized(5))
+@on_machine(a=lambda: Sized(5), b=lambda: Sized(5), c=lambda: Sized(5, start_s=0.001))
 async def test_the_plans_next_model_takes_the_place_of_one_that_it_does_not_ask(machine: Machine) -> None:
     a, b, c = (machine.get(name) for name in "abc")
     await machine.ask(c)

@@ -7,6 +7,8 @@ import asyncio
 from halo_sql.engines.hosted_window import HostedWindow
 from halo_sql.engines.retry import Breaker, Gate, OutageError, backoff_s, retry_after_s
 
+from .helpers import in_virtual_time
+
 
 def test_breaker() -> None:
     async def main() -> None:
@@ -30,7 +32,7 @@ def test_breaker() -> None:
         assert 1 <= ends.count(True) <= 5
         assert all(end is True or isinstance(end, OutageError) for end in ends)
 
-    asyncio.run(main())
+    in_virtual_time(main())
 
 
 def test_gate() -> None:
@@ -70,7 +72,7 @@ def test_gate() -> None:
         assert not await gate.enter(0, None)
         gate.close()
 
-    asyncio.run(main())
+    in_virtual_time(main())
 
 
 def test_waiting_times() -> None:

@@ -66,7 +66,7 @@ async def left_over() -> None:
 
 @on_loop
 async def test_rows_are_split_and_say_who_answered() -> None:
-    made = [FakeWorker(), FakeWorker()]
+    made = [FakeWorker(0.001), FakeWorker(0.001)]
     group, inbox = WorkerGroup(made), Inbox()
     info = await group.start()
     await group.all_ready()

@@ -83,7 +83,7 @@ class Terminal:
     def send(self, keys: str) -> None:
         self._child.send(keys)
 
-    def wait(self, wanted: str, seconds: float = 20.0) -> str:
+    def wait(self, wanted: str, seconds: float = 60.0) -> str:
         """Read until the screen shows a text."""
         end = time.monotonic() + seconds
         while wanted not in self.text():
@@ -91,7 +91,7 @@ class Terminal:
             self._read()
         return self.text()
 
-    def wait_exit(self, seconds: float = 20.0) -> int:
+    def wait_exit(self, seconds: float = 60.0) -> int:
         """Read until the process has ended; its status."""
         end = time.monotonic() + seconds
         while self._child.isalive():

@@ -238,8 +238,8 @@ def test_interrupt_of_c(shell_environment: dict[str, str]) -> None:
     time.sleep(0.2)  # into the second statement; earlier would cancel it all the same
     pressed = time.monotonic()
     shell.send_signal(signal.SIGINT)
-    stdout, stderr = shell.communicate(timeout=30)
-    assert time.monotonic() - pressed < 15
+    stdout, stderr = shell.communicate(timeout=100)
+    assert time.monotonic() - pressed < 60
     assert (shell.returncode, stdout, stderr) == (130, "", "Interrupted\n")
 
 

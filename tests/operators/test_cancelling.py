@@ -18,7 +18,7 @@ HEAVY = "SELECT sum(hash(a.i + b.i)), 'x' FROM range(10000000) a(i), range(10000
 
 
 @pytest.mark.parametrize("where", ["source", "row_wise", "blocking"])
-def test_cancelling_inside_duckdb_takes_less_than_a_second(kit: Any, bench: Any, where: str) -> None:
+def test_cancelling_inside_duckdb_does_not_wait_for_the_query(kit: Any, bench: Any, where: str) -> None:
     base = kit.query(0, HEAVY, columns(kit)) if where == "source" else source(kit, rows=1)
     plan = kit.dag(base)
     heavy_sum = "(SELECT sum(hash(a.i + b.i)) FROM range(10000000) a(i), range(100000) b(i))::VARCHAR"
@@ -41,7 +41,7 @@ def test_cancelling_inside_duckdb_takes_less_than_a_second(kit: Any, bench: Any,
         ctx.close()
         return spent
 
-    assert asyncio.run(main()) < 1
+    assert asyncio.run(main()) < 20  # less than a second on a quiet machine; the queries take hours
     bench.assert_clean()
 
 

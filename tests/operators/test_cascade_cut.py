@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from itertools import compress
 from math import comb, inf
+from operator import and_
 
 import pytest
 
@@ -55,9 +57,9 @@ PROXIES: dict[str, Proxy] = {
 }
 
 
-def weight(rows: list[int], *masks: list[bool]) -> int:
-    """Rows of the prompts for which all masks are true."""
-    return sum(count for count, *flags in zip(rows, *masks, strict=True) if all(flags))
+def weight(rows: list[int], one: list[bool], other: list[bool] | None = None) -> int:
+    """Rows of the prompts for which the masks are true."""
+    return sum(compress(rows, one if other is None else map(and_, one, other)))
 
 
 def rate(part: int, whole: int) -> float:
@@ -69,7 +71,7 @@ def outcome(rng: random.Random, proxy: Proxy, share: float, size: int) -> tuple[
     own decisions is, with the sample's answers left aside (what the bounds are about); the part that the model was
     asked."""
     truth = [rng.random() < share for _ in range(size)]
-    rows = [rng.choice((1, 1, 1, 2, 5)) for _ in range(size)]
+    rows = rng.choices((1, 1, 1, 2, 5), k=size)
     scores = [proxy(rng, wanted) for wanted in truth]
     draws = rng.choices(range(size), rows, k=sample_draws(QUALITY, share))
     cut = choose_cut(scores, rows, draws, {place: truth[place] for place in draws}, QUALITY)

@@ -63,7 +63,7 @@ def test_rows_do_not_wait_for_more_in_a_row_wise_fragment(kit: Any, bench: Any) 
         await ctx.prepare()
         table = pa.table({"c0": pa.array(range(6), pa.int64()), "c1": ["x"] * 6})
         stream = OPERATORS[DuckFragmentExec](node, [Slow(kit.split(table, [3]))], ctx)
-        assert (await asyncio.wait_for(anext(stream), 10)).num_rows == 1
+        assert (await asyncio.wait_for(anext(stream), 60)).num_rows == 1
         gate.set()
         assert (await anext(stream)).num_rows == 1
         await stream.aclose()  # type: ignore[attr-defined]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -56,15 +57,23 @@ def run_dag(dag: PhysicalDag, setup: Sequence[str], fails: Callable[[str], bool]
     fails for."""
     outcome = Outcome(fails=fails)
     results: dict[int, list[Row]] = {}
-    with duckdb.connect() as connection:
-        for statement in setup:
-            connection.execute(statement)
-        for node in dag.nodes:
-            inputs = [results[source] for source in node.inputs]
-            results[node.id] = _run(node, dag, inputs, connection, outcome)
+    connection = database(tuple(setup))
+    for node in dag.nodes:
+        inputs = [results[source] for source in node.inputs]
+        results[node.id] = _run(node, dag, inputs, connection, outcome)
     root = dag.node(dag.root)
     outcome.rows = [tuple(row[column.id] for column in root.columns) for row in results[dag.root]]
     return outcome
+
+
+@functools.cache
+def database(setup: tuple[str, ...]) -> Any:
+    """A connection to what these statements make. A DAG changes none of it, so it is made once: a new DuckDB costs more
+    than most DAGs."""
+    connection = duckdb.connect()
+    for statement in setup:
+        connection.execute(statement)
+    return connection
 
 
 def answer(call: LlmCall, row: Row, outcome: Outcome) -> Any:
@@ -157,9 +166,9 @@ def _query(
         declared = ", ".join(f"{batch_name(column.id)} {column.type.text}" for column in columns)
         connection.execute(f"CREATE OR REPLACE TEMP TABLE in{index} ({declared})")
         if rows:
-            marks = ", ".join("?" for _ in columns)
-            values = [[row[column.id] for column in columns] for row in rows]
-            connection.executemany(f"INSERT INTO in{index} VALUES ({marks})", values)
+            lists = ", ".join(f"unnest(?::{column.type.text}[])" for column in columns)
+            values = [[row[column.id] for row in rows] for column in columns]
+            connection.execute(f"INSERT INTO in{index} SELECT {lists}", values)
         names.append(f"in{index}")
     found = connection.execute(render(op.tree, names)).fetchall()
     ids = [column.id for column in node.columns]

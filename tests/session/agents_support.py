@@ -128,7 +128,7 @@ def rows(con: halo_sql.Connection, sql: str, params: object = None) -> list[tupl
     return found
 
 
-def until(happened: Callable[[], object], within_s: float = 20.0) -> None:
+def until(happened: Callable[[], object], within_s: float = 60.0) -> None:
     """Wait until something is true."""
     end = time.monotonic() + within_s
     while not happened():

@@ -241,11 +241,11 @@ def test_54_time_processor_and_memory(con: halo_sql.Connection) -> None:
     """A query that takes too much ends by itself; those beside it are answered."""
     endless = "SELECT sum(a.range * b.range) FROM range(10000000) a, range(10000000) b"
     before = children()
-    con.execute(ASK.format(", timeout_s = 0.5"))
+    con.execute(ASK.format(", timeout_s = 2"))
     began = time.monotonic()
     found = asked(con, endless, "SELECT count(*) AS n FROM t", "SELECT length(repeat('x', 4000000000)) AS n")
     assert time.monotonic() - began < 25
-    assert "took longer than timeout_s = 0.5" in found[0]["error"]
+    assert "took longer than timeout_s = 2" in found[0]["error"]
     assert found[1]["value"] == f'[{{"n":{ROWS}}}]'
     assert found[2]["value"] is None
     con.execute(ASK.format(", timeout_s = 60"))

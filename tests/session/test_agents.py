@@ -121,9 +121,9 @@ def test_agents_work_while_other_operators_do() -> None:
         )
         thread = threading.Thread(target=lambda: found.append(rows(con, statement)))
         thread.start()
-        assert begun.wait(10), "the agent has its first rows before the last one is written"
+        assert begun.wait(60), "the agent has its first rows before the last one is written"
         gate.set()
-        thread.join(20)
+        thread.join(60)
         assert found == [[(str(number),) for number in range(60)]]
 
 
@@ -180,9 +180,9 @@ def test_cancelling_while_agents_are_in_flight(where: str, way: str) -> None:
                 time.sleep(0.01)
             began = time.monotonic()
             con.interrupt() if way == "interrupt" else con.close()
-            thread.join(10)
+            thread.join(50)
             assert failed
-        assert time.monotonic() - began < 10  # they sleep for 60; the bound leaves room for a busy machine
+        assert time.monotonic() - began < 50  # they sleep for 60; the bound leaves room for a busy machine
         seen = made.copy()
         time.sleep(0.15)
         assert made == seen
@@ -285,7 +285,7 @@ def test_budgets_of_the_statement_hold_for_agents(setting: str) -> None:
         began = time.monotonic()
         with pytest.raises(halo_sql.Error, match=f"halo_{setting}"):
             con.execute("SELECT AGENT(g, 'Do {{ n }}', on_error => 'null') FROM range(40) t(n)").fetchall()
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 50
         if setting == "max_calls":
             assert len(made) == 57
         if setting == "max_tokens":

@@ -78,16 +78,21 @@ class Log:
         self.begun: list[str] = []
         self.now: set[str] = set()
         self.most = 0
+        self.together = threading.Event()  # two tools were under way at once
 
-    def tool(self, name: str, waits_for: threading.Event | None = None) -> Any:
-        """A function that takes 30 ms, or waits for an event."""
+    def tool(self, name: str, waits_for: threading.Event | None = None, joins: bool = False) -> Any:
+        """A function that takes 30 ms, or waits for an event; one that ``joins`` stays until two were under way."""
 
         def function(n: int) -> int:
             with self.lock:
                 self.begun.append(f"{name}{n}")
                 self.now.add(f"{name}{n}")
                 self.most = max(self.most, len({each[0] for each in self.now}))
-            if waits_for is None:
+                if self.most >= 2:
+                    self.together.set()
+            if joins:
+                self.together.wait(20)
+            elif waits_for is None:
                 time.sleep(0.03)
             elif n == 0:
                 assert waits_for.wait(20), "nobody overtook row 0"
@@ -103,7 +108,7 @@ def test_independent_calls_of_a_row_run_together() -> None:
     log = Log()
     with connect() as con:
         for name in "abc":
-            con.create_tool(name, log.tool(name), egress=False)
+            con.create_tool(name, log.tool(name, joins=True), egress=False)
         con.execute("CREATE TABLE t AS SELECT range::INTEGER AS n FROM range(4)")
         first, second, third = tool("a", "LLM_MAP(n::VARCHAR)"), tool("b", tool("a", "n")), tool("c", "n")
         statement = f"SELECT {first}, {second}, {third} FROM t"

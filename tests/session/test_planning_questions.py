@@ -8,6 +8,7 @@ from typing import Any
 import duckdb
 import pytest
 
+import halo_sql
 from halo_sql.config import Settings
 from halo_sql.duck import Duck
 from halo_sql.runtime import Runtime
@@ -83,3 +84,24 @@ def test_a_cte_that_many_read_is_looked_at_once(session: Session) -> None:
     levels = [f"q{n} AS (SELECT * FROM q{n - 1} UNION ALL SELECT * FROM q{n - 1})" for n in range(1, 40)]
     sql = f"WITH q0 AS (SELECT {MAP} AS m FROM t), {', '.join(levels)} SELECT count(*) FROM q39"
     assert _heard(session, sql, "hash(") == 0
+
+
+def test_a_new_memory_database_is_not_asked_for_collations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Listing tables costs a new DuckDB more than planning a small statement; it has none before it is told of one."""
+    heard: list[str] = []
+    execute = Duck.execute
+
+    def listening(duck: Duck, sql: str, params: Any = None) -> Any:
+        heard.append(sql)
+        return execute(duck, sql, params)
+
+    monkeypatch.setattr(Duck, "execute", listening)
+    with halo_sql.connect(config={"halo_store": "off", "halo_default_model": "echo"}) as con:
+        con.execute("CREATE TABLE t (body VARCHAR)")
+        con.execute("SELECT LLM_MAP('{{ body }}') FROM t")
+        assert not any("duckdb_tables()" in sql for sql in heard)
+        con.executemany("CREATE OR REPLACE TABLE u (body VARCHAR COLLATE NOCASE)", [[]])
+        con.execute("INSERT INTO u VALUES ('Ann')")
+        query = "SELECT count(*) FROM (SELECT body, LLM_MAP('{{ body }}') AS m FROM u) WHERE body = 'ANN' AND m = 'Ann'"
+        assert con.execute(query).fetchall() == [(1,)]
+        assert any("duckdb_tables()" in sql for sql in heard)

@@ -88,16 +88,15 @@ def test_cancelling_while_tools_are_in_flight(
             failed: list[BaseException] = []
             thread = threading.Thread(target=_run, args=(con, statement, failed))
             thread.start()
-            if kind != "sql":
-                until(lambda: begun or children() - before)
+            until(lambda: con.session.progress() if kind == "sql" else begun or children() - before)
             time.sleep(1.5 if kind in ("mcp", "process", "sandbox") else 0.5)
             began = time.monotonic()
             con.interrupt() if way == "interrupt" else con.close()
-            thread.join(10)
-            assert time.monotonic() - began < 20, "it does not wait for them"
+            thread.join(50)
+            assert time.monotonic() - began < 50, "it does not wait for them"
             assert failed
         seen = len(begun)
-        until(lambda: children() <= before, 20)
+        until(lambda: children() <= before)
         time.sleep(0.1)
         assert len(begun) == seen
         release.set()

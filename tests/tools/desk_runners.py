@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
@@ -13,6 +12,7 @@ from typing import Any
 
 from halo_sql.call_log import RunLog
 from halo_sql.catalog.objects import ToolDef
+from halo_sql.clock import clock_s
 from halo_sql.engines.budget import Budget
 from halo_sql.engines.protocol import ChannelSpec, Outcome
 from halo_sql.errors import EngineError
@@ -23,10 +23,11 @@ from halo_sql.tools.desk import ToolChannel, ToolDesk
 from halo_sql.tools.journal import Journal
 from halo_sql.tools.memory import ToolCache
 from halo_sql.tools.protocol import BoundTool, Runner, ToolRequest
+from halo_sql.virtual_time import VirtualTimeLoop
 
 
 def on_loop(test: Callable[..., Coroutine[None, None, None]]) -> Callable[..., None]:
-    """The test on an event loop of its own; no task may be left behind."""
+    """The test on an event loop of its own, in virtual time; no task may be left behind."""
 
     async def whole(**arguments: object) -> None:
         await test(**arguments)
@@ -35,7 +36,8 @@ def on_loop(test: Callable[..., Coroutine[None, None, None]]) -> Callable[..., N
 
     @functools.wraps(test)
     def run_test(**arguments: object) -> None:
-        asyncio.run(whole(**arguments))
+        with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+            runner.run(whole(**arguments))
 
     return run_test
 
@@ -51,7 +53,7 @@ class Called(Runner):
     """Calls an async function of the test; counts what a tool would see.
 
     most     calls at once
-    begins   when each began (monotonic)
+    begins   when each began (clock_s)
     """
 
     def __init__(self, answer: Callable[[ToolRequest], Coroutine[Any, Any, str]], start: EngineError | None = None):
@@ -70,7 +72,7 @@ class Called(Runner):
 
     async def call(self, request: ToolRequest) -> str:
         self.seen.append(request)
-        self.begins.append(time.monotonic())
+        self.begins.append(clock_s())
         self.running += 1
         self.most = max(self.most, self.running)
         try:
@@ -129,9 +131,9 @@ def failing(times: int, error: Callable[[], EngineError]) -> Callable[[ToolReque
 
 async def until(condition: Callable[[], bool], within_s: float = 20.0) -> None:
     """Wait for something that the other tasks of the loop bring about."""
-    end = time.monotonic() + within_s
+    end = clock_s() + within_s
     while not condition():
-        assert time.monotonic() < end, "it did not come about"
+        assert clock_s() < end, "it did not come about"
         await asyncio.sleep(0.001)
 
 

@@ -121,5 +121,5 @@ def test_a_thousand_calls() -> None:
     seconds, connections, found = run(work())
     assert len(found) == 1
     assert connections == 100
-    assert seconds < 15  # 2 s of waiting; the bound is for busy machines
+    assert seconds < 60  # 2 s of waiting, 200 one after the other; the bound is for busy machines
     print(f"{seconds:.2f} s")

@@ -122,7 +122,7 @@ def test_tools_of_a_server_share_one_process_and_calls_run_side_by_side(make_mcp
         slow = make_mcp(COMMAND, "slow", {"seconds": "DOUBLE"}, "VARCHAR", sessions)
         await slow.start()
         begun = time.monotonic()
-        await asyncio.gather(*(slow.call(ToolRequest('{"seconds": 0.3}')) for _ in range(20)))
+        await asyncio.gather(*(slow.call(ToolRequest('{"seconds": 2}')) for _ in range(20)))
         took = time.monotonic() - begun
         found = {await runner.call(ToolRequest("{}")) for runner in runners}
         for runner in (*runners, slow):
@@ -133,7 +133,7 @@ def test_tools_of_a_server_share_one_process_and_calls_run_side_by_side(make_mcp
 
     found, took = asyncio.run(go())
     assert len(found) == 1
-    assert took < 5  # one after the other would take 6
+    assert took < 20  # one after the other they would take 40
 
 
 def test_a_session_that_died_is_begun_again(make_mcp: Callable[..., McpRunner]) -> None:
@@ -264,7 +264,7 @@ async def go():
 asyncio.run(go())
 """
     parent = subprocess.Popen([sys.executable, "-c", script])
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90
     while (not note.exists() or not note.read_text()) and time.monotonic() < deadline:
         time.sleep(0.02)
     stat = Path(f"/proc/{note.read_text()}/stat")

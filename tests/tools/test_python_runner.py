@@ -140,7 +140,7 @@ def test_a_hanging_call_is_killed_with_what_it_started(
 
     asyncio.run(go())
     pids = [int(word) for word in note.read_text().split()]
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while any(map(is_alive, pids)) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not any(map(is_alive, pids))
@@ -159,7 +159,7 @@ def test_the_next_call_gets_a_new_worker_after_a_timeout(make_python: Callable[.
         await runner.close()
         return time.monotonic() - begun
 
-    assert asyncio.run(go()) < 10
+    assert asyncio.run(go()) < 50
 
 
 def test_closing_ends_what_is_running(make_python: Callable[..., PythonRunner]) -> None:
@@ -209,7 +209,7 @@ tool = BoundTool(ToolDef("t", "python", "{FUNCTIONS}:{function}"), (("path", VAR
 asyncio.run(PythonRunner(tool, Surroundings(lambda *_: "")).call(ToolRequest('{{"path": "{note}"}}')))
 """
     parent = subprocess.Popen([sys.executable, "-c", script])
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90
     while (not note.exists() or not note.read_text()) and time.monotonic() < deadline:
         time.sleep(0.02)
     pids = [int(word) for word in note.read_text().split()]
@@ -292,7 +292,7 @@ def test_a_hanging_function_frees_its_place(make_python: Callable[..., PythonRun
 
     def wait(x: int) -> int:
         if x:
-            stop.wait(60)
+            stop.wait(200)
         return x
 
     runner = make_python(wait, {"x": "BIGINT"}, "BIGINT", concurrency=1)
@@ -301,7 +301,7 @@ def test_a_hanging_function_frees_its_place(make_python: Callable[..., PythonRun
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.2):
                 await ask(runner, '{"x": 1}')
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             found = await ask(runner, '{"x": 0}')
         await runner.close()
         return found
@@ -334,7 +334,7 @@ def test_an_async_function_that_ignores_cancellation_holds_nobody_up(make_python
         over.set()
         return took
 
-    assert asyncio.run(go()) < 10
+    assert asyncio.run(go()) < 50
 
 
 def test_as_many_calls_at_once_as_concurrency_says(make_python: Callable[..., PythonRunner]) -> None:

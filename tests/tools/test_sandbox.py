@@ -246,7 +246,7 @@ def test_a_query_that_takes_too_long_is_ended(duck):
     (problem,) = ask(duck, tool(duck, timeout_s=0.5), ENDLESS)
     assert problem.code == "timeout"
     assert "0.5 s" in problem.message
-    assert time.monotonic() - started < 8
+    assert time.monotonic() - started < 30
 
 
 def test_processor_time_is_limited_too(duck, monkeypatch):
@@ -273,7 +273,7 @@ def test_cancelling_ends_the_child_at_once(duck):
         return pid, took_s, after
 
     pid, took_s, after = asyncio.run(run())
-    assert took_s < 8  # the bound leaves room for a busy machine
+    assert took_s < 30  # the bound leaves room for a busy machine
     assert after == '[{"a":2}]'
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
@@ -332,7 +332,7 @@ def test_children_end_with_a_parent_that_is_killed(tmp_path):
         assert pids
         assert all(Path(f"/proc/{pid}").exists() for pid in pids)
         parent.kill()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while any(_alive(pid) for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not any(_alive(pid) for pid in pids)

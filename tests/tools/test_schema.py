@@ -134,7 +134,7 @@ def test_references_cannot_blow_up() -> None:
         }
         for number in range(40)
     }
-    begun = time.monotonic()
+    begun = time.process_time()
     with pytest.raises(EngineError, match="too large"):
         sql_type_text({"$ref": "#/$defs/d0", "$defs": defs})
-    assert time.monotonic() - begun < 5
+    assert time.process_time() - begun < 5
