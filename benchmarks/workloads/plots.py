@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from measure import HALO, SYSTEMS, Measured
 
+POINTS = 400  # of time, in a picture
 COLOURS = {"llm": "#4c72b0", "tool": "#dd8452", "sql": "#dd8452", "http": "#55a868", "python": "#8172b3"}
 
 
@@ -67,26 +69,23 @@ def _gantt(run: Measured, path: Path) -> Path:
     """A row for each tool and model, as high as it has calls at work, by when."""
     from matplotlib import pyplot
 
-    by_lane: dict[str, list[tuple[float, int]]] = {}
+    least_s = run.wall_s / POINTS  # a line, of what takes no virtual time
+    lanes: dict[str, list[tuple[float, float]]] = {}
     kinds: dict[str, str] = {}
-    least_s = run.wall_s / 400  # a line, of what takes no virtual time
     for lane, kind, began, ended in sorted(run.bars, key=lambda bar: (bar[1] == "llm", bar[2])):
-        by_lane.setdefault(lane, []).extend(((began, 1), (max(ended, began + least_s), -1)))
+        lanes.setdefault(lane, []).append((began, max(ended, began + least_s)))
         kinds[lane] = kind
-    figure, axes = pyplot.subplots(figsize=(9, 1 + 0.45 * len(by_lane)))
+    figure, axes = pyplot.subplots(figsize=(9, 1 + 0.45 * len(lanes)))
+    times = [run.wall_s * point / POINTS for point in range(POINTS + 1)]
     labels = []
-    for place, (lane, changes) in enumerate(by_lane.items()):
-        times, counts = [0.0], [0]
-        for time, change in sorted(changes):
-            if time > times[-1]:
-                times.append(time)
-                counts.append(counts[-1])
-            counts[-1] += change
-        most = max(counts)
+    for place, (lane, spans) in enumerate(lanes.items()):
+        begun, ended_at = sorted(first for first, _ in spans), sorted(last for _, last in spans)
+        counts = [bisect_right(begun, time) - bisect_right(ended_at, time) for time in times]
+        most = max(1, *counts)
         heights = [place + 0.9 * count / most for count in counts]
         axes.fill_between(times, heights, place, step="post", color=COLOURS[kinds[lane]], linewidth=0)
         labels.append(f"{lane} (at most {most})")
-    axes.set_yticks([place + 0.45 for place in range(len(by_lane))], labels, fontsize=8)
+    axes.set_yticks([place + 0.45 for place in range(len(lanes))], labels, fontsize=8)
     axes.set_xlim(0, run.wall_s)
     axes.set_xlabel("seconds")
     axes.set_title(f"{run.workload}: {run.system}, N = {run.queries}; calls at work")

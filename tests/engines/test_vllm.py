@@ -193,7 +193,7 @@ def test_abort_delivers_and_the_engine_goes_on(real_engine: Any) -> None:
     found, seconds = real_engine.run(scenario())
     assert {result.error.code for result in found.values() if result.error} == {"cancelled"}
     assert len(found) == 4
-    assert seconds < 8  # the stories take much longer
+    assert seconds < 20  # the stories take twice as long
     (after,) = real_engine.ask([GenRequest(5, "Hello", sampling=Sampling(max_tokens=4))])
     assert after.error is None
 
