@@ -75,7 +75,7 @@ bench-workloads: $(STAMP)
 # The same on three emulated H200 in virtual time, models side by side on all devices; --engine divided, swapped: see README.
 EMULATED ?= --n 256 1024
 bench-emulated: $(STAMP)
-	$(BIN)/python benchmarks/workloads/run.py --engine emulated --scale gpu --time-scale 1 --no-floor $(EMULATED)
+	$(BIN)/python benchmarks/workloads/run.py --engine emulated --scale gpu --time-scale 1 $(EMULATED)
 
 # Placement on several devices against an exact mixed-integer program: PROBLEMS random DAGs, at most SECONDS_EACH.
 PROBLEMS ?= 200

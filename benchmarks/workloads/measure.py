@@ -156,7 +156,8 @@ def _check(found: Measured, bench: Bench, reference: pack.Reference, stub: HttpS
         if asked != reference.prompts(found.queries):
             found.wrong.append("prompts differ")
     for name, number in wanted.items():
-        if found.counters[name] != number:
+        fewer = not bench.adapter.exact and asks_once(found.system)  # a real model's answers may make prompts equal
+        if found.counters[name] > number or (found.counters[name] < number and not fewer):
             found.wrong.append(f"{name} {found.counters[name]:,}, ledger {number:,}")
     limits = {node.max_tokens[reference.scale] for node in reference.workload.nodes if node.kind == "llm"}
     if {call.max_tokens for call in bench.log} != limits:
