@@ -184,8 +184,8 @@ def test_answers_and_calls_are_those_of_the_plan(connect: Connect, monkeypatch: 
     assert ratio > 0.8, "a plan that follows may be wrong about the future, not by much"
 
 
-def test_a_plan_does_not_depend_on_how_far_starts_are(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
-    con = connect(a=words(30), b=words(30))
+def planned_late(monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
+    """Planning begins late enough for engines to start before; which had started, for each planning."""
     started: list[set[str]] = []
     optimize = Queries.optimize
 
@@ -195,21 +195,19 @@ def test_a_plan_does_not_depend_on_how_far_starts_are(connect: Connect, monkeypa
         return optimize(self, *args, **rest)
 
     monkeypatch.setattr(Queries, "optimize", later)
+    return started
+
+
+def test_a_plan_does_not_depend_on_how_far_starts_are(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    con = connect(a=words(30), b=words(30))
+    started = planned_late(monkeypatch)
     assert len(con.execute(BOTH).fetchall()) == 200
     assert started == [set()]
 
 
 def test_a_batch_is_planned_before_anything_starts(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
     con = connect(a=words(30), b=words(30))
-    started: list[set[str]] = []
-    optimize = Queries.optimize
-
-    def later(self: Queries, *args: Any, **rest: Any) -> Any:
-        time.sleep(0.2)
-        started.append(self._runtime.pool.started())
-        return optimize(self, *args, **rest)
-
-    monkeypatch.setattr(Queries, "optimize", later)
+    started = planned_late(monkeypatch)
     statements = [BOTH, BOTH.replace("say", "sing")]
     assert "worker=a/0,b/1" in con.explain_batch(statements)
     assert started == [set(), set()], "EXPLAIN starts no engine"
