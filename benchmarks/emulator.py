@@ -7,18 +7,27 @@ fails outside the goals: prompt, cached and output tokens (exactly those of vLLM
 measured seconds (0.8 to 1.2; on a machine that does nothing else).
 
 Run: ``python benchmarks/emulator.py [--only TEXT] [--rounds 3] [--counters]``; ``--counters``: seconds are not judged.
+On a GPU: ``--shape large --options '{"kv_cache_gib": 4}' --times 8``: a model of random weights in one of the sizes of
+``workloads/shapes.py``, and eight times as many requests.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import random
+import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 
+sys.path.append(str(Path(__file__).parent / "workloads"))
+
+import shapes
 from report import finish, show, verdict
 
 from halo_sql.engines.calibrate import calibrate
@@ -30,7 +39,15 @@ from halo_sql.engines.vllm import VllmEngine
 from halo_sql.ir.prompt import Sampling
 from halo_sql.virtual_time import VirtualTimeLoop
 
-OPTIONS = {"kv_cache_gib": 0.15, "max_model_len": 2048}
+OPTIONS: Mapping[str, object] = {"kv_cache_gib": 0.15, "max_model_len": 2048}
+SHAPE: Mapping[str, object] = {
+    "max_model_len": 2048,
+    "max_num_seqs": 256,
+    "engine_args": {
+        "load_format": "dummy",
+        "compilation_config": {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY"},
+    },
+}
 LOW, HIGH = 0.8, 1.2
 WORDS = ("report", "parser", "storage", "network", "client", "shell", "release", "order", "city", "river", "stone")
 
@@ -53,8 +70,8 @@ class Seen:
     preemptions: int
 
 
-def runs() -> list[Run]:
-    """Always the same ones."""
+def runs(times: int) -> list[Run]:
+    """Always the same ones; ``times`` as many requests where they are many at once."""
     dice = random.Random(7)
 
     def text(words: int) -> str:
@@ -74,17 +91,19 @@ def runs() -> list[Run]:
     return [
         run("one long prompt", [ask(text(700), 8)]),
         run("one long answer", [ask(text(20), 64)]),
-        run("short ones at once", [ask(text(10 + number), 4) for number in range(16)]),
-        run("one beginning at once", [ask(text(8), 8, rules) for _ in range(16)]),
-        run("two beginnings in turn", [ask(text(8), 4, rules if number % 2 else other) for number in range(12)]),
+        run("short ones at once", [ask(text(10 + number), 4) for number in range(16 * times)]),
+        run("one beginning at once", [ask(text(8), 8, rules) for _ in range(16 * times)]),
+        run(
+            "two beginnings in turn", [ask(text(8), 4, rules if number % 2 else other) for number in range(12 * times)]
+        ),
         run("over time", [ask(text(30), 12) for _ in range(10)], 0.2),
         run("one beginning over time", [ask(text(12), 6, rules) for _ in range(10)], 0.3),
-        run("answers of all lengths", [ask(text(20), 2 + 6 * number) for number in range(8)]),
-        run("yes or no", [ask(f"{text(20)}. Is it?", 8, answer=YES_NO) for _ in range(16)]),
+        run("answers of all lengths", [ask(text(20), 2 + 6 * number) for number in range(8 * times)]),
+        run("yes or no", [ask(f"{text(20)}. Is it?", 8, answer=YES_NO) for _ in range(16 * times)]),
         run("conversations", [ask(Dialogue(talk[:turns]), 6, other) for turns in (1, 3, 1, 3)], 0.8),
         run("one after the other, twice", [ask(" ".join(WORDS[: 5 + number % 5]), 3) for number in range(10)], 0.5),
-        run("more than the cache holds", [ask(text(180), 8) for _ in range(20)]),
-        run("answers outgrow the cache", [ask(f"{text(135)}. Tell a long story.", 64) for _ in range(18)]),
+        run("more than the cache holds", [ask(text(180), 8) for _ in range(20 * times)]),
+        run("answers outgrow the cache", [ask(f"{text(135)}. Tell a long story.", 64) for _ in range(18 * times)]),
     ]
 
 
@@ -113,12 +132,14 @@ async def made(engine: Engine, run: Run, clock: Callable[[], float]) -> tuple[fl
     return seconds, [found[request.id] for request in run.requests]
 
 
-async def on_vllm(chosen: Sequence[Run], rounds: int) -> tuple[Profile, list[Seen]]:
+async def on_vllm(
+    source: str, options: Mapping[str, object], chosen: Sequence[Run], rounds: int
+) -> tuple[Profile, list[Seen]]:
     """The fitted profile, and what happened: the fastest of the rounds (what disturbs one only ever adds time)."""
-    engine = VllmEngine("bundled:smollm2", OPTIONS)
+    engine = VllmEngine(source, options)
     try:
         info = await engine.start()
-        speed = await calibrate(engine, info, ("smollm2", "vllm", "bundled:smollm2", ""))
+        speed = await calibrate(engine, info, ("model", "vllm", source, ""))
         seen = []
         for run in chosen:
             best: Seen | None = None
@@ -159,9 +180,16 @@ def main() -> None:
     parser.add_argument("--only", default="", help="only the runs whose name has this text")
     parser.add_argument("--rounds", type=int, default=3, help="how often each is made on vLLM; the fastest counts")
     parser.add_argument("--counters", action="store_true", help="seconds are shown, not judged")
+    parser.add_argument("--shape", choices=sorted(shapes.SHAPES), help="in place of the bundled model")
+    parser.add_argument("--options", type=json.loads, default={}, help="of the vLLM engine, a JSON object")
+    parser.add_argument("--times", type=int, default=1, help="as many requests")
     given = parser.parse_args()
-    chosen = [run for run in runs() if given.only in run.name]
-    profile, measured = asyncio.run(on_vllm(chosen, given.rounds))
+    chosen = [run for run in runs(given.times) if given.only in run.name]
+    with tempfile.TemporaryDirectory() as folder:
+        source, options = "bundled:smollm2", OPTIONS
+        if given.shape is not None:
+            source, options = str(shapes.write(shapes.SHAPES[given.shape], Path(folder) / given.shape)), SHAPE
+        profile, measured = asyncio.run(on_vllm(source, {**options, **given.options}, chosen, given.rounds))
     print(
         f"profile: prefill {profile.prefill_tok_per_s:.0f} tok/s, step {1e3 * profile.decode_step_s:.2f} ms, "
         f"each sequence {1e3 * profile.decode_seq_s:.2f} ms, read {1e6 * profile.kv_read_s:.2f} us/tok, "

@@ -6,16 +6,21 @@ A new kind of engine is one class: it says which models a connection gets and wh
 from __future__ import annotations
 
 import asyncio
+import json
+import tempfile
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import pack
+import shapes
 
 import halo_sql
 from halo_sql.engines import registry
 from halo_sql.engines.pool import EnginePool
-from halo_sql.engines.protocol import Deliver, Engine, EngineInfo, GenRequest, GenResult
+from halo_sql.engines.protocol import TEXT, Deliver, Engine, EngineInfo, GenRequest, GenResult, failure
+from halo_sql.engines.python import messages_of
 
 T = TypeVar("T")
 CLASSES = ("small", "medium", "large")
@@ -34,18 +39,38 @@ class Call:
     result: GenResult
 
 
-class RecordedEngine:
-    """An engine that writes down what passes through it."""
+class Wrapped:
+    """An engine around another one."""
 
-    def __init__(self, model: str, engine: Engine, log: list[Call]) -> None:
-        self._model, self.engine, self._log = model, engine, log
-        self._open: dict[int, tuple[GenRequest, float]] = {}
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
 
     async def start(self) -> EngineInfo:
         return await self.engine.start()
 
     async def describe(self) -> EngineInfo | None:
         return await self.engine.describe()
+
+    def abort(self, ids: Sequence[int]) -> None:
+        self.engine.abort(ids)
+
+    def count_tok(self, request: GenRequest) -> int:
+        return self.engine.count_tok(request)
+
+    async def close(self) -> None:
+        await self.engine.close()
+
+    def __getattr__(self, name: str) -> Any:  # what only some engines have: stats, reset_prefix_cache
+        return getattr(self.engine, name)
+
+
+class RecordedEngine(Wrapped):
+    """An engine that writes down what passes through it."""
+
+    def __init__(self, model: str, engine: Engine, log: list[Call]) -> None:
+        super().__init__(engine)
+        self._model, self._log = model, log
+        self._open: dict[int, tuple[GenRequest, float]] = {}
 
     def submit(self, requests: Sequence[GenRequest], deliver: Deliver) -> None:
         now = asyncio.get_running_loop().time()
@@ -61,17 +86,43 @@ class RecordedEngine:
 
         self.engine.submit(requests, note)
 
-    def abort(self, ids: Sequence[int]) -> None:
-        self.engine.abort(ids)
 
-    def count_tok(self, request: GenRequest) -> int:
-        return self.engine.count_tok(request)
+class PaidEngine(Wrapped):
+    """Another's answers, paid for: the model computes each prompt and as many tokens as the answer has.
 
-    async def close(self) -> None:
-        await self.engine.close()
+    answer  from messages; LookupError: a request that is passed on as it is
+    """
 
-    def __getattr__(self, name: str) -> Any:  # what only some engines have: stats, reset_prefix_cache
-        return getattr(self.engine, name)
+    def __init__(self, engine: Engine, answer: Callable[[list[dict[str, str]]], str]) -> None:
+        super().__init__(engine)
+        self._answer = answer
+        self._tokens = pack.tokens_of_bundled()
+
+    def submit(self, requests: Sequence[GenRequest], deliver: Deliver) -> None:
+        answers: dict[int, tuple[str, int]] = {}
+        asked: list[GenRequest] = []
+        for request in requests:
+            try:
+                text = self._answer(messages_of(request))
+            except (LookupError, ValueError):  # of a calibration
+                asked.append(request)
+                continue
+            length = len(self._tokens.pack([text])[0]) // self._tokens.WIDTH + 1  # and the end
+            answers[request.id] = text, length
+            asked.append(replace(request, sampling=replace(request.sampling, max_tokens=length), answer=TEXT))
+
+        def answered(results: Sequence[GenResult]) -> None:
+            deliver([self._answered(result, answers.pop(result.id, None)) for result in results])
+
+        self.engine.submit(asked, answered)
+
+    def _answered(self, result: GenResult, answer: tuple[str, int] | None) -> GenResult:
+        if answer is None or result.error is not None:
+            return result
+        text, length = answer
+        if result.output_tok != length:
+            return failure(result.id, f"the model wrote {result.output_tok} tokens instead of {length}", "engine")
+        return replace(result, text=text, finish="stop")
 
 
 class Adapter(Protocol):
@@ -81,23 +132,35 @@ class Adapter(Protocol):
     exact    whether answers are those of the ledger (the stand-in's are)
     virtual  whether time is virtual, that of HTTP services, too
     models   model class -> name of its MODEL
+    profiles, devices  of what is emulated or was calibrated: model class -> profile, and how many devices; else empty
     """
 
     name: str
     exact: bool
     virtual: bool
     models: Mapping[str, str]
+    profiles: Mapping[str, str]
+    devices: int
 
     def make_models(self, con: halo_sql.Connection) -> None:
         """Let the connection know the models."""
+        ...
+
+    def engine(self, model: str, made: Engine) -> Engine:
+        """What is run in the place of a model's engine."""
+        ...
+
+    def started(self, con: halo_sql.Connection) -> None:
+        """The models run."""
         ...
 
 
 class StandIn:
     """The pack's model that costs nothing, as a ``python`` engine. Prompts that are no workload's are an error."""
 
-    name, exact, virtual = "standin", True, False
+    name, exact, virtual, devices = "standin", True, False, 0
     models: Mapping[str, str] = {name: name for name in CLASSES}
+    profiles: Mapping[str, str] = {}
 
     def __init__(self, scale: str) -> None:
         self._spec = pack.module("spec")
@@ -113,6 +176,12 @@ class StandIn:
     def make_models(self, con: halo_sql.Connection) -> None:
         for name in CLASSES:
             con.create_model(name, _asynchronous(self._answering(name)), concurrency=1024, storable=False)
+
+    def engine(self, model: str, made: Engine) -> Engine:
+        return made
+
+    def started(self, con: halo_sql.Connection) -> None:
+        """Nothing is to be done."""
 
     def _answering(self, model: str) -> Callable[[list[dict[str, str]]], str]:
         def answer(messages: list[dict[str, str]]) -> str:
@@ -166,11 +235,53 @@ class Swapped(Emulated):
     }
 
 
+class Gpu(StandIn):
+    """The stand-in's answers paid for on a GPU: three models of random weights on vLLM, side by side on one device.
+    They are calibrated before anything is measured, so that ``Twin`` can repeat the runs."""
+
+    name, devices = "gpu", 1
+    profiles: Mapping[str, str] = {name: f"calibrated:{name}" for name in CLASSES}
+    shapes: Mapping[str, Mapping[str, object]] = shapes.SHAPES
+    options: str = "kv_cache_gib = 9, gpu_memory_utilization = 0.3, max_num_seqs = 256"
+    #: CUDA graphs of decoding steps, but no compilation, which takes minutes at the start.
+    engine_args: Mapping[str, object] = {
+        "load_format": "dummy",
+        "compilation_config": {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY"},
+        "max_num_batched_tokens": 8192,
+    }
+
+    def __init__(self, scale: str) -> None:
+        super().__init__(scale)
+        self._folder = tempfile.TemporaryDirectory()
+
+    def make_models(self, con: halo_sql.Connection) -> None:
+        for name in CLASSES:
+            folder = shapes.write(self.shapes[name], Path(self._folder.name) / name)
+            options = f"{self.options}, max_model_len = 8192, engine_args = '{json.dumps(self.engine_args)}'"
+            con.execute(f"CREATE TEMP MODEL {name} FROM '{folder}' USING vllm WITH ({options})")
+
+    def engine(self, model: str, made: Engine) -> Engine:
+        return PaidEngine(made, self._answering(model))
+
+    def started(self, con: halo_sql.Connection) -> None:
+        for name in CLASSES:
+            con.execute(f"CALIBRATE MODEL {name}")
+
+
+class Twin(Emulated):
+    """The emulated counterpart of ``Gpu``, with what its calibrations found."""
+
+    name, devices = "gpu-emulated", 1
+    profiles = Gpu.profiles
+    options: Mapping[str, Any] = {"device": "gpu0", "max_model_len": 8192}
+
+
 class Bundled:
     """The bundled model on vLLM for all three classes: one engine, one prefix cache."""
 
-    name, exact, virtual = "bundled", False, False
+    name, exact, virtual, devices = "bundled", False, False, 0
     models: Mapping[str, str] = dict.fromkeys(CLASSES, "smollm2")
+    profiles: Mapping[str, str] = {}
 
     def __init__(self, scale: str) -> None:
         if scale != "cpu":
@@ -179,6 +290,12 @@ class Bundled:
     def make_models(self, con: halo_sql.Connection) -> None:
         """It exists without a CREATE."""
 
+    def engine(self, model: str, made: Engine) -> Engine:
+        return made
+
+    def started(self, con: halo_sql.Connection) -> None:
+        """Nothing is to be done."""
+
 
 ADAPTERS: Mapping[str, Callable[[str], Adapter]] = {
     "standin": StandIn,
@@ -186,6 +303,8 @@ ADAPTERS: Mapping[str, Callable[[str], Adapter]] = {
     "emulated": Emulated,
     "divided": Divided,
     "swapped": Swapped,
+    "gpu": Gpu,
+    "gpu-emulated": Twin,
 }
 
 
@@ -201,17 +320,19 @@ class Bench:
         runtime = self._runtime = self.con._link.open()._runtime
         runtime._pool = EnginePool(runtime.loop, runtime.functions, self._create, runtime.secrets)
         adapter.make_models(self.con)
-        for model in dict.fromkeys(adapter.models.values()):  # started before anything is measured
-            catalog = self.con._link.open().catalog.snapshot()
-            definition = runtime.models.get(model) or catalog.models[model]
-            self.run(self._held(definition))
+        catalog = self.con._link.open().catalog.snapshot()
+        wanted = dict.fromkeys(adapter.models.values())
+        self.run(self._held([runtime.models.get(model) or catalog.models[model] for model in wanted]))
+        adapter.started(self.con)
         self.con.execute("SELECT LLM_MAP('ready', model => 'echo')").fetchall()  # imports what planning needs
 
-    async def _held(self, definition: Any) -> None:
-        await self._runtime.pool.get(definition).start()
+    async def _held(self, definitions: Sequence[Any]) -> None:
+        """Started before anything is measured."""
+        await asyncio.gather(*(self._runtime.pool.get(definition).start() for definition in definitions))
 
     def _create(self, model: registry.Definition, functions: registry.Functions) -> Engine:
-        made = RecordedEngine(model.name, registry.create(model, functions), self.log)
+        engine = self.adapter.engine(model.name, registry.create(model, functions))
+        made = RecordedEngine(model.name, engine, self.log)
         self._engines[model.name] = made
         return made
 

@@ -28,13 +28,14 @@ import baselines  # noqa: E402
 import pack  # noqa: E402
 import plots  # noqa: E402
 import rates  # noqa: E402
-from adapters import ADAPTERS, Bench, Emulated  # noqa: E402
+from adapters import ADAPTERS, Bench  # noqa: E402
 from floor import EmulatedFloors, Floor, Floors, Rates  # noqa: E402
 from halo import Workload  # noqa: E402
 from measure import HALO, LESS, SYSTEMS, Measured, measure, same_answers  # noqa: E402
 from report import finish, show, verdict  # noqa: E402
 from stub import HttpStub, VirtualStub  # noqa: E402
 
+import halo_sql  # noqa: E402
 from halo_sql.engines.profiles import find  # noqa: E402
 
 RESULTS = FOLDER.parent / "results"
@@ -112,7 +113,7 @@ def _turns(options: argparse.Namespace, systems: Sequence[str], once: Any) -> li
 
 
 def _floors(bench: Bench, reference: pack.Reference, options: argparse.Namespace) -> Floors | EmulatedFloors:
-    if isinstance(bench.adapter, Emulated):
+    if bench.adapter.profiles:
         profiles = {name: find(source) for name, source in bench.adapter.profiles.items()}
         return EmulatedFloors(reference, options.time_scale, profiles, bench.adapter.devices)
     if bench.adapter.exact:  # answers that cost nothing
@@ -196,8 +197,8 @@ def write(options: argparse.Namespace, runs: Sequence[Measured], floors: dict[tu
     told = {
         "settings": settings | {"seed": pack.SEED, "data_scale": pack.SCALE},
         "machine": {"cores": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()},
-        "versions": {name: version(name) for name in ("halo-sql", "duckdb", "httpx")}
-        | {"langgraph": baselines.langgraph_version()},
+        "versions": {name: version(name) for name in ("duckdb", "httpx")}
+        | {"halo-sql": halo_sql.__version__, "langgraph": baselines.langgraph_version()},
         "runs": [{key: value for key, value in asdict(run).items() if key != "bars"} for run in runs],
         "floors": [
             {"workload": name, "queries": count, **asdict(floor), "strict": floor.strict, "good": floor.good}

@@ -28,8 +28,9 @@ from halo_sql.ir.prompt import Sampling
 ENOUGH_S = 35.0
 NEEDED = 7
 MOST_AT_ONCE, FEW = 64, 8
-ROUNDS = 2
 OUTPUT_TOK, SHORT_TOK = 16, 4
+#: An engine of one's own whose first round takes less is quick: it gets prompts of about so many tokens, too.
+QUICK_S, FILLING_TOK = 10.0, 1024
 _WORDS = """report parser storage network client shell release customer order city weather river stone garden window
     paper market engine letter bridge morning answer winter summer doctor school number table music forest"""
 #: What prompts and rows are like, for characters per token.
@@ -82,8 +83,9 @@ async def calibrate(
     enough_s    seconds after which no further probes are begun but the first NEEDED
     workers     of those behind the engine, the ones to ask; (): any
     budget      what the probes may take, at their upper bounds; ``price`` is what they cost
-    Takes some 10,000 tokens and less than a minute on a CPU. Raises the EngineError of a probe that fails, or that
-    the budget does not allow.
+    Takes some 10,000 tokens and less than a minute on a CPU, some 70,000 on an engine that needs seconds for that:
+    there the first round only shows it every shape of a batch, as kernels are loaded and compiled when they are first
+    used. Raises the EngineError of a probe that fails, or that the budget does not allow.
     """
     words = _Words()
 
@@ -95,14 +97,24 @@ async def calibrate(
 
     await measured(Probe(1, 4, 2, _form(kind)))  # what happens only once
     await measured(Probe(1, 4, 2, YES_NO if kind != EMBEDDING else VECTOR))
-    began, seen = clock(), []
-    for number in range(ROUNDS):
+    began = clock()
+
+    async def a_round(first: bool) -> list[tuple[Work, float]]:
+        seen = []
         for place, probe in enumerate(_probes(info, kind, words)):
-            needed = number == 0 and place < NEEDED
-            if not needed and clock() - began > enough_s:
+            if not (first and place < NEEDED) and clock() - began > enough_s:
                 break
-            if number == 0 or place < NEEDED or probe.requests <= FEW:
+            if first or place < NEEDED or probe.requests <= FEW:
                 seen.append(await measured(probe))
+        return seen
+
+    seen = await a_round(first=True)
+    if info.kv_capacity_tok and clock() - began < QUICK_S:
+        filling = list(_filling(info, kind, seen[1][0]))
+        for probe in filling:
+            await measured(probe)
+        seen = await a_round(first=True) + [await measured(probe) for probe in filling]
+    seen += await a_round(first=False)
     if all(work.output_tok < SHORT_TOK * work.requests for work, _ in seen):
         # A model that only gives short answers: steps are as many as requests, and what they read is their prompts.
         seen = [(replace(work, steps=0.0, read_tok=0.0), seconds) for work, seconds in seen]
@@ -137,7 +149,7 @@ def _probes(info: EngineInfo, kind: str, words: _Words) -> Iterator[Probe]:
 
     The first NEEDED tell all figures apart."""
     form = _form(kind)
-    longest = min(400, info.context_tok // 4) if info.context_tok else 400
+    longest = _longest(info)
     most = min(MOST_AT_ONCE, info.batch_requests or info.window_requests)
     yield Probe(1, longest // 8, 1, form)
     yield Probe(1, longest, 1, form)
@@ -155,6 +167,22 @@ def _probes(info: EngineInfo, kind: str, words: _Words) -> Iterator[Probe]:
     yield from (Probe(size, 8, OUTPUT_TOK) for size in (2, 8) if size <= most)
     yield from (Probe(size, 8, OUTPUT_TOK // 2) for size in (16, 32, MOST_AT_ONCE) if size <= most)
     yield Probe(1, longest // 2, 1)
+
+
+def _filling(info: EngineInfo, kind: str, longest: Work) -> Iterator[Probe]:
+    """Prompts that fill the steps of a quick engine: there a step takes what reading the weights takes, however few
+    tokens it computes, and the rate shows in full steps only. ``longest``: the usual probe of one long prompt."""
+    room_tok = min(FILLING_TOK, info.context_tok // 2 or FILLING_TOK, info.kv_capacity_tok // 16)
+    size = int(_longest(info) * room_tok / longest.computed_tok)
+    if size > _longest(info):
+        form, most = _form(kind), min(MOST_AT_ONCE, info.batch_requests or info.window_requests)
+        for requests, part in ((1, 1), (4, 1), (16, 2), (32, 4)):
+            yield Probe(min(requests, most), size // part, 1, form)
+
+
+def _longest(info: EngineInfo) -> int:
+    """Words of the longest usual prompt."""
+    return min(400, info.context_tok // 4) if info.context_tok else 400
 
 
 def _requests(probe: Probe, words: _Words) -> list[GenRequest]:

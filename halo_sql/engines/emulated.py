@@ -100,8 +100,7 @@ class EmulatedEngine:
 
     def info(self) -> EngineInfo:
         """What it says of itself."""
-        size, profile = self.size, self.profile
-        capacity_tok = size.blocks * size.block_tok
+        size, profile, capacity_tok = self.size, self.profile, self.size.blocks * self.size.block_tok
         return EngineInfo(
             f"emulated|{self._source}|{self._replies.name}",
             context_tok=size.context_tok,
@@ -115,6 +114,7 @@ class EmulatedEngine:
             weight_bytes=profile.weight_bytes,
             kv_tok_bytes=profile.kv_tok_bytes,
             memory_bytes=profile.memory_bytes,
+            step_tok=size.max_num_batched_tokens,
         )
 
     def submit(self, requests: Sequence[GenRequest], deliver: Deliver) -> None:

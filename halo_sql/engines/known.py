@@ -18,7 +18,7 @@ from pathlib import Path
 from halo_sql import config
 from halo_sql.engines.protocol import EngineInfo
 
-FORMAT = 2
+FORMAT = 3
 
 
 def recall(facts: Mapping[str, object]) -> EngineInfo | None:

@@ -15,11 +15,12 @@ _MAX_HEADER_BYTES = 100 << 20  # the format's own limit
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
-def resolve_model_dir(source: str) -> Path | None:
+def resolve_model_dir(source: str, weights: bool = True) -> Path | None:
     """The folder that ``source`` names; None when it is a hub id, which vLLM resolves.
 
-    A folder must hold config.json, tokenizer.json and at least one *.safetensors file. EngineError('unavailable')
-    names what is missing. Pickled weights (*.bin, *.pt) are refused: reading them runs code from the file.
+    A folder must hold config.json, tokenizer.json and, where ``weights`` are needed, at least one *.safetensors file.
+    EngineError('unavailable') names what is missing. Pickled weights (*.bin, *.pt) are refused: reading them runs code
+    from the file.
     """
     folder = Path(source).expanduser()
     if not folder.is_dir():
@@ -31,7 +32,7 @@ def resolve_model_dir(source: str) -> Path | None:
             remedy="Give an existing folder, a hub id (organisation/name) or bundled:smollm2.",
         )
     missing = [name for name in ("config.json", "tokenizer.json") if not (folder / name).is_file()]
-    if not any(folder.glob("*.safetensors")):
+    if weights and not any(folder.glob("*.safetensors")):
         pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
         if pickled:
             raise EngineError(

@@ -106,7 +106,7 @@ def from_speed(speed: Speed, **other: Any) -> Profile:
         "block_tok": info.block_tok or 16,
         "context_tok": info.context_tok or 32_768,
         "max_num_seqs": info.batch_requests or info.window_requests,
-        "max_num_batched_tokens": 2048,  # vLLM's own
+        "max_num_batched_tokens": info.step_tok or 2048,
         "prefill_tok_per_s": speed.prefill_tok_per_s / pace,
         "decode_step_s": speed.decode_step_s * pace,
         "decode_seq_s": speed.decode_seq_s * pace,

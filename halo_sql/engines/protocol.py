@@ -152,6 +152,7 @@ class EngineInfo:
     kv_tok_bytes     bytes that a token takes in the KV cache; 0 when unknown
     memory_bytes     memory of the device; 0 when unknown
     timed            whether its seconds are those of a model and worth measuring (echo's and replay's are not)
+    step_tok         tokens it computes in one step, at most; 0 when unknown
     """
 
     identity: str
@@ -168,6 +169,7 @@ class EngineInfo:
     kv_tok_bytes: int = 0
     memory_bytes: int = 0
     timed: bool = True
+    step_tok: int = 0
 
 
 @dataclass(frozen=True, slots=True)

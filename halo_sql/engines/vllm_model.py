@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from halo_sql.engines.kinds import EMBEDDING, GENERATE, check_length, source_dim
 from halo_sql.engines.model_dir import fingerprint, resolve_model_dir
 from halo_sql.engines.protocol import EngineInfo
 from halo_sql.engines.text_tokenizer import TextTokenizer
-from halo_sql.engines.vllm_options import cpu_build
+from halo_sql.engines.vllm_options import cpu_build, random_weights
 from halo_sql.errors import EngineError
 
 Tokenizer = ChatTokenizer | TextTokenizer
@@ -49,7 +50,7 @@ class VllmModel:
     def folder(self) -> Path | None:
         """The model's folder, made if it is a bundled one; None for a hub id. Blocking."""
         name = self._bundle()
-        return resolve_model_dir(self.source) if name is None else bundled.ensure(name, self._progress)
+        return self._given() if name is None else bundled.ensure(name, self._progress)
 
     def load_tokenizer(self, folder: Path) -> Tokenizer:
         """Blocking; EngineError('unavailable') when it cannot be read."""
@@ -69,6 +70,8 @@ class VllmModel:
             self.options["quantization"] or "",
             self.tokenizer.identity,
         ]
+        if self.options["engine_args"]:  # any of them may change answers
+            parts.append(json.dumps(self.options["engine_args"], sort_keys=True))
         if self.kind == EMBEDDING:
             cut = f"cut at {ready['context_tok']}" if self.options["truncate"] else ""
             parts += [EMBEDDING, str(self.dimensions or ""), cut]
@@ -95,6 +98,7 @@ class VllmModel:
             weight_bytes=int(ready["weight_bytes"]),
             kv_tok_bytes=int(ready["kv_tok_bytes"]),
             memory_bytes=int(ready["memory_bytes"]),
+            step_tok=int(ready["step_tok"]),
         )
         return self.info
 
@@ -108,7 +112,7 @@ class VllmModel:
         """What a worker with the same model, options and build said the last time it ran. Blocking."""
         name = self._bundle()
         try:
-            folder = resolve_model_dir(self.source) if name is None else bundled.made(name)
+            folder = self._given() if name is None else bundled.made(name)
             if folder is None or importlib.util.find_spec("vllm") is None:
                 return None
             return known.recall(self._facts(fingerprint(folder), self.load_tokenizer(folder)))
@@ -124,6 +128,9 @@ class VllmModel:
             **self.options,
             "kind": self.kind,
         }
+
+    def _given(self) -> Path | None:
+        return resolve_model_dir(self.source, weights=not random_weights(self.options))
 
     def _bundle(self) -> str | None:
         scheme, colon, name = self.source.partition(":")

@@ -46,10 +46,29 @@ VLLM_OPTIONS: tuple[Option, ...] = (
         choices=("off", "storage"),
     ),
     Option("kv_transfer_config", "object", None, "vLLM's own configuration of a KV connector"),
+    Option("engine_args", "object", None, "Further arguments of vLLM's engine, under its own names"),
     KIND,
     DIMENSIONS,
     Option("truncate", "boolean", False, "Cut a text that is longer than an embedding model's context"),
 )
+
+#: Arguments of vLLM's engine that `engine_args` may not set, and why.
+_OURS = {
+    "kv_cache_memory_bytes": "there is the option kv_cache_gib",
+    "enable_sleep_mode": "there is the option sleep_mode",
+    "data_parallel_size": "there is the option workers",
+    "runner": "there is the option kind",
+    "convert": "there is the option kind",
+    "model": "it is what FROM names",
+    "generation_config": "sampling is what a call says",
+    "scheduling_policy": "requests have priorities",
+    "structured_outputs_config": "answers are compact JSON",
+    "logprobs_mode": "scores are read from log-probabilities",
+    "disable_log_stats": "the window follows them",
+    "trust_remote_code": "it would run code from a model's repository",
+}
+#: Ways to load weights that run no code from their files; `dummy`: random ones, to measure a shape.
+LOAD_FORMATS = ("safetensors", "dummy", "fastsafetensors", "runai_streamer")
 
 _CPU_BLOCK_TOK = 32
 _CPU_KV_GIB = 2.0
@@ -67,11 +86,32 @@ def check_options(options: Mapping[str, object]) -> dict[str, Any]:
             'options "kv_sharing" and "kv_transfer_config" of engine vllm exclude each other',
             remedy="kv_sharing = 'storage' is a KV connector of its own.",
         )
+    _check_engine_args(values["engine_args"] or {})
     if values["kv_sharing"] != "off" and values["workers"] == 1:
         raise CatalogError("kv_sharing is between workers, and there is one", remedy="Say how many, e.g. workers = 2.")
     if values["kv_sharing"] != "off" and not values["enable_prefix_caching"]:
         raise CatalogError("kv_sharing needs enable_prefix_caching", remedy="Leave that at its default, true.")
     return values
+
+
+def _check_engine_args(given: Mapping[str, Any]) -> None:
+    options = {option.name for option in VLLM_OPTIONS}
+    for name, value in given.items():
+        reason = f"there is the option {name}" if name in options else _OURS.get(name)
+        if reason is not None:
+            raise CatalogError(
+                f'option "engine_args" of engine vllm sets {name}, which it may not', remedy=f"Leave it out: {reason}."
+            )
+        if name == "load_format" and value not in LOAD_FORMATS:
+            raise CatalogError(
+                'option "engine_args" of engine vllm has a wrong load_format',
+                remedy="It takes " + " or ".join(f"'{one}'" for one in LOAD_FORMATS) + ": these run no code of a file.",
+            )
+
+
+def random_weights(options: Mapping[str, Any]) -> bool:
+    """Whether a model is only a shape: its folder need not hold weights."""
+    return (options["engine_args"] or {}).get("load_format") == "dummy"
 
 
 def not_installed(what: str) -> EngineError:
@@ -166,7 +206,7 @@ def engine_arguments(
                 "limit_bytes": share.storage.limit_bytes // share.count,
             },
         }
-    return arguments
+    return arguments | (options["engine_args"] or {})
 
 
 def worker_environment(

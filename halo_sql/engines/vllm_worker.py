@@ -252,6 +252,7 @@ def load(start: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         "device": str(llm.vllm_config.device_config.device_type),
         "version": vllm.__version__,
         "max_num_seqs": int(llm.vllm_config.scheduler_config.max_num_seqs),
+        "step_tok": int(llm.vllm_config.scheduler_config.max_num_batched_tokens),
         "tokenizer_dir": "",
         "revision": "",
         "kv_tok_bytes": kv_tok_bytes(llm.vllm_config),

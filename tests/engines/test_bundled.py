@@ -247,6 +247,8 @@ def test_a_missing_folder_is_said_so(source: str) -> None:
 def test_an_incomplete_folder_names_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"lacks config\.json, tokenizer\.json, \*\.safetensors"):
         resolve_model_dir(str(tmp_path))
+    with pytest.raises(EngineError, match=r"lacks config\.json, tokenizer\.json\n"):
+        resolve_model_dir(str(tmp_path), weights=False)
     (tmp_path / "config.json").touch()
     (tmp_path / "model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
     with pytest.raises(EngineError, match=r"lacks tokenizer\.json") as caught:

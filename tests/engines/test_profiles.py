@@ -98,7 +98,7 @@ def test_its_speed_is_known_without_calibration_and_a_calibration_finds_it() -> 
     assert found.decode_step_s == pytest.approx(0.0093, rel=0.05)
     assert found.error < 0.02
     again = from_speed(found)
-    assert again.max_num_seqs == 256
+    assert (again.max_num_seqs, again.max_num_batched_tokens) == (256, 8192)
     assert again.prefill_tok_per_s == found.prefill_tok_per_s
 
 

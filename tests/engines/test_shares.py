@@ -45,6 +45,9 @@ def test_models_with_workers_are_groups() -> None:
         ),
         (ModelDef("v", "m", "vllm", {"kv_sharing": "storage"}), "between workers"),
         (ModelDef("v", "m", "vllm", {"kv_sharing": "storage", "kv_transfer_config": {"a": 1}}), "exclude each other"),
+        (ModelDef("v", "m", "vllm", {"engine_args": {"dtype": "auto"}}), "engine_args.* sets dtype"),
+        (ModelDef("v", "m", "vllm", {"engine_args": {"trust_remote_code": True}}), "sets trust_remote_code"),
+        (ModelDef("v", "m", "vllm", {"engine_args": {"load_format": "pt"}}), "wrong load_format"),
     ],
 )
 def test_wrong_options_of_workers(model: ModelDef, message: str) -> None:

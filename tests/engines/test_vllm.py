@@ -307,6 +307,8 @@ def test_arguments_and_environment_follow_the_options(tmp_path: Path) -> None:
     assert environment["LD_PRELOAD"].startswith(str(tmp_path))
     assert environment["HF_HUB_OFFLINE"] == "1"
     assert environment["VLLM_CPU_OMP_THREADS_BIND"] == str(min(os.sched_getaffinity(0)))
+    further = engine_arguments("m", check_options({"engine_args": {"max_num_batched_tokens": 99}}), cpu=True)
+    assert further == engine_arguments("m", check_options({}), cpu=True) | {"max_num_batched_tokens": 99}
     on_gpu = engine_arguments("m", check_options({}), cpu=False)
     assert "enforce_eager" not in on_gpu
     assert "block_size" not in on_gpu

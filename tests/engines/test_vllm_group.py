@@ -32,6 +32,7 @@ READY = {
     "device": "cpu",
     "version": "0",
     "max_num_seqs": 4,
+    "step_tok": 2048,
     "tokenizer_dir": "",
     "revision": "r",
     "kv_tok_bytes": 10,

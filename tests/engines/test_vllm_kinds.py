@@ -190,6 +190,7 @@ READY = {
     "context_tok": 256,
     "kv_capacity_tok": 32,
     "max_num_seqs": 4,
+    "step_tok": 2048,
     "block_tok": 16,
     "weight_bytes": 1000,
     "kv_tok_bytes": 64,
@@ -204,9 +205,9 @@ def test_what_is_said_of_an_embedding_model(tmp_path: Path) -> None:
     assert info.kv_capacity_tok == 0  # an encoder has no cache: nothing is to be kept small for it
     assert info.window_tok >= 65_536
     identities = {model(source, **options).describe(READY, "weights").identity for options in (
-        {}, {"dimensions": 4}, {"truncate": True},
+        {}, {"dimensions": 4}, {"truncate": True}, {"engine_args": {"seed": 1}}, {"engine_args": {"seed": 2}},
     )}  # fmt: skip
-    assert len(identities) == 3
+    assert len(identities) == 5
     assert model(source, dimensions=8).describe(READY, "weights").identity == info.identity
     cut = model(source, truncate=True)
     cut.describe(READY, "weights")
