@@ -13,7 +13,7 @@ from halo_sql.config import Settings
 from halo_sql.engines.budget import Budget
 from halo_sql.engines.calibrate import calibrate
 from halo_sql.engines.meter import Meter
-from halo_sql.engines.registry import model_kind, price, worker_count
+from halo_sql.engines.registry import model_kind, price, worker_count, workers_at_once
 from halo_sql.engines.speed import Speed
 from halo_sql.engines.speeds import definition_of
 from halo_sql.engines.worker import alone
@@ -41,7 +41,7 @@ async def calibrated(runtime: Runtime, model: ModelDef, settings: Settings) -> S
         settings.number("halo_max_usd"),
     )
     workers = worker_count(model)
-    one = alone(info, workers)
+    one = alone(info, workers_at_once(model))
     known = runtime.speeds.find(model, one)
     seen = [seconds for seconds in (engine.load_s, known.load_s if known else 0.0) if seconds]
     speed = await calibrate(
@@ -68,7 +68,7 @@ async def refine(runtime: Runtime, models: Mapping[str, ModelDef], meters: Mappi
 
 async def _refine(runtime: Runtime, name: str, model: ModelDef, meter: Meter) -> None:
     info = runtime.infos.get(name)
-    if worker_count(model) > 1:  # what was measured is of one worker
+    if workers_at_once(model) > 1:  # what was measured is of one worker
         return
     speed = None if info is None or not meter.sound else runtime.speeds.find(model, info)
     if speed is None or info is None:

@@ -18,7 +18,7 @@ from halo_sql.engines.knowledge import Knowledge
 from halo_sql.engines.pool import EnginePool
 from halo_sql.engines.pooled import PooledEngine
 from halo_sql.engines.protocol import Engine, EngineInfo
-from halo_sql.engines.registry import price, stated_speed, with_secret, worker_count
+from halo_sql.engines.registry import price, stated_speed, with_secret, workers_at_once
 from halo_sql.engines.secret_store import SecretStore
 from halo_sql.engines.speed import Speed
 from halo_sql.engines.store import ResponseStore
@@ -78,8 +78,8 @@ def optimizer_context(
     and samples where the order of fields is to be chosen."""
     engines, workers, counters = {}, {}, {}
     for name, model in models.items():
-        together, count = runtime.infos.get(name), worker_count(model)
-        info = None if together is None else alone(together, count)
+        together = runtime.infos.get(name)
+        info = None if together is None else alone(together, workers_at_once(model))
         speed = runtime.speeds.find(model, info) or stated_speed(model)
         resident = runtime.pool.resident(model)
         engines[name] = engine_profile(model, info, speed, speed is None or resident)
@@ -179,7 +179,7 @@ def engine_profile(model: ModelDef, info: EngineInfo | None, speed: Speed | None
     and speeds are those of one of its workers, windows of all."""
     usd = price(model)
     known = EngineProfile(
-        usd_per_prompt_tok=usd.prompt_usd / 1e6, usd_per_output_tok=usd.output_usd / 1e6, workers=worker_count(model)
+        usd_per_prompt_tok=usd.prompt_usd / 1e6, usd_per_output_tok=usd.output_usd / 1e6, workers=workers_at_once(model)
     )
     info = info or (None if speed is None else speed.info)
     if info is None:

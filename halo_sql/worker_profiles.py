@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from halo_sql.catalog.objects import ModelDef
 from halo_sql.engines.protocol import EngineInfo
-from halo_sql.engines.registry import stated_moves, worker_count, worker_places
+from halo_sql.engines.registry import stated_moves, worker_places, workers_at_once
 from halo_sql.optimizer.context import EngineProfile, WorkerProfile
 
 
@@ -16,7 +16,7 @@ def worker_profiles(
     one       what a worker says of itself; None: nothing is known of them
     resident  whether they have started
     """
-    count = worker_count(model)
+    count = workers_at_once(model)
     places = worker_places(model)
     if one is None or (count == 1 and model.engine != "emulated"):
         return ()

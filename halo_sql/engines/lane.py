@@ -18,7 +18,7 @@ from halo_sql.engines.prefix_cache import PrefixCache
 from halo_sql.engines.protocol import Engine, GenRequest, GenResult, Outcome
 from halo_sql.engines.send_queue import SendQueue
 from halo_sql.engines.store import Entry, ResponseStore
-from halo_sql.engines.window import Window
+from halo_sql.engines.window import Watch, Window
 from halo_sql.errors import EngineError
 
 SEND_AT_ONCE = 2048  # requests per submit
@@ -65,6 +65,7 @@ class Lane:
         self._queue = queue
         self._in_flight: dict[int, Call] = {}
         self._in_use: dict[int, int] = {}  # piece of the prompts in flight -> how many have it
+        self._watch = Watch(engine, lambda: self.on_results([]))
         self._sending = False
         self._late_aborts: list[int] = []  # asked for while the engine was inside submit
 
@@ -104,6 +105,7 @@ class Lane:
                     break
         finally:
             self._sending = False
+            self._watch.on(bool(self._queue and self._in_flight))
 
     def _take(self) -> tuple[list[Call], list[tuple[Call, EngineError]]]:
         """Calls off the queue that fit window and budget now, and those the budget will never allow."""

@@ -32,6 +32,7 @@ __all__ = [
     "stated_speed",
     "worker_count",
     "worker_places",
+    "workers_at_once",
 ]
 
 Functions = Mapping[str, Callable[..., Any]]  # lower-case model name -> the callable registered for it
@@ -138,6 +139,16 @@ def worker_count(model: Definition) -> int:
     return int(str(options.get("workers", 1)))
 
 
+def workers_at_once(model: Definition) -> int:
+    """How many of them work at once: one where all share a device."""
+    count = worker_count(model)
+    if count == 1 or model.engine != "vllm":
+        return count
+    from halo_sql.engines.vllm_options import one_place
+
+    return 1 if one_place(model.options) else count
+
+
 def _kind(model: Definition) -> Kind:
     if model.engine == "ray":
         raise CatalogError(
@@ -234,7 +245,7 @@ def _make_vllm(module: Any, model: Definition, functions: Functions) -> Engine:
     engines = [
         module.VllmEngine(model.source, model.options, share=Share(number, count, storage)) for number in range(count)
     ]
-    return WorkerGroup(engines, storage=storage)
+    return WorkerGroup(engines, storage=storage, one_place=module.one_place(model.options))
 
 
 def _several(model: Definition, known: Any, make: Callable[[], Engine]) -> Engine:

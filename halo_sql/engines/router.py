@@ -4,7 +4,7 @@ Work is counted in prompt tokens to compute. A batch is cut along its prefix tri
 worker's share, the largest first, each to the worker that would be done with it first (list scheduling, Graham 1969).
 Where few requests come at a time what follows is unknown: a prefix then moves to another worker only when waiting for
 its holder has become as dear as computing it again (ski rental: at most twice the best cost), so that the loads of two
-workers differ by at most two shared prefixes and a request.
+workers differ by at most two shared prefixes and a request. Workers in one place have one load: one of them gets all.
 """
 
 from __future__ import annotations
@@ -87,11 +87,15 @@ class Router:
     capacity_tok  tokens a worker's KV cache holds; 0: unknown
     transfer      time of fetching a token from another worker's cache ÷ time of computing it; from 1 on, or None,
                   nothing is fetched
+    one_place     they share a device: what one has to do, the others wait for
     load_tok      work assigned and not done, per worker
     """
 
-    def __init__(self, workers: int, capacity_tok: int = 0, transfer: float | None = None) -> None:
+    def __init__(
+        self, workers: int, capacity_tok: int = 0, transfer: float | None = None, one_place: bool = False
+    ) -> None:
         self.load_tok = [0.0] * workers
+        self.one_place = one_place
         self.transfer = transfer
         self._held = [Prefixes(capacity_tok) for _ in range(workers)]
         self._stored = Prefixes()
@@ -144,6 +148,8 @@ class Router:
         own = sum(item.own_tok for item in unit)
         total = sum(chunks.values())
         moves = self.moves
+        if self.one_place:  # the one that works already, if nothing speaks for another
+            allowed = sorted(allowed, key=self.load_tok.__getitem__, reverse=True)
         best = holder = allowed[0]
         costs: dict[int, tuple[float, float]] = {}  # worker -> when it would be done, tokens it holds
         for worker in allowed:
@@ -153,7 +159,8 @@ class Router:
             if moves and known < total:
                 found = sum(tok for chunk, tok in chunks.items() if chunk in self._stored and chunk not in held)
                 saved = found * (1 - (self.transfer or 0.0))
-            costs[worker] = (self.load_tok[worker] + own + total - known - saved, known + saved)
+            load_tok = sum(self.load_tok) if self.one_place else self.load_tok[worker]
+            costs[worker] = (load_tok + own + total - known - saved, known + saved)
             if costs[worker][0] < costs[best][0]:
                 best = worker
             if costs[worker][1] > costs[holder][1] or (

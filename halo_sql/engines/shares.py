@@ -72,6 +72,30 @@ class Share:
 
 
 ALONE = Share()
+_NODES = Path("/sys/devices/system/node")
+
+
+def memory_nodes(cores: Sequence[int], folder: Path = _NODES) -> list[list[int]]:
+    """The cores by the memory that is near them (NUMA nodes); one node where the system does not tell."""
+    found: list[list[int]] = []
+    for path in sorted(folder.glob("node*/cpulist")):
+        try:
+            near = set(read_devices(path.read_text(encoding="utf-8").strip()))
+        except (OSError, CatalogError):
+            continue
+        if own := [core for core in cores if core in near]:
+            found.append(own)
+    return found if sum(map(len, found)) == len(cores) else [list(cores)]
+
+
+def shares_cores(values: Mapping[str, Any]) -> bool:
+    """Whether workers on a CPU all get the same cores: where they are more than the memories, and nothing divides the
+    cores. Each step reads the weights: two workers with half of the cores each read them twice as often as one with
+    all, and both through the same memory. So one works, and the others stand by."""
+    if values["workers"] == 1 or values["devices"] or values["threads"] or values["tensor_parallel_size"] > 1:
+        return False
+    workers: int = values["workers"]
+    return len(memory_nodes(sorted(os.sched_getaffinity(0)))) < workers
 
 
 def read_devices(text: str | None) -> list[int]:

@@ -39,13 +39,14 @@ from halo_sql.engines.vllm_options import (
     cpu_build,
     engine_arguments,
     not_installed,
+    one_place,
     worker_environment,
 )
 from halo_sql.engines.vllm_process import WorkerProcess
 from halo_sql.engines.vllm_requests import fitted, kept_tok, worker_params
 from halo_sql.errors import EngineError
 
-__all__ = ["VLLM_OPTIONS", "VllmEngine", "check_options"]
+__all__ = ["VLLM_OPTIONS", "VllmEngine", "check_options", "one_place"]
 
 _BATCH_REQUESTS = 256
 _MAX_RESTARTS = 2

@@ -11,7 +11,16 @@ from typing import Any
 from halo_sql.engines.bundled import INSTALL_REMEDY, child_environment
 from halo_sql.engines.kinds import DIMENSIONS, EMBEDDING, GENERATE, KIND
 from halo_sql.engines.options import Option, resolve
-from halo_sql.engines.shares import ALONE, WORKERS, Share, check_devices, read_devices, visible_gpus
+from halo_sql.engines.shares import (
+    ALONE,
+    WORKERS,
+    Share,
+    check_devices,
+    memory_nodes,
+    read_devices,
+    shares_cores,
+    visible_gpus,
+)
 from halo_sql.errors import CatalogError, EngineError
 
 VLLM_OPTIONS: tuple[Option, ...] = (
@@ -136,6 +145,11 @@ def cpu_build() -> bool:
         return False
 
 
+def one_place(options: Mapping[str, object]) -> bool:
+    """Whether the workers of a model with these options stand on the same device, so that one works at a time."""
+    return cpu_build() and shares_cores(check_options(options))
+
+
 def cpu_flags(cpuinfo: str = "/proc/cpuinfo") -> frozenset[str]:
     """The features of the first CPU; empty where the system does not tell."""
     try:
@@ -244,8 +258,9 @@ def worker_environment(
 
 
 def _cores(threads: int | None, given: list[int], share: Share) -> list[int]:
-    """The cores to compute on, one logical CPU each where possible; empty: leave it to vLLM. Workers have disjoint ones
-    where there are enough.
+    """The cores to compute on, one logical CPU each where possible; empty: leave it to vLLM. Workers have those of a
+    memory each; where there are fewer memories, all of them (``shares.shares_cores``). ``devices`` and ``threads``
+    divide them.
 
     vLLM keeps one core for its scheduler, which on two cores halves the speed: small machines use all.
     """
@@ -260,7 +275,10 @@ def _cores(threads: int | None, given: list[int], share: Share) -> list[int]:
     first = list(physical.values())
     if threads is not None:
         return share.of(first + [cpu for cpu in logical if cpu not in first], threads)
-    if given or share.count > 1:
+    if share.count > 1 and not given:
+        nodes = memory_nodes(first)
+        return first if len(nodes) < share.count else nodes[share.number]
+    if given:
         return share.of(first)
     return first if len(first) <= _SMALL_MACHINE_CORES and "VLLM_CPU_OMP_THREADS_BIND" not in os.environ else []
 

@@ -46,6 +46,7 @@ class Worker:
         self._finished: list[list[Any]] = []
         self._calls: set[asyncio.Task[None]] = set()
         self._gauges_due_s = 0.0
+        self._telling: asyncio.Task[None] | None = None
         self._totals = {"requests": 0, "prompt_tok": 0, "prompt_tok_cached": 0, "output_tok": 0}
 
     async def serve(self, reader: asyncio.StreamReader) -> None:
@@ -84,6 +85,15 @@ class Worker:
                 own.extra_args = {"kv_transfer_params": {"keep_tok": keep_tok, "fetch": fetch}}
             task = asyncio.ensure_future(self._one(seq, frame["params"][index], own, priority, tokens))
             self._running[seq] = task
+        if self._running and (self._telling is None or self._telling.done()):
+            self._telling = asyncio.ensure_future(self._tell())
+
+    async def _tell(self) -> None:
+        """The scheduler's gauges, also while no request ends."""
+        while self._running:
+            await asyncio.sleep(_GAUGES_S)
+            if not self._finished:  # else they go with these
+                self._flush()
 
     async def _one(self, seq: int, spec: dict[str, Any], params: Any, priority: int, tokens: bytes) -> None:
         from vllm.v1.engine.exceptions import EngineDeadError
@@ -170,7 +180,8 @@ class Worker:
         if now_s >= self._gauges_due_s:
             self._gauges_due_s = now_s + _GAUGES_S
             frame["gauges"] = scheduler_gauges()
-        self._send(frame)
+        if len(frame) > 2 or items:
+            self._send(frame)
 
     def _send(self, frame: dict[str, Any]) -> None:
         from halo_sql.engines import frames

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+
 from halo_sql.engines.protocol import Engine, Gauges, GenResult, Limit
 
 LEARN = 0.05  # weight of a new result in the running averages
@@ -10,6 +13,7 @@ LEARNT_FROM = 16  # results after which estimates of prompts are good enough
 SHRINK, GROW = 0.75, 1.25  # what a preemption, and a report of an engine that has room, do to the room
 FULL = 0.9  # share of the KV cache in use from which the room does not grow
 RESERVE, RESERVE_SHARE = 4, 0.25  # requests that should wait in the engine, at least, and per running one
+LOOK_S = 0.25  # between looks at an engine's reports while no result comes
 
 
 class Window:
@@ -149,6 +153,28 @@ class Window:
             self.limit_requests = min(self._most_requests, int(GROW * self.limit_requests) + 1)
         if gauges.kv_used < FULL and self.taken_tok + 2 * self.usual_tok > 0.8 * self.limit_tok:
             self.limit_tok = min(self._most_tok, int(GROW * self.limit_tok) + 1)
+
+
+class Watch:
+    """Looks at an engine that reports while calls wait and no result comes: long answers that leave room are no reason
+    to wait for the first of them."""
+
+    def __init__(self, engine: Engine, look: Callable[[], None]) -> None:
+        self._engine = engine
+        self._look = look
+        self._timer: asyncio.TimerHandle | None = None
+
+    def on(self, waits: bool) -> None:
+        """Whether calls wait for requests that are in flight."""
+        if not waits and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        elif waits and self._timer is None and gauges_of(self._engine) is not None:
+            self._timer = asyncio.get_running_loop().call_later(LOOK_S, self._due)
+
+    def _due(self) -> None:
+        self._timer = None
+        self._look()
 
 
 def gauges_of(engine: Engine) -> Gauges | None:

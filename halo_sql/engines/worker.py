@@ -87,8 +87,12 @@ def suspect(item: Pending) -> bool:
     return item.lost == MAX_ATTEMPTS - 1
 
 
-def together(one: EngineInfo, count: int) -> EngineInfo:
-    """What ``count`` workers are together. On a CPU they share its memory, each GPU brings its own."""
+def together(one: EngineInfo, count: int, one_place: bool = False) -> EngineInfo:
+    """What ``count`` workers are together. On a CPU they share its memory, each GPU brings its own. ``one_place``: one
+    works, and the others take memory."""
+    if one_place:
+        idle_bytes = (count - 1) * one.kv_capacity_tok * one.kv_tok_bytes
+        return replace(one, weight_bytes=one.weight_bytes * count + idle_bytes)
     return replace(
         one,
         window_tok=one.window_tok * count,

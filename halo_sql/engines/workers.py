@@ -36,6 +36,7 @@ class WorkerGroup:
     alike      refuse a worker that says it has another model than the first one
     storage    through which a worker gets what another one computed; None: they share nothing. Closed with the group
     prefill_tok_per_s  of a worker, until measured: what fetching is compared with; None: by the model's size
+    one_place  they share a device: one works, the others take its place when it dies
 
     The first worker that is ready begins; the others join when they are. A worker that dies is started again, at most
     ``MAX_RESTARTS`` times in a row, and its unfinished requests go to the others meanwhile (each at most
@@ -49,9 +50,10 @@ class WorkerGroup:
         alike: bool = True,
         storage: Link | None = None,
         prefill_tok_per_s: float | None = None,
+        one_place: bool = False,
     ) -> None:
         self.workers = [Worker(number, engine) for number, engine in enumerate(engines)]
-        self.router = Router(len(engines))
+        self.router = Router(len(engines), one_place=one_place)
         self.restarts = 0
         self._alike = alike
         self.storage = storage
@@ -61,8 +63,7 @@ class WorkerGroup:
         self._waiting: deque[Pending] = deque()  # for a worker to be ready
         self._changed = asyncio.Event()
         self._start = Shared(self._started)
-        self._closed = False
-        self._pumping = False
+        self._closed = self._pumping = False
         for worker in self.workers:
             if hasattr(worker.engine, "on_lost"):  # it leaves to us what is done about its death
                 worker.engine.on_lost = partial(self._died, worker)
@@ -92,7 +93,7 @@ class WorkerGroup:
                 raise self.workers[0].error or EngineError("no worker could be started", code="unavailable")
             self._changed.clear()
             await self._changed.wait()
-        return together(self._one, len(self.workers))
+        return together(self._one, len(self.workers), self.router.one_place)
 
     async def all_ready(self) -> None:
         """Wait until every worker is ready, or given up."""
@@ -103,7 +104,7 @@ class WorkerGroup:
     async def describe(self) -> EngineInfo | None:
         """What can be said without a start, see ``Engine.describe``."""
         one = self._one or await self.workers[0].engine.describe()
-        return None if one is None else together(one, len(self.workers))
+        return None if one is None else together(one, len(self.workers), self.router.one_place)
 
     def _begin_all(self) -> None:
         for worker in self.workers:
@@ -208,7 +209,7 @@ class WorkerGroup:
     def _steal(self) -> None:
         """A worker without work takes half of the longest queue, from its end."""
         for idle in self.workers:
-            if idle.state != "ready" or idle.in_flight or idle.queue:
+            if idle.state != "ready" or idle.in_flight or idle.queue or self.router.one_place:
                 continue
             full = max(self.workers, key=lambda worker: len(worker.queue))
             taken: list[Pending] = []
@@ -332,8 +333,7 @@ class WorkerGroup:
             self.workers[place].engine.abort(numbers)
 
     def _cancel(self, number: int) -> None:
-        item = self._open.get(number)
-        if item is None or item.sent:
+        if (item := self._open.get(number)) is None or item.sent:
             return
         del self._open[number]
         self._unroute(item)

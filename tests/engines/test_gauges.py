@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
+
 import pytest
 
-from halo_sql.engines.protocol import Gauges
+from halo_sql.engines.protocol import Deliver, EngineInfo, Gauges, GenRequest, GenResult, estimate_prompt_tok
 from halo_sql.engines.vllm_gauges import read_gauges, scheduler_gauges
+from halo_sql.engines.window import LOOK_S
 
 from .helpers import SHORT, on_loop, run
 from .lru_engine import LruEngine, four_characters
@@ -48,3 +52,55 @@ async def test_the_engine_is_kept_full_whatever_its_answers_may_take() -> None:
         channel.put([(number, f"{number} {'x' * 200}") for number in range(1_500)])
         await node.settled(1_500)
     assert engine.turns <= 1.25 * 1_500 / 16
+
+
+class LongAnswers:
+    """Answers all it has at once, ten seconds after the last request came; tells that it has room."""
+
+    def __init__(self) -> None:
+        self.running: list[tuple[GenRequest, Deliver]] = []
+        self.most = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def start(self) -> EngineInfo:
+        return EngineInfo("long", 4_000, 40_000, window_tok=600, window_requests=256, batch_requests=128)
+
+    async def describe(self) -> EngineInfo | None:
+        return None
+
+    def submit(self, requests: Sequence[GenRequest], deliver: Deliver) -> None:
+        self.running += [(request, deliver) for request in requests]
+        self.most = max(self.most, len(self.running))
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(10, self._answer)
+
+    def _answer(self) -> None:
+        running, self.running = self.running, []
+        for request, deliver in running:
+            deliver([GenResult(request.id, "x", prompt_tok=estimate_prompt_tok(request), output_tok=8)])
+
+    def gauges(self) -> Gauges:
+        return Gauges(0.05, len(self.running), 0, 0, 0.0)
+
+    def abort(self, ids: Sequence[int]) -> None:
+        raise AssertionError("nothing is dropped here")
+
+    def count_tok(self, request: GenRequest) -> int:
+        return estimate_prompt_tok(request)
+
+    async def close(self) -> None:
+        pass
+
+
+@on_loop
+async def test_the_window_grows_while_no_answer_comes() -> None:
+    """100 calls of 60 tokens for a window of 600: all are in flight before the first answer."""
+    engine, loop = LongAnswers(), asyncio.get_running_loop()
+    async with run(engine) as on:
+        node, channel = await on.node(sampling=SHORT)
+        began_s = loop.time()
+        channel.put([(number, f"{number} {'x' * 200}") for number in range(100)])
+        await node.settled(100)
+    assert engine.most == 100
+    assert loop.time() - began_s < 10 + 20 * LOOK_S

@@ -151,3 +151,14 @@ def test_a_prefix_that_was_not_kept_is_not_fetched() -> None:
     (other,) = router.assign([second], (1,))  # nor is it computed yet
     assert not other.fetch
     assert other.keep_chars >= 30 * CHUNK_CHARS
+
+
+def test_workers_in_one_place_leave_all_to_the_one_that_works() -> None:
+    router, requests = Router(3, one_place=True), grouped(groups=6, rows=10, prefix=4)
+    routes = send(router, requests, range(3), 8)
+    assert {route.worker for route in routes} == {0}
+    for route in routes[-4:]:
+        router.back(route)
+    assert {route.worker for route in router.assign(grouped(2, 4, 3, start=500), (1, 2))} == {1}  # the first is dead
+    later = [GenRequest(900, text("new", 5), "sys", SHORT)]
+    assert [route.worker for route in router.assign(later, range(3))] == [1]  # and came back: the second works still
