@@ -24,6 +24,7 @@ from halo_sql.engines.python import messages_of
 
 T = TypeVar("T")
 CLASSES = ("small", "medium", "large")
+READY = "Are you ready?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +235,24 @@ class Swapped(Emulated):
         "sleep_mode": False,
     }
 
+    def _answering(self, model: str) -> Callable[[list[dict[str, str]]], str]:
+        answer = super()._answering(model)
+        return lambda messages: READY if messages[-1]["content"] == READY else answer(messages)
+
+    async def begin(self, engines: Mapping[str, RecordedEngine]) -> None:
+        """Every run finds the same model on all devices, whatever the run before left there."""
+        done, count = asyncio.Event(), int(self.options["workers"])
+        left = set(range(count))
+
+        def ready(results: Sequence[GenResult]) -> None:
+            left.difference_update(result.worker for result in results)
+            if not left:
+                done.set()
+
+        requests = [GenRequest((1 << 41) + worker, READY, workers=(worker,)) for worker in range(count)]
+        engines[CLASSES[0]].submit(requests, ready)
+        await done.wait()
+
 
 class Gpu(StandIn):
     """The stand-in's answers paid for on a GPU: three models of random weights on vLLM, side by side on one device.
@@ -355,6 +374,8 @@ class Bench:
 
     def reset(self) -> None:
         """Empty prefix caches, nothing learnt, an empty log."""
+        if isinstance(self.adapter, Swapped):
+            self.run(self.adapter.begin(self._engines))
         for engine in self.engines:
             if hasattr(engine.engine, "reset_prefix_cache"):
                 self.run(engine.engine.reset_prefix_cache())

@@ -12,6 +12,7 @@ from halo_sql.clock import clock_s, unix_s
 from halo_sql.engines.calls import Asker, Call
 from halo_sql.engines.experience import Experience
 from halo_sql.errors import EngineError, Error, InterruptedQueryError
+from halo_sql.tools.batching import BatchSize
 from halo_sql.tools.journal import StatementJournal
 from halo_sql.tools.limits import acts, limits_of, takes_sql
 from halo_sql.tools.protocol import BoundTool, Limits, Runner, ToolRequest
@@ -54,6 +55,7 @@ class Caller:
     concurrency  calls at once: the tool's limit, or less where its runner can do no more
     journal   of the statement; without one a tool with side effects is not called
     experience  what its calls took
+    size      of the next query, where ``together``
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Caller:
         self.concurrency = self.limits.concurrency
         self.runner: Runner | None = None
         self.experience = Experience()
+        self.size = BatchSize(tells=False)
         self._runner_of = runner_of
         self._journal = journal
 
@@ -84,10 +87,15 @@ class Caller:
             message = f'the tool "{self.tool.name}" did not start within {START_S:g} s'
             raise EngineError(message, code="unavailable") from None
         self.together = hasattr(runner, "call_many") and not self.acts and not takes_sql(self.tool)
-        if self.together:
-            runner.took = self.experience.took  # type: ignore[attr-defined]  # a BatchRunner
+        if self.together and hasattr(runner, "took"):
+            self.size = BatchSize()
+            runner.took = self._took
         self.concurrency = min(self.concurrency, getattr(runner, "concurrency", self.concurrency))
         self.runner = runner
+
+    def _took(self, calls: int, seconds: float) -> None:
+        self.experience.took(calls, seconds)
+        self.size.took(calls, seconds)
 
     async def make(self, calls: Sequence[ToolCall], key: str = "") -> Answers:
         """One attempt of these; one call unless ``together``. Raises nothing but that it was cancelled."""

@@ -22,7 +22,6 @@ from halo_sql.tools.journal import StatementJournal
 from halo_sql.tools.protocol import BoundTool, RetryLaterError, Runner
 from halo_sql.tools.rate import Pace
 
-AT_ONCE = 2048  # calls of a batch
 CLOSE_S = 1.0  # how long is waited for what was cancelled
 BACKOFF_S, BACKOFF_CAP_S = 0.2, 30.0
 GIVE_UP_S = 300.0  # a tool that asks to come back later than this is not waited for
@@ -58,7 +57,6 @@ class Line:
         self._keep = keep
         self._log = log
         self._start: asyncio.Task[None] | None = None
-        self._most = AT_ONCE  # calls of the next batch
         self._sending: asyncio.Handle | None = None
         self._pace = Pace(self._caller.limits.rate_per_s)
         self._pause_until = 0.0  # loop time
@@ -129,7 +127,7 @@ class Line:
     def _send(self) -> None:
         self._sending = None
         calls: list[ToolCall] = []
-        while len(calls) < self._most and self._may_begin():
+        while len(calls) < self._caller.size.most and self._may_begin():
             calls.append(heapq.heappop(self._queue)[2])
         if calls:
             self._launch(calls)
@@ -179,9 +177,9 @@ class Line:
             broken = task.exception()
             answers = task.result() if broken is None else [self._caller.broken(broken)] * len(calls)
         if len(calls) > 1 and all(isinstance(answer, EngineError) and answer.code == "timeout" for answer in answers):
-            self._most = max(1, len(calls) // 64)  # perhaps it is one of them that takes so long
+            self._caller.size.timed_out(len(calls))
         else:
-            self._most = min(AT_ONCE, 2 * self._most)
+            self._caller.size.ended()
         aborted = task in self._aborted
         self._aborted.discard(task)
         handed: Handed = {}
