@@ -15,21 +15,29 @@ from halo_sql.optimizer.placement.table import Table
 KEPT = 4
 #: Part of the makespan that a change may cost at first, on the average; it falls to none.
 HEAT = 0.06
-#: Weight of the devices' mean end beside the last one.
-SPREAD = 0.1
 
 
 def improved(
-    table: Table, steps: Sequence[Step], floor_s: float, tries: int, seed: int = 0, loads: float = 0.0
+    table: Table,
+    steps: Sequence[Step],
+    floor_s: float,
+    tries: int,
+    seed: int = 0,
+    loads: float = 0.0,
+    spread: float = 0.1,
 ) -> tuple[State, list[Step]]:
     """The best schedule met in so many tries from the given one; ends with one as short as ``floor_s``. Equal arguments
-    give an equal schedule. ``loads``: part of the changes that bring a model to a device before it is asked."""
+    give an equal schedule.
+
+    loads   part of the changes that bring a model to a device before it is asked
+    spread  weight of the devices' mean end beside the last one
+    """
     rng = random.Random(seed)
     now = list(steps)
     begun = _replay([State(table)], now, 0, math.inf)
     assert begun is not None, "the steps stand in an order that can be"
     state, before = begun
-    score = _score(state)
+    score = _score(state, spread)
     best, best_steps = state, now
     for number in range(tries):
         if best.makespan_s <= floor_s + EPS_S:
@@ -44,7 +52,7 @@ def improved(
         if made is None:
             continue
         state, after = made
-        new = _score(state)
+        new = _score(state, spread)
         if new <= limit:
             now, score, before = candidate, new, after
             if (state.makespan_s, state.loads) < (best.makespan_s, best.loads):
@@ -52,8 +60,8 @@ def improved(
     return best, best_steps
 
 
-def _score(state: State) -> float:
-    return state.makespan_s + SPREAD * sum(state.free_s) / max(1, len(state.free_s)) + state.loads * 1e-3
+def _score(state: State, spread: float) -> float:
+    return state.makespan_s + spread * sum(state.free_s) / max(1, len(state.free_s)) + state.loads * 1e-3
 
 
 def _replay(before: list[State], steps: Sequence[Step], first: int, limit_s: float) -> tuple[State, list[State]] | None:

@@ -26,15 +26,17 @@ class Limits:
 
     nodes: int = 40
     beam: int = 16
-    states: int = 300
-    visits: int = 8_000
-    large_visits: int = 4_000
+    states: int = 600
+    visits: int = 48_000
+    large_visits: int = 20_000
     per_s: float = 20_000.0
     symmetry: bool = True
 
 
 #: Part of the last search's changes that bring models to devices before they are asked.
 EARLY_LOADS = 0.04
+#: Early loads and spread (see ``improved``) of each search: they get stuck in different places.
+SEARCHES = ((0.0, 0.3), (0.0, 0.03), (EARLY_LOADS, 0.3), (EARLY_LOADS, 0.1))
 DEFAULT_LIMITS = Limits()
 #: A state of the dynamic programming takes as long as so many visits.
 VISITS_PER_STATE = 20.0
@@ -62,11 +64,11 @@ def solve(problem: Problem, limits: Limits = DEFAULT_LIMITS) -> Schedule:
     if not exact:
         visits = limits.visits if table.count <= limits.nodes else limits.large_visits
         worth = (plans[0][0].makespan_s - floor_s) * limits.per_s
-        tries = int(min(float(visits), worth)) // max(1, 3 * table.count)
-        for seed, loads in enumerate((0.0, 0.0, EARLY_LOADS)):
+        tries = int(min(float(visits), worth)) // max(1, len(SEARCHES) * table.count)
+        for seed, (loads, spread) in enumerate(SEARCHES):
             steps = plans[seed % min(2, len(plans))][1]
             if tries and _open(plans[0], floor_s):
-                state, better = improved(table, steps, floor_s, tries, seed, loads)
+                state, better = improved(table, steps, floor_s, tries, seed, loads, spread)
                 if _rank((state, better, "")) < _rank(plans[0]):
                     plans.insert(0, (state, better, "local search"))
     state, _, method = plans[0]
