@@ -30,7 +30,7 @@ NEEDED = 7
 MOST_AT_ONCE, FEW = 64, 8
 OUTPUT_TOK, SHORT_TOK = 16, 4
 #: An engine of one's own whose first round takes less is quick: it gets prompts of about so many tokens, too.
-QUICK_S, FILLING_TOK = 10.0, 1024
+QUICK_S, FILLING_TOK = 4.0, 1024
 _WORDS = """report parser storage network client shell release customer order city weather river stone garden window
     paper market engine letter bridge morning answer winter summer doctor school number table music forest"""
 #: What prompts and rows are like, for characters per token.
@@ -109,7 +109,7 @@ async def calibrate(
         return seen
 
     seen = await a_round(first=True)
-    if info.kv_capacity_tok and clock() - began < QUICK_S:
+    if info.kv_capacity_tok and clock() - began < min(QUICK_S, enough_s):
         filling = list(_filling(info, kind, seen[1][0]))
         for probe in filling:
             await measured(probe)
