@@ -241,11 +241,12 @@ def _make_vllm(module: Any, model: Definition, functions: Functions) -> Engine:
         return engine
     from halo_sql.engines.workers import WorkerGroup
 
-    storage = Storage() if values["kv_sharing"] == "storage" else None
+    one_place = module.one_place(model.options)  # one works: nobody would get what it keeps, and keeping takes time
+    storage = Storage() if values["kv_sharing"] == "storage" and not one_place else None
     engines = [
         module.VllmEngine(model.source, model.options, share=Share(number, count, storage)) for number in range(count)
     ]
-    return WorkerGroup(engines, storage=storage, one_place=module.one_place(model.options))
+    return WorkerGroup(engines, storage=storage, one_place=one_place)
 
 
 def _several(model: Definition, known: Any, make: Callable[[], Engine]) -> Engine:

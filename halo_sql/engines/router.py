@@ -147,7 +147,7 @@ class Router:
         chunks = {chunk: tok for item in unit for chunk, tok in item.chain}
         own = sum(item.own_tok for item in unit)
         total = sum(chunks.values())
-        moves = self.moves and not (self.one_place and len(allowed) > 1)  # one works: nobody gets what it keeps
+        moves = self.moves
         if self.one_place:  # the one that works already, if nothing speaks for another
             allowed = sorted(allowed, key=self.load_tok.__getitem__, reverse=True)
         best = holder = allowed[0]

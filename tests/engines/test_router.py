@@ -154,9 +154,9 @@ def test_a_prefix_that_was_not_kept_is_not_fetched() -> None:
 
 
 def test_workers_in_one_place_leave_all_to_the_one_that_works() -> None:
-    router, requests = Router(3, transfer=0.05, one_place=True), grouped(groups=6, rows=10, prefix=4)
+    router, requests = Router(3, one_place=True), grouped(groups=6, rows=10, prefix=4)
     routes = send(router, requests, range(3), 8)
-    assert {(route.worker, route.keep_chars, route.fetch) for route in routes} == {(0, 0, False)}  # nothing is moved
+    assert {route.worker for route in routes} == {0}
     for route in routes[-4:]:
         router.back(route)
     assert {route.worker for route in router.assign(grouped(2, 4, 3, start=500), (1, 2))} == {1}  # the first is dead

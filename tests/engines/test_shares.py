@@ -107,6 +107,11 @@ def test_workers_on_one_memory_share_its_cores(nodes: int, monkeypatch: pytest.M
     assert isinstance(group, WorkerGroup)
     assert group.router.one_place == (nodes == 1)
     assert workers_at_once(model) == nodes
+    sharing = create(replace(model, options=dict(SHARED)))
+    assert isinstance(sharing, WorkerGroup)
+    assert (sharing.storage is None) == (nodes == 1)
+    if sharing.storage is not None:
+        sharing.storage.close()
     divided = replace(model, options={"workers": 2, "devices": "0,1"})
     assert workers_at_once(divided) == 2
 
