@@ -155,6 +155,9 @@ class Adapter(Protocol):
         """The models run."""
         ...
 
+    async def begin(self, engines: Mapping[str, RecordedEngine]) -> None:
+        """A run begins."""
+
 
 class StandIn:
     """The pack's model that costs nothing, as a ``python`` engine. Prompts that are no workload's are an error."""
@@ -182,6 +185,9 @@ class StandIn:
         return made
 
     def started(self, con: halo_sql.Connection) -> None:
+        """Nothing is to be done."""
+
+    async def begin(self, engines: Mapping[str, RecordedEngine]) -> None:
         """Nothing is to be done."""
 
     def _answering(self, model: str) -> Callable[[list[dict[str, str]]], str]:
@@ -315,6 +321,9 @@ class Bundled:
     def started(self, con: halo_sql.Connection) -> None:
         """Nothing is to be done."""
 
+    async def begin(self, engines: Mapping[str, RecordedEngine]) -> None:
+        """Nothing is to be done."""
+
 
 ADAPTERS: Mapping[str, Callable[[str], Adapter]] = {
     "standin": StandIn,
@@ -374,8 +383,7 @@ class Bench:
 
     def reset(self) -> None:
         """Empty prefix caches, nothing learnt, an empty log."""
-        if isinstance(self.adapter, Swapped):
-            self.run(self.adapter.begin(self._engines))
+        self.run(self.adapter.begin(self._engines))
         for engine in self.engines:
             if hasattr(engine.engine, "reset_prefix_cache"):
                 self.run(engine.engine.reset_prefix_cache())

@@ -56,6 +56,8 @@ def test_models_with_workers_are_groups() -> None:
         (ModelDef("v", "m", "vllm", {"engine_args": {"dtype": "auto"}}), "engine_args.* sets dtype"),
         (ModelDef("v", "m", "vllm", {"engine_args": {"trust_remote_code": True}}), "sets trust_remote_code"),
         (ModelDef("v", "m", "vllm", {"engine_args": {"load_format": "pt"}}), "wrong load_format"),
+        (ModelDef("v", "m", "vllm", {"engine_args": {"hf_token": "secret"}}), "sets hf_token.*\\n.*environment"),
+        (ModelDef("v", "m", "vllm", {"engine_args": {"tokenizer": "other"}}), "sets tokenizer"),
     ],
 )
 def test_wrong_options_of_workers(model: ModelDef, message: str) -> None:
