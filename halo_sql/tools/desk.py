@@ -21,7 +21,7 @@ from halo_sql.errors import EngineError, did_you_mean
 from halo_sql.metrics import NodeMetrics
 from halo_sql.tools.attempt import ToolCall
 from halo_sql.tools.journal import BatchJournal, Journal
-from halo_sql.tools.lane import CLOSE_S, Line
+from halo_sql.tools.lane import Line
 from halo_sql.tools.limits import acts
 from halo_sql.tools.memory import Found, LookUps, ToolCache
 from halo_sql.tools.protocol import BoundTool, Runner
@@ -98,7 +98,7 @@ class ToolDesk:
             await self._journal.finish()
 
     async def close(self) -> None:
-        """Close every channel of the run (within about a second), its calls noted in the journal; idempotent."""
+        """Close every channel of the run (within two seconds or so), its calls noted in the journal; idempotent."""
         if self._timer is not None:
             self._timer.cancel()
         await asyncio.gather(*(channel.close() for channel in list(self._channels)))
@@ -232,14 +232,14 @@ class ToolChannel:
         return outcome
 
     async def close(self) -> None:
-        """Deliver nothing more; wait (up to a second) until what was under way has ended."""
+        """Deliver nothing more; wait (up to ``Line.close_s``) until what was under way has ended."""
         if not self._closed:
             self._closed = True
             self._outbox.clear()
             self._desk.drop(self)
         if not self._quiet.is_set():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._quiet.wait(), CLOSE_S)
+                await asyncio.wait_for(self._quiet.wait(), self.line.close_s)
 
     def emit(self, outcomes: Sequence[tuple[int, Outcome]]) -> None:
         """Deliver; what comes up while the operator handles a delivery follows after it, not inside it."""

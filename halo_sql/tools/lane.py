@@ -23,6 +23,7 @@ from halo_sql.tools.protocol import BoundTool, RetryLaterError, Runner
 from halo_sql.tools.rate import Pace
 
 CLOSE_S = 1.0  # how long is waited for what was cancelled
+FINISH_S = 1.0  # how long a call with side effects may go on when nobody waits for it: done is better than in doubt
 BACKOFF_S, BACKOFF_CAP_S = 0.2, 30.0
 GIVE_UP_S = 300.0  # a tool that asks to come back later than this is not waited for
 #: Codes of errors that an equal call of this run would meet again, unless they are said to be retryable.
@@ -71,6 +72,11 @@ class Line:
     def experience(self) -> Experience:
         """What its calls took."""
         return self._caller.experience
+
+    @property
+    def close_s(self) -> float:
+        """How long a channel that is closed waits for its calls to end."""
+        return CLOSE_S + (FINISH_S if self._caller.acts else 0.0)
 
     # --- starting
 
@@ -284,7 +290,7 @@ class Line:
         self._fail([call for call in waiting if not call.dropped], error)
 
     def drop(self, channel: Asker) -> None:
-        """A channel wants nothing more: what only it waits for is not called, or cancelled."""
+        """A channel wants nothing more: what only it waits for is not called, or cancelled (with side effects: soon)."""
         for call in [*(call for _, _, call in self._queue), *self._resting]:
             if not call.dropped and leaves(call, channel):
                 call.dropped = True
@@ -302,7 +308,10 @@ class Line:
                 self._aborted.add(task)
                 for call in calls:
                     call.channel.aborting(+1)
-                task.cancel()
+                if self._caller.acts and calls[0].sent_s:
+                    asyncio.get_running_loop().call_later(FINISH_S, task.cancel)
+                else:
+                    task.cancel()
         for call in [call for call in self._resting if call.dropped]:
             self._resting.pop(call).cancel()
 

@@ -170,6 +170,34 @@ def test_a_failed_statement_that_is_run_again_does_not_repeat_what_was_done(home
         assert Counter(acted)[0] == 3
 
 
+def test_calls_under_way_when_the_statement_fails_are_finished(home: Path) -> None:
+    """They have a moment to end, so that they are not in doubt."""
+    reached: list[int] = []
+    refusing = [True]
+
+    def handler(seen: Seen) -> Answer:
+        number = json.loads(seen.body)["n"]
+        reached.append(number)
+        if number == 0 and refusing[0]:
+            return Answer("not now", 422, delay_s=0.1)
+        return Answer(str(number * 10), delay_s=0.3)
+
+    statement = "SELECT n, TOOL(act, n::INTEGER) FROM range(20) r(n)"
+    with served(handler) as server, connect() as con:
+        con.execute(
+            f"CREATE TOOL act(n INTEGER) RETURNS INTEGER AS HTTP POST '{server.url}/act' "
+            "WITH (loopback = true, side_effects = true, concurrency = 4)"
+        )
+        with pytest.raises(halo_sql.OperationalError, match="422"):
+            con.execute(statement).fetchall()
+        first = list(reached)
+        assert len(first) < 20
+        assert Counter(state for state, *_ in entries(home)) == {"done": len(first) - 1, "failed": 1}
+        refusing[0] = False
+        assert rows(con, statement) == [(number, 10 * number) for number in range(20)]
+        assert Counter(reached) == {**dict.fromkeys(range(20), 1), 0: 2}
+
+
 def test_what_may_have_acted_is_in_doubt_and_not_repeated(home: Path) -> None:
     """A lost connection, a 500, a deadline, an exception: nobody knows. The error says where the entry is."""
     reached: Counter[str] = Counter()
