@@ -290,7 +290,7 @@ class Line:
         self._fail([call for call in waiting if not call.dropped], error)
 
     def drop(self, channel: Asker) -> None:
-        """A channel wants nothing more: what only it waits for is not called; what runs ends (if it acts: soon)."""
+        """A channel wants no more: what only it waits for is not called, or cancelled (if it acts: a moment later)."""
         for call in [*(call for _, _, call in self._queue), *self._resting]:
             if not call.dropped and leaves(call, channel):
                 call.dropped = True
