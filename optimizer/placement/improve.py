@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Sequence
 
+from halo_sql.optimizer.placement.changes import FIRST_DONE, changed
 from halo_sql.optimizer.placement.listing import Step
 from halo_sql.optimizer.placement.problem import EPS_S
 from halo_sql.optimizer.placement.state import State
@@ -13,8 +14,9 @@ from halo_sql.optimizer.placement.table import Table
 
 #: A change is tried from the last state kept before it.
 KEPT = 4
-#: Part of the makespan that a change may cost at first, on the average; it falls to none.
-HEAT = 0.06
+#: Part of the makespan that a change may cost at first, on the average; it falls to none. With more than HOT_FROM tries
+#: per node there is time to cool from more, up to HOTTEST times as much.
+HEAT, HOT_FROM, HOTTEST = 0.015, 60.0, 4.0
 
 
 def improved(
@@ -33,28 +35,32 @@ def improved(
     spread  weight of the devices' mean end beside the last one
     """
     rng = random.Random(seed)
+    heat = HEAT * min(HOTTEST, max(1.0, tries / (HOT_FROM * max(1, table.count))))
     now = list(steps)
-    begun = _replay([State(table)], now, 0, math.inf)
+    begun = _replay([State(table)], now, 0, math.inf, spread)
     assert begun is not None, "the steps stand in an order that can be"
     state, before = begun
     score = _score(state, spread)
     best, best_steps = state, now
+    critical: list[int] | None = None
     for number in range(tries):
         if best.makespan_s <= floor_s + EPS_S:
             break
-        found = _changed(table, now, rng, loads)
+        if critical is None:
+            critical = _critical(table, state, now)
+        found = changed(table, now, rng, loads, critical)
         if found is None:
             continue
         first, candidate = found
-        heat = best.makespan_s * HEAT * (1.0 - number / tries)
-        limit = score - heat * math.log(max(rng.random(), 1e-12))
-        made = _replay(before, candidate, first, limit)
+        warmth_s = best.makespan_s * heat * (1.0 - number / tries)
+        limit = score - warmth_s * math.log(max(rng.random(), 1e-12))
+        made = _replay(before, candidate, first, limit, spread)
         if made is None:
             continue
-        state, after = made
-        new = _score(state, spread)
+        other, after = made
+        new = _score(other, spread)
         if new <= limit:
-            now, score, before = candidate, new, after
+            now, score, before, state, critical = candidate, new, after, other, None
             if (state.makespan_s, state.loads) < (best.makespan_s, best.loads):
                 best, best_steps = state, candidate
     return best, best_steps
@@ -64,69 +70,66 @@ def _score(state: State, spread: float) -> float:
     return state.makespan_s + spread * sum(state.free_s) / max(1, len(state.free_s)) + state.loads * 1e-3
 
 
-def _replay(before: list[State], steps: Sequence[Step], first: int, limit_s: float) -> tuple[State, list[State]] | None:
-    """The whole schedule, and its states before each KEPT-th step; None when the order is impossible or longer than
-    ``limit_s``. ``before``: those of steps that are equal before the ``first``."""
+def _replay(
+    before: list[State], steps: list[Step], first: int, limit_s: float, spread: float
+) -> tuple[State, list[State]] | None:
+    """The whole schedule, and its states before each KEPT-th step; None when the order is impossible or its score above
+    ``limit_s``. ``before``: those of steps that are equal before the ``first``. FIRST_DONE is replaced."""
     kept = before[: first // KEPT + 1]
+    table = kept[-1].table
+    devices = len(table.free_s)
+    every = next((g for g, group in enumerate(table.groups) if len(group) == devices), -1)
     state = kept[-1].copy()
+    state.steps = steps
     for place in range((len(kept) - 1) * KEPT, len(steps)):
         if place == len(kept) * KEPT:
             kept.append(state.copy())
         step = steps[place]
         if step[0] >= 0 and not state.ready >> step[0] & 1:
             return None
+        state.place = place
+        if step[1] == FIRST_DONE:
+            node, _, parts = step
+            step = steps[place] = (node, min(table.options[node], key=lambda d: state.look(node, d, parts)[1]), parts)
         state.put(*step)
         if state.path_s > limit_s + EPS_S:
             return None
+        if every >= 0:
+            mean_s = (sum(state.free_s) + state.work_s[every]) / devices
+            if max(state.path_s, mean_s) + spread * mean_s > limit_s + EPS_S:
+                return None
     return state, kept
 
 
-def _changed(table: Table, steps: list[Step], rng: random.Random, loads: float) -> tuple[int, list[Step]] | None:
-    """One random change: the first place that differs, and the steps."""
-    if table.comings and rng.random() < loads:
-        place = rng.randint(0, len(steps) - 1)
-        m, d = table.comings[rng.randrange(len(table.comings))]
-        return place, [*steps[:place], (-1 - m, d, 0), *steps[place:]]
-    place = rng.randrange(len(steps))
-    node, d, parts = steps[place]
-    kind = rng.random()
-    made = steps[:]
-    if node < 0 and kind < 0.5:
-        del made[place]
-        return place, made
-    if d >= 0 and kind < 0.5:
-        options = table.ways[node]
-        way = options[rng.randrange(len(options))]
-        if way[1] == parts == 1:
-            if way[0] == d:
-                return None
-            made[place] = (node, *way)
-            if kind < 0.25:
-                return place, made
-        elif way[1] != parts:
-            first = next(i for i, step in enumerate(made) if step[0] == node)
-            made = [step for step in made if step[0] != node]
-            devices = list(table.options[node])
-            rng.shuffle(devices)
-            made[first:first] = [(node, other, way[1]) for other in devices[: way[1]]]
-            return first, made
-        else:
-            if way[0] in {step[1] for step in made if step[0] == node}:
-                return None
-            made[place] = (node, *way)
-            return place, made
-    return _moved(table, made, place, rng)
-
-
-def _moved(table: Table, made: list[Step], place: int, rng: random.Random) -> tuple[int, list[Step]]:
-    """A step at another place between its producers and its consumers; ``made`` is changed."""
-    step = made.pop(place)
-    node, low, high = step[0], place, place
-    before = table.before[node] if node >= 0 else 0
-    while low > 0 and not (made[low - 1][0] >= 0 and before >> made[low - 1][0] & 1):
-        low -= 1
-    while high < len(made) and not (node >= 0 and made[high][0] >= 0 and table.before[made[high][0]] >> node & 1):
-        high += 1
-    target = rng.randint(low, high)
-    made.insert(target, step)
-    return min(place, target), made
+def _critical(table: Table, state: State, steps: Sequence[Step]) -> list[int]:
+    """Places of the steps on a way without slack from the beginning to the end."""
+    runs: dict[int, list[tuple[int, int, float, float]]] = {}
+    lanes: dict[int, list[tuple[float, tuple[int, int, float, float] | None]]] = {}
+    log = state.log
+    while log is not None:
+        log, run, changes = log
+        if run is not None:
+            one = run[:4]
+            runs.setdefault(run[0], []).append(one)
+            lanes.setdefault(run[1] if run[1] >= 0 else -2 - table.tool[run[0]], []).append((run[3], one))
+        for d, _, _, _, end_s in changes:
+            lanes.setdefault(d, []).append((end_s, None))
+    todo = [one for some in runs.values() for one in some if one[3] >= state.makespan_s - EPS_S]
+    met: set[tuple[int, int]] = set()
+    while todo:
+        node, d, start_s, end_s = todo.pop()
+        if (node, d) in met:
+            continue
+        met.add((node, d))
+        late_s = end_s - table.least_last_s[node]
+        for source, pipelined in table.sources[node]:
+            todo += [one for one in runs[source] if one[3] >= (min(start_s, late_s) if pipelined else start_s) - EPS_S]
+        lane = d if d >= 0 else -2 - table.tool[node]
+        if lane == -1:
+            continue
+        before = [item for item in lanes[lane] if item[0] <= start_s + EPS_S]
+        if max((end for end, _ in before), default=-1.0) >= start_s - EPS_S:
+            last = max((one for _, one in before if one is not None), key=lambda one: one[3], default=None)
+            if last is not None:
+                todo.append(last)
+    return [place for place, (node, d, _) in enumerate(steps) if (node, d) in met]

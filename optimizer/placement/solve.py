@@ -26,9 +26,9 @@ class Limits:
 
     nodes: int = 40
     beam: int = 16
-    states: int = 600
-    visits: int = 48_000
-    large_visits: int = 20_000
+    states: int = 2_000
+    visits: int = 200_000
+    large_visits: int = 40_000
     per_s: float = 20_000.0
     symmetry: bool = True
 

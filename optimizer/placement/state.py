@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
 from typing import Any
@@ -24,11 +25,13 @@ class State:
     open     nodes of which some parts are put down -> how many parts, devices of those (mask)
     gaps     per device: when it waited since it last put a model to sleep
     kept_s   per device: no model sleeps before that, as a prefix is read from it
+    steps, place  the whole order and where it stands, if known: the model that is asked last makes room (Belady, 1966)
     """
 
     __slots__ = (
         *("table", "done", "ready", "last_s", "rows_s", "ends_s", "free_s", "there", "been", "warm", "warm_s"),
         *("gaps", "kept_s", "open", "peak", "slots_s", "left", "work_s", "makespan_s", "path_s", "loads", "log"),
+        *("steps", "place"),
     )
 
     def __init__(self, table: Table) -> None:
@@ -53,6 +56,8 @@ class State:
         self.path_s, self.loads = 0.0, 0
         self.open: dict[int, tuple[int, int]] = {}
         self.log: Any = None
+        self.steps: Sequence[tuple[int, int, int]] = ()
+        self.place = 0
         for i in range(table.count):
             if not table.before[i]:
                 self.ready |= 1 << i
@@ -67,6 +72,7 @@ class State:
         made.gaps, made.kept_s, made.peak, made.slots_s = self.gaps[:], self.kept_s[:], self.peak[:], self.slots_s[:]
         made.left, made.work_s, made.makespan_s = self.left[:], self.work_s[:], self.makespan_s
         made.path_s, made.loads, made.log, made.open = self.path_s, self.loads, self.log, self.open
+        made.steps, made.place = self.steps, self.place
         return made
 
     def ways(self, node: int) -> list[tuple[int, int]]:
@@ -157,9 +163,10 @@ class State:
     def _sleepers(self, d: int, models: int, excess: float) -> int:
         """The models that make room: those that nobody needs again, then those that are soonest back."""
         row, names = self.table.bytes[d], _members(models)
+        left = self._later(d, names) if self.steps else self.left
 
         def loss(chosen: tuple[int, ...]) -> tuple[float, float, tuple[int, ...]]:
-            back_s = sum(self.table.wake_s[d][m] + self.left[m] * 1e-6 for m in chosen if self.left[m])
+            back_s = sum(self.table.wake_s[d][m] + left[m] * 1e-6 for m in chosen if left[m])
             return back_s, sum(self.table.sleep_s[d][m] for m in chosen), chosen
 
         if len(names) <= 6:
@@ -172,6 +179,17 @@ class State:
                 mask |= 1 << m
                 excess -= row[m]
         return mask
+
+    def _later(self, d: int, models: Sequence[int]) -> dict[int, int]:
+        """Per model how soon the steps that follow ask it on this device; 0: none does."""
+        left, count, model = dict.fromkeys(models, 0), len(self.steps), self.table.model
+        for place in range(self.place + 1, count):
+            node, device, _ = self.steps[place]
+            if device == d and node >= 0:
+                m = model[node]
+                if left.get(m) == 0:
+                    left[m] = count - place
+        return left
 
     # --- deciding
 

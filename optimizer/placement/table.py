@@ -77,9 +77,11 @@ class Table:
         ]
         self.comings = sorted({(self.model[i], d) for i in every for d in self.options[i] if not self._stays(i, d)})
         self.consumers: list[list[tuple[int, bool]]] = [[] for _ in every]
+        self.sources: list[list[tuple[int, bool]]] = [[] for _ in every]
         self.before = [0] * count
         for edge in problem.edges:
             self.consumers[edge.source].append((edge.target, edge.pipelined))
+            self.sources[edge.target].append((edge.source, edge.pipelined))
             self.before[edge.target] |= 1 << edge.source
         self.least_s = [min(min(row[1:]) for row in self.part_s[i].values()) for i in every]
         self.least_first_s = [min(min(row[1:]) for row in self.first_s[i].values()) for i in every]
