@@ -142,8 +142,9 @@ class Duck:
 
     def rows(self, sql: str, params: Any = None) -> list[tuple[Any, ...]]:
         """Run a statement and fetch everything."""
-        result: list[tuple[Any, ...]] = self.execute(sql, params).fetchall()
-        return result
+        result = self.execute(sql, params)
+        with self.converted(sql):  # it may come to its end only now
+            return list(result.fetchall())
 
     def describe(self, query: str, params: Any = None) -> list[tuple[str, SqlType]]:
         """Names and types of a query's result columns, without running it. Errors point into ``query``."""
@@ -270,7 +271,7 @@ class Duck:
         view = name + "_arrow"
         self.connection.register(view, reader)
         try:
-            self.execute(f"INSERT INTO {quote(name)} FROM {quote(view)}").fetchall()
+            self.rows(f"INSERT INTO {quote(name)} FROM {quote(view)}")
         finally:
             self.connection.unregister(view)
 
