@@ -280,12 +280,33 @@ def replanned(
     problem, parts = problem_of(left.nodes, options, left.calls)
     busy_s = _busy(workers, left.flying, options)
     devices = tuple(replace(one, free_s=busy_s.get(one.name, 0.0)) for one in problem.devices)
-    problem = replace(problem, devices=devices)
+    problem = _settled(replace(problem, devices=devices), workers)
     found = placed_of(left.nodes, problem, parts, solve(problem, LOOK))
     placed = tuple(_kept(old, new) for old, new in zip(workers, found.workers, strict=True))
     before_s = _end_s(problem, parts, workers, priorities, options)
     after_s = _end_s(problem, parts, placed, found.priorities, options)
     return Replanned(placed, found.priorities, before_s, after_s)
+
+
+def _settled(problem: Problem, workers: Sequence[str]) -> Problem:
+    """The problem without new places for models that take turns on a device: a schedule has node after node and changes
+    models once, but rows that trickle in make them change places again and again. A model that has lost all of its
+    workers may go anywhere."""
+    used = {name.strip() for names in workers for name in names.split(",")}
+    asked = {node.model for node in problem.nodes}
+    places = [(model, one) for device in problem.devices for model, one in device.models.items()]
+    held = {model for model, one in places if f"{model}/{one.number}" in used}
+    devices = []
+    for device in problem.devices:
+        if device.memory_bytes and sum(one.bytes for one in device.models.values()) > device.memory_bytes:
+            stay = {
+                model: one
+                for model, one in device.models.items()
+                if f"{model}/{one.number}" in used or (model in asked and model not in held)
+            }
+            device = replace(device, models=stay)
+        devices.append(device)
+    return replace(problem, devices=tuple(devices))
 
 
 def _kept(old: str, new: str) -> str:

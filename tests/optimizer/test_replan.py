@@ -130,6 +130,24 @@ def test_long_answers_move_calls_to_another_worker_too() -> None:
     assert not again.pays
 
 
+@pytest.mark.parametrize(("memory", "moves"), [(100.0, False), (200.0, True)])
+def test_models_that_take_turns_get_no_new_places(memory: float, moves: bool) -> None:
+    """Rows that trickle in would make them change places again and again; where both fit, n spreads."""
+    each = tuple(
+        WorkerProfile(k, f"gpu{k}", memory_bytes=memory, resident_bytes=80.0, load_s=1.0, wake_s=1.0) for k in (0, 1)
+    )
+    ctx = context(rows=1000, engines={"m": SLOW, "n": SLOW}, workers={"m": each, "n": each})
+    nodes, workers, priorities = planned(PARALLEL, ctx)
+    workers = ["m/0" if "m/" in names else "n/1" if "n/" in names else "" for names in workers]
+    found = replanned(nodes, workers, priorities, answers(nodes, "n", 2_000), ctx)
+    assert found is not None
+    assert found.pays == moves
+    assert set(found.workers[calling(nodes, "n").id].split(",")) == ({"n/0", "n/1"} if moves else {"n/1"})
+    lost = replanned(nodes, workers, priorities, Observed(lost=frozenset({("n", 1)})), ctx)
+    assert lost is not None
+    assert lost.workers[calling(nodes, "n").id] == "n/0", "it has no place any more"
+
+
 def test_a_slow_device_is_left() -> None:
     ctx = two_models()
     nodes, workers, priorities = planned(PARALLEL, ctx)
