@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import threading
 
+import duckdb
 import pytest
 
 from halo_sql.duck import Duck
-from halo_sql.errors import Error
+from halo_sql.errors import Error, InterruptedQueryError
 
 
 def test_close_stops_what_another_thread_runs() -> None:
@@ -31,6 +32,17 @@ def test_close_stops_what_another_thread_runs() -> None:
     assert not thread.is_alive()
     assert len(ended) == 1
     duck.close()
+
+
+def test_an_interrupt_while_rows_are_fetched_is_an_error_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted:
+        def fetchall(self) -> list[tuple[object, ...]]:
+            raise duckdb.InterruptException("INTERRUPT Error: Interrupted!")
+
+    duck = Duck.private()
+    monkeypatch.setattr(duck, "execute", lambda sql, params=None: Interrupted())
+    with pytest.raises(InterruptedQueryError, match="Interrupted"):
+        duck.rows("SELECT 1")
 
 
 def test_private_connections_share_a_database_and_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
